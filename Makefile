@@ -1,0 +1,39 @@
+# `make demo` and `make test` set up what they need in .venv on first use; Python and make suffice.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help demo test check format lock clean
+.DEFAULT_GOAL := help
+
+help: ## show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	touch $(READY)
+
+demo: $(READY) ## the main job for real, against a local API server and a local S3 server
+	$(BIN)/python flows/demo.py
+
+test: $(READY) ## the tests that need nothing but Python
+	$(BIN)/python -m pytest -m "not server and not browser"
+
+check: $(READY) ## lint, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## put the code into its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## make requirements.lock anew (needs uv)
+	uv pip compile --universal --generate-hashes --no-header --python-version 3.10 --extra dev \
+	  --upgrade -q pyproject.toml -o requirements.lock
+
+clean: ## remove what the other targets made
+	rm -rf .venv .demo .coverage* .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,107 @@
+"""Run the main job from the command line: a file of prompts in, pictures in S3 out.
+
+    NANO_BANANA_API_KEY=nb_... python flows/prompt_list.py flows/prompts/postcards.csv --bucket my-bucket
+
+S3 credentials come from where AWS's own tools look: the environment, profiles, or a role.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+# The first run on a fresh machine starts a temporary Prefect server, which takes about 20 s: Prefect's
+# own limit. It must be set before Prefect is imported.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+# One line per prompt is shown by the live progress already.
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+
+from prefect_aws import AwsCredentials, S3Bucket
+from prefect_aws.client_parameters import AwsClientParameters
+
+from prefect_nanobanana import (
+    NanoBananaCredentials,
+    NanoBananaError,
+    NanoBananaGenerator,
+    RunFailed,
+)
+from prefect_nanobanana.console import live_progress, print_report
+from prefect_nanobanana.flows import generate_images
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description="Have images made for a list of prompts, copy them to S3, and report the credits.",
+        epilog="The API key is read from NANO_BANANA_API_KEY or NB_API_KEY, the API's address from "
+        "NANO_BANANA_BASE_URL if it is set. S3 credentials: environment, AWS profile or role.",
+    )
+    parser.add_argument(
+        "prompts_from",
+        nargs="?",
+        metavar="FILE",
+        help="a .txt, .csv or .jsonl file with prompts: a path, an s3:// address or a web address",
+    )
+    parser.add_argument("--prompt", action="append", default=[], help="a prompt; may be repeated")
+    parser.add_argument("--bucket", required=True, help="the S3 bucket to copy the images to")
+    parser.add_argument("--folder", default="", help="a folder in the bucket")
+    parser.add_argument("--endpoint-url", help="an S3 store other than AWS, as http://127.0.0.1:9000")
+    parser.add_argument("--region", help="the bucket's region")
+    parser.add_argument("--batch", help="the name of this piece of work; the same name again resumes it")
+    parser.add_argument("--max-credits", type=int, help="the most that this run may spend")
+    parser.add_argument("--fail-on", choices=["error", "warning", "never"], default="error")
+    parser.add_argument("--model", default="nano-banana", help="default: nano-banana")
+    parser.add_argument("--aspect-ratio", default="default", help="as 16:9")
+    parser.add_argument("--quantity", type=int, default=1, help="images per prompt, 1 to 4")
+    parser.add_argument(
+        "--requests-at-once", type=int, default=1, help="what the account may have open; default: 1"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the main job.
+
+    Returns:
+        0 if all went well, 1 if the run failed, 2 if it could not start.
+    """
+    options = parse(argv)
+    try:
+        generator = NanoBananaGenerator(
+            credentials=NanoBananaCredentials.from_env(max_concurrent_requests=options.requests_at_once),
+            model=options.model,
+            aspect_ratio=options.aspect_ratio,
+            quantity=options.quantity,
+        )
+        bucket = S3Bucket(
+            bucket_name=options.bucket,
+            bucket_folder=options.folder,
+            credentials=AwsCredentials(
+                region_name=options.region,
+                aws_client_parameters=AwsClientParameters(endpoint_url=options.endpoint_url),
+            ),
+        )
+        with live_progress():
+            report = generate_images(
+                prompts=options.prompt,
+                prompts_from=options.prompts_from,
+                generator=generator,
+                bucket=bucket,
+                batch=options.batch,
+                max_credits=options.max_credits,
+                fail_on=options.fail_on,
+            )
+    except RunFailed as error:
+        print_report(error.report)
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except (NanoBananaError, ValueError) as error:
+        print(f"nothing was spent: {error}", file=sys.stderr)
+        return 2
+    print_report(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

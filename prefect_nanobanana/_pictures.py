@@ -1,0 +1,122 @@
+"""Is it a picture, whole, and of what kind? Told from its bytes alone."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from dataclasses import dataclass
+from typing import IO
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+THUMBNAIL_PIXELS = 256
+MAX_PIXELS = 100_000_000
+"""More than any model makes; a larger picture is a decompression bomb."""
+
+_KINDS = {
+    "PNG": ("image/png", "png"),
+    "JPEG": ("image/jpeg", "jpg"),
+    "WEBP": ("image/webp", "webp"),
+    "GIF": ("image/gif", "gif"),
+}
+
+
+class NotAPicture(Exception):
+    """The bytes are no whole picture; the message says why."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a picture's bytes say of it.
+
+    Attributes:
+        content_type: As `image/png`.
+        extension: As `png`.
+        width: In pixels.
+        height: In pixels.
+        thumbnail: A small WebP of it, as a `data:` URL.
+    """
+
+    content_type: str
+    extension: str
+    width: int
+    height: int
+    thumbnail: str
+
+
+def inspect(file: IO[bytes]) -> Picture:
+    """Check that a file is a whole picture, by decoding all of it.
+
+    Args:
+        file: The file, from its start; it is read and rewound.
+
+    Returns:
+        What it is.
+
+    Raises:
+        NotAPicture: If it is empty, cut short, of an unknown kind, or has too many pixels.
+    """
+    file.seek(0)
+    head = file.read(512)
+    if not head:
+        raise NotAPicture("the body is empty")
+    size = file.seek(0, io.SEEK_END)
+    try:
+        _check_end(file, head, size)
+        file.seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=list(_KINDS)) as image:
+                kind = str(image.format)
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise NotAPicture(f"{width} x {height} pixels are too many")
+                # A JPEG is decoded at the size wanted, which reads all of it at a fraction of the cost.
+                image.draft("RGB", (THUMBNAIL_PIXELS * 2, THUMBNAIL_PIXELS * 2))
+                image.load()
+                thumbnail = _thumbnail(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise NotAPicture("it has too many pixels") from None
+    except UnidentifiedImageError:
+        raise NotAPicture(_guess(head)) from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise NotAPicture(f"the picture is broken or cut short ({error})") from None
+    finally:
+        file.seek(0)
+    content_type, extension = _KINDS[kind]
+    return Picture(content_type, extension, width, height, thumbnail)
+
+
+def _check_end(file: IO[bytes], head: bytes, size: int) -> None:
+    # Pillow decodes a PNG that lacks its end, and does not miss what a WebP lost.
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        file.seek(max(0, size - 12))
+        whole = file.read() == b"\x00\x00\x00\x00IEND\xaeB`\x82"
+    elif head.startswith(b"\xff\xd8\xff"):
+        file.seek(max(0, size - 2))
+        whole = file.read() == b"\xff\xd9"
+    elif head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        claimed = int.from_bytes(head[4:8], "little") + 8
+        whole = claimed in (size, size + 1)
+    else:
+        return
+    if not whole:
+        raise NotAPicture("the picture is cut short")
+
+
+def _thumbnail(image: Image.Image) -> str:
+    small = ImageOps.exif_transpose(image)
+    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    out = io.BytesIO()
+    small.convert("RGBA" if "A" in small.getbands() else "RGB").save(out, "WEBP", quality=60)
+    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def _guess(head: bytes) -> str:
+    start = head.lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<head")):
+        return "the body is an HTML page, not a picture"
+    if start.startswith((b"{", b"[")):
+        return "the body is JSON, not a picture"
+    return "the body is no picture of a known kind (PNG, JPEG, WebP, GIF)"

@@ -1,0 +1,165 @@
+"""S3 as this package uses it: one client per bucket block, and errors by what they mean.
+
+Only this module, `ledger` and `storage` know boto3.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from prefect_nanobanana.errors import BucketNotUsable, InvalidInput, StorageError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from prefect_aws import S3Bucket
+
+POOL_CONNECTIONS = 32
+"""Copies and records of one run share the client's connections."""
+
+_UNUSABLE = {
+    "NoSuchBucket": "it does not exist: create it, or mend the name in the S3 Bucket block",
+    "AccessDenied": "access is denied: grant s3:ListBucket, s3:GetObject and s3:PutObject on it",
+    "AllAccessDisabled": "access is disabled",
+    "InvalidAccessKeyId": "the access key is not known to the store: mend the credentials block",
+    "SignatureDoesNotMatch": "the secret key is wrong: mend the credentials block",
+    "ExpiredToken": "the session token has expired: renew the credentials",
+    "InvalidToken": "the session token is not valid: renew the credentials",
+    "InvalidBucketName": "that is no name a bucket can have",
+    "PermanentRedirect": "it is in another region: set the region in the credentials block",
+    "403": "access is denied, or the credentials are wrong",
+    "301": "it is in another region: set the region in the credentials block",
+}
+"""What no retry helps against, by S3's error codes, and the cure."""
+
+
+class Bucket:
+    """A bucket block, opened.
+
+    Args:
+        block: The `S3Bucket` block of prefect-aws.
+    """
+
+    def __init__(self, block: S3Bucket) -> None:
+        self.name = block.bucket_name
+        self.folder = block.bucket_folder.strip("/")
+        self._block = block
+
+    def __repr__(self) -> str:
+        return f"Bucket({self.name!r}, {self.folder!r})"
+
+    @functools.cached_property
+    def client(self) -> S3Client:
+        """The boto3 client, one for all threads, with connections enough for them.
+
+        Raises:
+            BucketNotUsable: If no client can be made of the block.
+        """
+        credentials = self._block.credentials
+        options: dict[str, Any] = credentials.aws_client_parameters.get_params_override()
+        ours = Config(
+            max_pool_connections=POOL_CONNECTIONS,
+            # It sends a body again rightly after cuts and 503s; nothing of ours goes around it.
+            retries={"mode": "standard", "total_max_attempts": 5},
+        )
+        theirs = options.pop("config", None)
+        if getattr(credentials, "region_name", None):
+            options["region_name"] = credentials.region_name
+        try:
+            return credentials.get_boto3_session().client(
+                "s3", config=ours.merge(theirs) if theirs else ours, **options
+            )
+        except (BotoCoreError, ClientError, ValueError) as error:
+            raise self.problem(error) from None
+
+    def key(self, *parts: str) -> str:
+        """Join parts below the bucket's folder."""
+        return "/".join(part for part in (self.folder, *parts) if part)
+
+    def uri(self, key: str) -> str:
+        """The `s3://` address of a key."""
+        return f"s3://{self.name}/{key}"
+
+    def get(self, key: str) -> bytes:
+        """Read an object.
+
+        Raises:
+            StorageError: If it cannot be read, or is not there.
+        """
+        try:
+            return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+        except (BotoCoreError, ClientError) as error:
+            raise self.problem(error, key) from None
+
+    def put(self, key: str, body: Any, content_type: str, **options: Any) -> None:
+        """Write an object.
+
+        Raises:
+            BucketNotUsable: If nothing can be written there.
+            StorageError: If this could not be written.
+        """
+        try:
+            self.client.put_object(
+                Bucket=self.name, Key=key, Body=body, ContentType=content_type, **options
+            )
+        except (BotoCoreError, ClientError) as error:
+            raise self.problem(error, key) from None
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """List the keys that begin with a prefix.
+
+        Raises:
+            BucketNotUsable: If the bucket cannot be listed.
+            StorageError: If listing failed for another reason.
+        """
+        try:
+            pages = self.client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.name, Prefix=prefix):
+                for item in page.get("Contents", []):
+                    yield item["Key"]
+        except (BotoCoreError, ClientError) as error:
+            raise self.problem(error) from None
+
+    def read_uri(self, uri: str) -> bytes:
+        """Read an `s3://bucket/key` address with this block's credentials.
+
+        Raises:
+            InvalidInput: If it cannot be read.
+        """
+        name, _, key = uri.removeprefix("s3://").partition("/")
+        if not name or not key:
+            raise InvalidInput(f"prompts_from: {uri} is no S3 address: write s3://bucket/key")
+        try:
+            return self.client.get_object(Bucket=name, Key=key)["Body"].read()
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            raise InvalidInput(
+                f"prompts_from: {uri} cannot be read ({code}): check the address, and that the "
+                "bucket block's credentials may read it"
+            ) from None
+        except BotoCoreError as error:
+            raise self.problem(error) from None
+
+    def problem(self, error: Exception, key: str | None = None) -> StorageError:
+        """Say what an error of boto3 means."""
+        what = self.name if key is None else f"{self.name}/{key}"
+        if isinstance(error, ClientError):
+            details = error.response.get("Error", {})
+            code = str(details.get("Code", "")) or "unknown"
+            if code in _UNUSABLE:
+                return BucketNotUsable(f"bucket {self.name!r}: {_UNUSABLE[code]} ({code})")
+            return StorageError(f"S3 answered {code} for {what}: {details.get('Message', '')}")
+        kind = type(error).__name__
+        if kind in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
+            return BucketNotUsable(
+                f"bucket {self.name!r}: there are no credentials for it: set them in the block ({kind})"
+            )
+        if kind == "EndpointConnectionError" or isinstance(error, ValueError):
+            return BucketNotUsable(
+                f"bucket {self.name!r}: the store cannot be reached: check the endpoint URL ({error})"
+            )
+        return StorageError(f"S3 could not be used for {what} ({kind}: {error})")

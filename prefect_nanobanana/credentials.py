@@ -1,0 +1,177 @@
+"""The block that holds the API key."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+from prefect.blocks.abstract import CredentialsBlock
+from pydantic import ConfigDict, Field, SecretStr, field_validator
+
+from prefect_nanobanana.client import (
+    DEFAULT_BASE_URL,
+    DEFAULT_REQUEST_TIMEOUT_SECONDS,
+    AsyncNanoBananaClient,
+    NanoBananaClient,
+)
+from prefect_nanobanana.errors import InvalidInput
+from prefect_nanobanana.slots import Slots, slots_for
+
+LOGO_URL = "https://raw.githubusercontent.com/twitter/twemoji/v14.0.2/assets/72x72/1f34c.png"
+DOCUMENTATION_URL = "https://www.nananobanana.com"
+
+
+class NanoBananaCredentials(CredentialsBlock):
+    """Holds the key of a Nano Banana account, and what the account may do.
+
+    Attributes:
+        api_key: The account's API key.
+        base_url: Where the API is.
+        max_concurrent_requests: How many requests the account may have open at once.
+        request_timeout_seconds: How long to wait for an answer, in seconds.
+
+    Example:
+        Load stored credentials and read the account's balance:
+        ```python
+        from prefect_nanobanana import NanoBananaCredentials
+
+        credentials = NanoBananaCredentials.load("BLOCK_NAME")
+        with credentials.get_client() as client:
+            print(client.credits())
+        ```
+    """
+
+    _block_type_name = "Nano Banana Credentials"
+    _block_type_slug = "nano-banana-credentials"
+    _logo_url = LOGO_URL  # type: ignore[assignment]  # Prefect checks and converts it
+    _documentation_url = DOCUMENTATION_URL  # type: ignore[assignment]
+    _description = "Holds the key of a Nano Banana account, and what the account may do."
+
+    # Without this a mistake in the form would print the key into the run's stored log.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    api_key: SecretStr = Field(
+        title="API key",
+        description="The account's key, as nb_...; the API shows it once.",
+    )
+    base_url: str = Field(
+        default=DEFAULT_BASE_URL,
+        title="Base URL",
+        description="Where the API is. Leave it as it is for the live service.",
+    )
+    max_concurrent_requests: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        title="Requests at once",
+        description="How many requests the account may have open at once. Most may have one.",
+    )
+    request_timeout_seconds: float = Field(
+        default=DEFAULT_REQUEST_TIMEOUT_SECONDS,
+        gt=0,
+        le=3600,
+        title="Time-out in seconds",
+        description="How long to wait for an image. The vendor asks for at least 120 seconds.",
+    )
+
+    @field_validator("api_key")
+    @classmethod
+    def _key_can_be_sent(cls, value: SecretStr) -> SecretStr:
+        key = value.get_secret_value().strip()
+        if not key:
+            raise ValueError("the API key is empty: paste the key that starts with nb_")
+        if key.lower().startswith("bearer"):
+            raise ValueError('leave out the word "Bearer": paste only the key that starts with nb_')
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError(
+                "the API key holds spaces, line breaks or characters that no key has: copy it again"
+            )
+        return SecretStr(key)
+
+    @field_validator("base_url")
+    @classmethod
+    def _address_is_safe(cls, value: str) -> str:
+        value = value.strip().rstrip("/")
+        try:
+            parts = urlsplit(value)
+            host, _ = parts.hostname, parts.port
+        except ValueError:
+            raise ValueError(f"the base URL is no web address: use {DEFAULT_BASE_URL}") from None
+        if parts.scheme not in ("http", "https") or not host:
+            raise ValueError(
+                f"the base URL must start with https:// and name a host, as {DEFAULT_BASE_URL}"
+            )
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("the base URL must have no user name, password, ? or #")
+        if parts.scheme == "http" and not _is_loopback(host):
+            raise ValueError(
+                "the base URL must start with https://, as the API key would be sent in clear; "
+                "http:// is for servers on this machine only"
+            )
+        return value
+
+    @classmethod
+    def from_env(cls, **settings: Any) -> NanoBananaCredentials:
+        """Make credentials from the environment.
+
+        Reads the key from `NANO_BANANA_API_KEY`, else `NB_API_KEY` (as the vendor's tools do), and the
+        API's address from `NANO_BANANA_BASE_URL`.
+
+        Args:
+            **settings: Other fields of the block.
+
+        Raises:
+            InvalidInput: If neither variable holds a key.
+        """
+        key = os.environ.get("NANO_BANANA_API_KEY") or os.environ.get("NB_API_KEY")
+        if not key:
+            raise InvalidInput(
+                "no API key: set the environment variable NANO_BANANA_API_KEY to your key (nb_...)"
+            )
+        if url := os.environ.get("NANO_BANANA_BASE_URL"):
+            settings.setdefault("base_url", url)
+        return cls(api_key=SecretStr(key), **settings)
+
+    @property
+    def account(self) -> str:
+        """Tells accounts apart without giving away the key."""
+        secret = f"{self.base_url}\n{self.api_key.get_secret_value()}"
+        return hashlib.sha256(secret.encode()).hexdigest()[:12]
+
+    @property
+    def slots(self) -> Slots:
+        """The account's request slots in this process."""
+        return slots_for(self.account, self.max_concurrent_requests)
+
+    def get_client(self) -> NanoBananaClient:
+        """Return a new client; close it, or use it in a `with` statement.
+
+        All clients of an account in this process share the account's slots.
+        """
+        return NanoBananaClient(
+            self.api_key.get_secret_value(),
+            self.base_url,
+            request_timeout_seconds=self.request_timeout_seconds,
+            gate=self.slots,
+        )
+
+    def get_async_client(self) -> AsyncNanoBananaClient:
+        """Return a new client for async code; close it, or use it in an `async with` statement."""
+        return AsyncNanoBananaClient(
+            self.api_key.get_secret_value(),
+            self.base_url,
+            request_timeout_seconds=self.request_timeout_seconds,
+            gate=self.slots,
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

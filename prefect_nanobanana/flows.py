@@ -1,0 +1,217 @@
+"""The main job: a list of prompts becomes pictures in S3, and every credit is accounted for."""
+
+# No `from __future__ import annotations` here: a single `flow.serve()` would then fail every run.
+
+from typing import Annotated, Any, Literal, cast
+from urllib.parse import urlsplit
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from prefect_aws import S3Bucket
+from pydantic import Field
+
+from prefect_nanobanana._budget import Budget
+from prefect_nanobanana._run import Job, Run
+from prefect_nanobanana._s3 import Bucket
+from prefect_nanobanana.errors import ApiError, InvalidInput, RunFailed, StorageError
+from prefect_nanobanana.generator import NanoBananaGenerator
+from prefect_nanobanana.ledger import Ledger, Record, check_batch, prompt_keys
+from prefect_nanobanana.models import (
+    DEFAULT_MODEL,
+    Credits,
+    ImageModel,
+    ImagePrompt,
+    ImageRequest,
+    RunReport,
+)
+from prefect_nanobanana.prompts import Listed, gather_prompts
+from prefect_nanobanana.report import (
+    Told,
+    artifact_markdown,
+    build_report,
+    gallery_page,
+    manifest,
+    summary,
+)
+from prefect_nanobanana.storage import Copier, slug
+
+__all__ = ["generate_images"]
+
+
+@flow(name="generate_images", persist_result=False)
+def generate_images(
+    *,
+    prompts: list[str | ImagePrompt] = [],  # noqa: B006  # the form shows it; nothing changes it
+    prompts_from: str | None = None,
+    generator: NanoBananaGenerator,
+    bucket: S3Bucket,
+    batch: str | None = None,
+    max_credits: Annotated[int, Field(ge=0)] | None = None,
+    fail_on: Literal["error", "warning", "never"] = "error",
+) -> RunReport:
+    """Have images made for a list of prompts, copy them to S3, and report what they cost.
+
+    Args:
+        prompts: The prompts, one per row: plain text, or a form with settings of its own.
+        prompts_from: A .txt, .csv or .jsonl file with more prompts: a path on the machine that runs the
+            flow, an s3:// address, or a web address.
+        generator: The Nano Banana Generator block: which account pays, and how images are made.
+        bucket: The S3 Bucket block to copy the images to.
+        batch: The name of this piece of work, and its folder in the bucket. The same name again
+            resumes it and pays for nothing twice. Empty for a new one.
+        max_credits: The most that this run may spend, in credits. Empty for no bound.
+        fail_on: What turns the run red: an error, also a warning of the safety check, or nothing.
+
+    Returns:
+        The report of the run.
+
+    Raises:
+        InvalidInput: If a prompt, file or parameter is wrong; nothing was spent.
+        ApiError: If the account cannot be used; nothing was spent.
+        StorageError: If the bucket cannot be used; nothing was spent.
+        LedgerError: If a record cannot be read; nothing was spent.
+        RunFailed: If `fail_on` turns the run red; it holds the report, and what was stored stays.
+    """
+    logger = get_run_logger()
+    opened = Bucket(bucket)
+    run_id = str(flow_run.get_id())
+    name = check_batch(batch) if batch is not None and batch.strip() else run_id
+    listed = gather_prompts(prompts, prompts_from, opened.read_uri)
+    ledger = Ledger(opened, name, run_id)
+    with generator.credentials.get_client() as client:
+        models = {model.name: model for model in client.models()}
+        before = client.credits()
+    jobs = _plan(listed, generator, models, ledger, max_credits)
+    logger.info(
+        "Batch %r: %d prompts, %d to ask for; the account has %s credits",
+        name,
+        len(jobs),
+        sum(job.record.may_be_asked for job in jobs),
+        before,
+    )
+    with Copier(opened, _trusted_hosts(generator)) as copier:
+        run = Run(jobs, generator, copier, ledger, Budget(max_credits), logger)
+        told = run.go()
+    report = build_report(
+        name,
+        len(listed),
+        [item.outcome for item in told],
+        balance_before=before,
+        balance_after=_balance(generator, logger),
+        manifest_uri=opened.uri(opened.key(name, "manifest.jsonl")),
+        gallery_uri=opened.uri(opened.key(name, "index.html")),
+    )
+    report = _publish(report, told, opened, logger)
+    # The final state carries the message; a caller of the flow gets the report out of it.
+    return cast(RunReport, _final_state(report, fail_on))
+
+
+def _plan(
+    listed: list[Listed],
+    generator: NanoBananaGenerator,
+    models: dict[str, ImageModel],
+    ledger: Ledger,
+    max_credits: int | None,
+) -> list[Job]:
+    """Make a job of each prompt, with what the ledger knows of it; all is checked first."""
+    requests = [generator.request(item.prompt) for item in listed]
+    problems = [
+        f"{item.place}: {problem}"
+        for item, request in zip(listed, requests, strict=True)
+        for problem in _problems(request, models)
+    ]
+    if problems:
+        raise InvalidInput(*problems)
+    prices = [r.cost(models[r.model]) if r.model in models else None for r in requests]
+    if max_credits is not None and None in prices:
+        model = requests[prices.index(None)].model
+        raise InvalidInput(
+            f"max_credits: cannot be kept, as the API does not list the price of {model!r}: leave "
+            "max_credits empty, or take a model whose price is listed"
+        )
+    keys = prompt_keys([item.prompt for item in listed], requests)
+    records = ledger.read(keys)
+    jobs = []
+    for position, (key, item, request, price) in enumerate(
+        zip(keys, listed, requests, prices, strict=True), 1
+    ):
+        record = records.get(key) or Record(key=key, prompt=item.prompt, request=request)
+        if record.may_be_asked:
+            record.prompt, record.request = item.prompt, request
+        jobs.append(Job(position, record, price, ledger))
+    first = next((job for job in jobs if not job.reused), None)
+    if first is not None:
+        ledger.write(first.record)  # a bucket that refuses writing is found before anything is spent
+    return jobs
+
+
+def _problems(request: ImageRequest, models: dict[str, ImageModel]) -> list[str]:
+    model = models.get(request.model)
+    if model is None:
+        if request.model == DEFAULT_MODEL:
+            return []  # documented as the default, whether it is listed or not
+        return [f"model: the API has no {request.model!r}: it has {', '.join(sorted(models)) or 'none'}"]
+    if request.reference_image_urls and not model.supports_image_input:
+        return [f"reference_image_urls: {model.name} takes no reference images: remove them"]
+    return []
+
+
+def _trusted_hosts(generator: NanoBananaGenerator) -> list[str]:
+    parts = urlsplit(generator.credentials.base_url)
+    return [parts.hostname] if parts.scheme == "http" and parts.hostname else []
+
+
+def _balance(generator: NanoBananaGenerator, logger: Any) -> Credits | None:
+    try:
+        with generator.credentials.get_client() as client:
+            return client.credits()
+    except ApiError as error:
+        logger.warning("The account's balance could not be read: %s", error)
+        return None
+
+
+def _publish(report: RunReport, told: list[Told], bucket: Bucket, logger: Any) -> RunReport:
+    """Write manifest, gallery and artifact; what cannot be written is said, and fails nothing."""
+    pages = {
+        "gallery_uri": ("index.html", "text/html; charset=utf-8"),
+        "manifest_uri": ("manifest.jsonl", "application/x-ndjson"),
+    }
+    for field, (name, content_type) in pages.items():
+        try:
+            if field == "gallery_uri":
+                body = gallery_page(report, told, bucket)
+            else:
+                body = manifest(report.outcomes)
+            bucket.put(bucket.key(report.batch, name), body, content_type)
+        except StorageError as error:
+            logger.error("%s could not be written: %s", name, error)
+            report = report.model_copy(update={field: None})
+    try:
+        create_markdown_artifact(
+            artifact_markdown(report, told),
+            key=f"nanobanana-{slug(report.batch, 60)}",
+            description=summary(report),
+        )
+    except Exception as error:  # the pictures are stored; a missing page must not say otherwise
+        logger.warning("The artifact could not be created: %s", error)
+    return report
+
+
+def _final_state(report: RunReport, fail_on: str) -> Any:
+    message = summary(report)
+    wrong = report.failed + report.unknown
+    wrong += sum(
+        o.status == "skipped" and o.message != "max_credits is reached" for o in report.outcomes
+    )
+    if fail_on == "warning":
+        wrong += report.warnings
+    if fail_on != "never" and wrong:
+        first = next(
+            (o.message for o in report.outcomes if o.status in ("failed", "unknown", "skipped")), None
+        )
+        if first:
+            message += f"; first: {first}"
+        return Failed(message=message, data=RunFailed(message, report))
+    return Completed(message=message, data=report)

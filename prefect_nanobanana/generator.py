@@ -1,0 +1,186 @@
+"""The block that says how images are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect.blocks.core import Block
+from pydantic import ConfigDict, Field, ValidationError, field_validator
+
+from prefect_nanobanana.client import Witness
+from prefect_nanobanana.credentials import DOCUMENTATION_URL, LOGO_URL, NanoBananaCredentials
+from prefect_nanobanana.errors import InvalidInput
+from prefect_nanobanana.models import (
+    DEFAULT_ASPECT_RATIO,
+    DEFAULT_MODEL,
+    MAX_QUANTITY,
+    Credits,
+    Generation,
+    ImageModel,
+    ImagePrompt,
+    ImageRequest,
+    Mode,
+    clean_reference_urls,
+    describe_errors,
+)
+
+
+class NanoBananaGenerator(Block):
+    """Says how images are made: with which account, model, aspect ratio and references.
+
+    Attributes:
+        credentials: The account that pays.
+        model: The model's name, as `GET /models` lists it.
+        mode: How the API is asked.
+        aspect_ratio: As `16:9`.
+        quantity: How many images per prompt, 1 to 4.
+        reference_image_urls: Images to start from.
+
+    Example:
+        Load a stored generator and have an image made:
+        ```python
+        from prefect_nanobanana import NanoBananaGenerator
+
+        generator = NanoBananaGenerator.load("BLOCK_NAME")
+        print(generator.generate("a lighthouse in fog").image_urls)
+        ```
+    """
+
+    _block_type_name = "Nano Banana Generator"
+    _block_type_slug = "nano-banana-generator"
+    _logo_url = LOGO_URL  # type: ignore[assignment]  # Prefect checks and converts it
+    _documentation_url = DOCUMENTATION_URL  # type: ignore[assignment]
+    _description = "Says how images are made: with which account, model, aspect ratio and references."
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    credentials: NanoBananaCredentials = Field(title="Credentials", description="The account that pays.")
+    model: str = Field(
+        default=DEFAULT_MODEL,
+        title="Model",
+        description="The model's name, as the API lists it.",
+    )
+    mode: Mode = Field(
+        default="sync",
+        title="Mode",
+        description="How the API is asked: sync waits for the image in one request.",
+    )
+    aspect_ratio: str = Field(
+        default=DEFAULT_ASPECT_RATIO,
+        title="Aspect ratio",
+        description="As 1:1, 2:3, 3:2 or 16:9; default leaves it to the model.",
+    )
+    quantity: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_QUANTITY,
+        title="Images per prompt",
+        description="How many images each prompt yields, 1 to 4; each costs credits.",
+    )
+    reference_image_urls: list[str] = Field(
+        default_factory=list,
+        title="Reference images",
+        description="Web addresses of images to start from; the API must be able to fetch them.",
+    )
+
+    @field_validator("model", "aspect_ratio")
+    @classmethod
+    def _has_text(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("must not be empty: remove it to take the default")
+        return value.strip()
+
+    @field_validator("reference_image_urls")
+    @classmethod
+    def _references_are_urls(cls, value: list[str]) -> list[str]:
+        return clean_reference_urls(value)
+
+    def request(self, prompt: str | ImagePrompt, **overrides: Any) -> ImageRequest:
+        """Fill in a prompt with this generator's settings.
+
+        Args:
+            prompt: The text, or a prompt with settings of its own.
+            **overrides: `model`, `aspect_ratio`, `quantity`, `reference_image_urls`; they win over both.
+
+        Returns:
+            What the API will be asked.
+
+        Raises:
+            InvalidInput: If a value is wrong; the message names the field.
+        """
+        try:
+            given = ImagePrompt(prompt=prompt) if isinstance(prompt, str) else prompt
+            given = ImagePrompt.model_validate({**given.model_dump(), **overrides})
+        except ValidationError as error:
+            raise InvalidInput(*describe_errors(error)) from None
+        references = given.reference_image_urls
+        return ImageRequest(
+            prompt=given.prompt,
+            model=given.model or self.model,
+            aspect_ratio=given.aspect_ratio or self.aspect_ratio,
+            quantity=given.quantity or self.quantity,
+            reference_image_urls=tuple(self.reference_image_urls if references is None else references),
+        )
+
+    def generate(
+        self, prompt: str | ImagePrompt, *, witness: Witness | None = None, **overrides: Any
+    ) -> Generation:
+        """Have images made. Costs credits, whether images come of it or not.
+
+        Args:
+            prompt: The text, or a prompt with settings of its own.
+            witness: Is told before a request leaves and when one was not charged.
+            **overrides: `model`, `aspect_ratio`, `quantity`, `reference_image_urls`.
+
+        Returns:
+            The generation; a refusal by the safety check is one with `status="warning"`.
+
+        Raises:
+            InvalidInput: If a value is wrong; nothing was sent.
+            NotCharged: If the API refused it, or was not reached for as long as the client tries.
+            UnknownOutcome: If no usable answer came; maybe charged, and not sent again.
+        """
+        request = self.request(prompt, **overrides)
+        with self.credentials.get_client() as client:
+            return client.generate(**dict(request), witness=witness)
+
+    async def agenerate(self, prompt: str | ImagePrompt, **overrides: Any) -> Generation:
+        """Have images made, from async code; see `generate`.
+
+        Raises:
+            InvalidInput: If a value is wrong; nothing was sent.
+            NotCharged: If the API refused it, or was not reached for as long as the client tries.
+            UnknownOutcome: If no usable answer came; maybe charged, and not sent again.
+        """
+        request = self.request(prompt, **overrides)
+        async with self.credentials.get_async_client() as client:
+            return await client.generate(**dict(request))
+
+    def estimate_credits(
+        self, *prompts: str | ImagePrompt, models: Sequence[ImageModel] | None = None
+    ) -> Credits | None:
+        """Say what prompts will cost, by the prices that the API lists. Costs nothing.
+
+        Args:
+            *prompts: The prompts.
+            models: The models, if they are known already; else the API is asked.
+
+        Returns:
+            Credits; None if the API does not list the price of a model.
+
+        Raises:
+            ApiError: If the models cannot be read.
+        """
+        if models is None:
+            with self.credentials.get_client() as client:
+                models = client.models()
+        prices = {model.name: model for model in models}
+        total: Credits = 0
+        for request in map(self.request, prompts):
+            model = prices.get(request.model)
+            cost = request.cost(model) if model else None
+            if cost is None:
+                return None
+            total += cost
+        return total

@@ -1,0 +1,207 @@
+"""What was asked, paid and stored: one record per prompt of a batch, in S3 beside the images.
+
+A record is written before the request that may be charged leaves, and after every step that
+follows, so that whatever dies when, the next run of the batch knows what was paid:
+
+    planned      never asked: ask
+    asked        a request left, no answer was recorded: maybe paid, never asked again
+    not_charged  asked, and the API said that it charged nothing: ask
+    generated    paid, images wait at their URLs: copy them
+    stored       paid, all images are in S3: nothing to do
+    warning      paid, refused by the safety check: nothing to do
+    failed       paid, no image: nothing to do
+    unknown      asked, no usable answer came: maybe paid, never asked again
+
+A record that cannot be read is never taken for one that is not there: the run stops.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from prefect_nanobanana._s3 import POOL_CONNECTIONS, Bucket
+from prefect_nanobanana.errors import (
+    BucketNotUsable,
+    InvalidInput,
+    LedgerError,
+    StorageError,
+)
+from prefect_nanobanana.models import Credits, Generation, ImagePrompt, ImageRequest, StoredImage
+
+State = Literal["planned", "asked", "not_charged", "generated", "stored", "warning", "failed", "unknown"]
+_MAX_BATCH_CHARACTERS = 200
+
+
+class Record(BaseModel):
+    """What is known of one prompt of a batch.
+
+    Attributes:
+        version: Of this format.
+        key: The prompt's key.
+        prompt: As it was given.
+        request: What the API was, or will be, asked.
+        state: How far it got.
+        asked_at: When the last request left.
+        asked_by: The flow run that sent it.
+        generation: What the API answered.
+        credits_used: What it cost; an estimate where `generation.credits_used` is None.
+        images: What is in S3, by the place of its URL in the generation.
+        thumbnails: Small pictures as `data:` URLs, by the same places.
+        message: Why, for everything that is not well.
+        updated_at: When this was written.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    version: int = 1
+    key: str
+    prompt: ImagePrompt
+    request: ImageRequest
+    state: State = "planned"
+    asked_at: datetime | None = None
+    asked_by: str | None = None
+    generation: Generation | None = None
+    credits_used: Credits = 0
+    images: dict[int, StoredImage] = {}
+    thumbnails: dict[int, str] = {}
+    message: str | None = None
+    updated_at: datetime | None = None
+
+    @property
+    def may_be_asked(self) -> bool:
+        """Whether asking cannot pay twice."""
+        return self.state in ("planned", "not_charged")
+
+    @property
+    def missing(self) -> dict[int, str]:
+        """The image URLs that are not in S3 yet, by place from 1."""
+        urls = self.generation.image_urls if self.generation else ()
+        return {n: url for n, url in enumerate(urls, 1) if n not in self.images}
+
+
+class Ledger:
+    """The records of one batch.
+
+    Args:
+        bucket: Where they are.
+        batch: The batch's name.
+        flow_run: Goes into the records, to tell who asked.
+    """
+
+    def __init__(self, bucket: Bucket, batch: str, flow_run: str | None = None) -> None:
+        self.bucket = bucket
+        self.batch = batch
+        self.flow_run = flow_run
+
+    def read(self, wanted: Iterable[str]) -> dict[str, Record]:
+        """Read the records that there are of some prompts.
+
+        Args:
+            wanted: The prompts' keys.
+
+        Returns:
+            The records that exist, by key.
+
+        Raises:
+            BucketNotUsable: If the bucket does not let itself be read.
+            LedgerError: If any record that exists cannot be read.
+        """
+        known = set(self.bucket.keys(self.bucket.key(self.batch, "records") + "/"))
+        keys = [key for key in wanted if self._path(key) in known]
+        with ThreadPoolExecutor(POOL_CONNECTIONS // 2) as pool:
+            return {record.key: record for record in pool.map(self._read, keys)}
+
+    def write(self, record: Record) -> None:
+        """Write a record.
+
+        Raises:
+            BucketNotUsable: If nothing can be written there.
+            LedgerError: If it could not be written for another reason.
+        """
+        record.updated_at = datetime.now(timezone.utc)
+        body = record.model_dump_json(indent=1, exclude_none=True).encode()
+        try:
+            self.bucket.put(self._path(record.key), body, "application/json")
+        except BucketNotUsable:
+            raise
+        except StorageError as error:
+            raise LedgerError(f"a record could not be written: {error}") from None
+
+    def _path(self, key: str) -> str:
+        return self.bucket.key(self.batch, "records", f"{key}.json")
+
+    def _read(self, key: str) -> Record:
+        try:
+            content = self.bucket.get(self._path(key))
+        except BucketNotUsable:
+            raise
+        except StorageError as error:
+            raise LedgerError(f"a record could not be read, so nothing is spent: {error}") from None
+        try:
+            record = Record.model_validate_json(content)
+        except ValidationError:
+            raise LedgerError(
+                f"the record {self._path(key)} cannot be read, so nothing is spent: mend it, or remove "
+                "it if its prompt may be paid for again"
+            ) from None
+        if record.version != 1:
+            raise LedgerError(
+                f"the record {self._path(key)} was written by a newer version: update the package"
+            )
+        return record
+
+
+def prompt_keys(prompts: Sequence[ImagePrompt], requests: Sequence[ImageRequest]) -> list[str]:
+    """Make the key of each prompt's record.
+
+    A key comes from the prompt's name, or from what is asked; equal ones are told apart by which of
+    them each is. The place in the list plays no part, so that moving or inserting prompts pays for
+    nothing twice.
+
+    Args:
+        prompts: The prompts.
+        requests: What the API is asked for each.
+
+    Returns:
+        24 hexadecimal digits each, all different.
+    """
+    seen: Counter[str] = Counter()
+    keys = []
+    for prompt, request in zip(prompts, requests, strict=True):
+        asked = {"name": prompt.name} if prompt.name else request.model_dump()
+        identity = json.dumps(asked, sort_keys=True, ensure_ascii=False)
+        seen[identity] += 1
+        keys.append(hashlib.sha256(f"{identity}#{seen[identity]}".encode()).hexdigest()[:24])
+    return keys
+
+
+def check_batch(batch: str) -> str:
+    """Check a batch's name, which becomes a part of S3 keys.
+
+    Returns:
+        The name, stripped.
+
+    Raises:
+        InvalidInput: If it could leave its prefix or break a key.
+    """
+    name = batch.strip()
+    parts = name.split("/")
+    if (
+        not re.fullmatch(r"[\w.\-/ ]+", name)
+        or len(name) > _MAX_BATCH_CHARACTERS
+        or any(part.strip() in ("", ".", "..") for part in parts)
+    ):
+        raise InvalidInput(
+            f"batch: {batch[:80]!r} cannot name a batch: use letters, digits, spaces, - _ . and single "
+            f"slashes, at most {_MAX_BATCH_CHARACTERS} characters"
+        )
+    return name

@@ -1,0 +1,281 @@
+"""The values that the package hands around. Those that it hands to users are frozen."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Mode = Literal["sync"]
+GenerationStatus = Literal["completed", "warning", "failed"]
+OutcomeStatus = Literal["stored", "warning", "failed", "unknown", "skipped"]
+
+Credits = int | float
+"""The API says "number"; whole in every example seen (seed document)."""
+
+DEFAULT_MODEL = "nano-banana"
+"""What the API takes when no model is named (seed document)."""
+DEFAULT_ASPECT_RATIO = "default"
+MAX_QUANTITY = 4
+"""Images per generation; the API clamps to 1..4 (vendor's documentation)."""
+MAX_PROMPT_CHARACTERS = 8000
+"""Our own bound, to catch a file pasted into a cell; the API documents none."""
+
+
+def clean_reference_urls(urls: list[str]) -> list[str]:
+    """Strip the URLs and check that each is http(s).
+
+    Raises:
+        ValueError: If one is not an http(s) URL; the message says which and what is expected.
+    """
+    cleaned = [url.strip() for url in urls]
+    for url in cleaned:
+        if not url.lower().startswith(("http://", "https://")):
+            shown = url if len(url) <= 80 else url[:77] + "..."
+            raise ValueError(
+                f"{shown!r} is not a web address: the API fetches references itself, so each must be "
+                "an http:// or https:// URL that it can reach"
+            )
+    return cleaned
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImagePrompt(_Frozen):
+    """What to draw, and what to draw it with where that differs from the generator block.
+
+    Attributes:
+        prompt: The text to draw.
+        name: A name of your own; it names the files, and the prompt keeps its identity (and what was
+            already paid for it) when its text changes.
+        model: Overrides the generator's model.
+        aspect_ratio: Overrides the generator's aspect ratio.
+        quantity: Overrides the generator's number of images (1 to 4).
+        reference_image_urls: Overrides the generator's reference images.
+    """
+
+    # Titles label the form in Prefect's UI, which shows class names where they are missing.
+    prompt: str = Field(title="Prompt", description="The text to draw.")
+    name: str | None = Field(
+        default=None,
+        title="Name",
+        description="A name of your own; it names the files.",
+    )
+    model: str | None = Field(
+        default=None, title="Model", description="Instead of the generator's model."
+    )
+    aspect_ratio: str | None = Field(
+        default=None, title="Aspect ratio", description="Instead of the generator's, as 16:9."
+    )
+    quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)] | None = Field(
+        default=None, title="Images", description="Instead of the generator's, 1 to 4."
+    )
+    reference_image_urls: list[str] | None = Field(
+        default=None,
+        title="Reference images",
+        description="Instead of the generator's; web addresses that the API can fetch.",
+    )
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_has_text(cls, value: str) -> str:
+        value = value.strip()
+        if not value:
+            raise ValueError("the prompt is empty: say what to draw, or remove it")
+        if len(value) > MAX_PROMPT_CHARACTERS:
+            raise ValueError(
+                f"the prompt has {len(value)} characters: shorten it to at most {MAX_PROMPT_CHARACTERS}"
+            )
+        return value
+
+    @field_validator("name", "model", "aspect_ratio")
+    @classmethod
+    def _blank_is_none(cls, value: str | None) -> str | None:
+        # Forms and CSV cells send "" for "not set".
+        return (value or "").strip() or None
+
+    @field_validator("reference_image_urls")
+    @classmethod
+    def _references_are_urls(cls, value: list[str] | None) -> list[str] | None:
+        return None if value is None else clean_reference_urls(value)
+
+
+class ImageRequest(_Frozen):
+    """A prompt with the generator's settings filled in: what the API is asked.
+
+    Attributes:
+        prompt: The text to draw.
+        model: The model's name.
+        aspect_ratio: As `16:9`.
+        quantity: How many images.
+        reference_image_urls: Images to start from.
+    """
+
+    prompt: str
+    model: str = DEFAULT_MODEL
+    aspect_ratio: str = DEFAULT_ASPECT_RATIO
+    quantity: int = 1
+    reference_image_urls: tuple[str, ...] = ()
+
+    def cost(self, model: ImageModel) -> Credits | None:
+        """What it costs in credits, by the vendor's formula; None if the model's price is unknown."""
+        if model.credits_cost is None:
+            return None
+        return (model.credits_cost + max(0, len(self.reference_image_urls) - 1)) * self.quantity
+
+
+class Generation(_Frozen):
+    """What the API made of one request.
+
+    Attributes:
+        status: `completed`, `warning` (the safety check refused it: paid, no image), or `failed`.
+        generation_id: The API's id, if it named one.
+        image_urls: Where the images are, for 15 days (vendor's documentation).
+        credits_used: What it cost in credits; None if the API did not say.
+        remaining_credits: What the account had left after it; None if the API did not say.
+        message: The API's words, for a warning or a failure.
+        model: The model that was asked.
+        mode: How it was asked.
+    """
+
+    status: GenerationStatus
+    generation_id: str | None = None
+    image_urls: tuple[str, ...] = ()
+    credits_used: Credits | None = None
+    remaining_credits: Credits | None = None
+    message: str | None = None
+    model: str = DEFAULT_MODEL
+    mode: Mode = "sync"
+
+
+class StoredImage(_Frozen):
+    """An image in S3.
+
+    Attributes:
+        uri: `s3://bucket/key`.
+        key: The whole key, the bucket's folder included.
+        content_type: From its bytes, as `image/png`.
+        size_bytes: Its size in bytes.
+        sha256: The hash of its bytes, in hexadecimal.
+        width: In pixels.
+        height: In pixels.
+        source_url: Where it was fetched from; a `data:` URL is cut short.
+    """
+
+    uri: str
+    key: str
+    content_type: str
+    size_bytes: int
+    sha256: str
+    width: int
+    height: int
+    source_url: str
+
+
+class Outcome(_Frozen):
+    """What became of one prompt of a run.
+
+    Attributes:
+        position: Its place in the list, from 1.
+        prompt: The prompt; its text is `.prompt`.
+        status: `stored` (all its images are in S3), `warning` (paid, refused by the safety check),
+            `failed`, `unknown` (asked, maybe paid, no answer), `skipped` (never asked).
+        generation: What the API made of it, if it was asked and answered.
+        images: Its images in S3.
+        credits_used: What it cost in credits, by this run or, if `reused`, by an earlier one.
+        reused: Whether an earlier run of the batch had paid for it.
+        message: Why, for everything but `stored`.
+    """
+
+    position: int
+    prompt: ImagePrompt
+    status: OutcomeStatus
+    generation: Generation | None = None
+    images: tuple[StoredImage, ...] = ()
+    credits_used: Credits = 0
+    reused: bool = False
+    message: str | None = None
+
+
+class RunReport(_Frozen):
+    """What a run did, and what it cost in credits.
+
+    Attributes:
+        batch: The name of the piece of work.
+        prompts: How many prompts there were; the five counts that follow add up to it.
+        stored: Prompts whose images are all in S3.
+        warnings: Prompts that the safety check refused; paid.
+        failed: Prompts that failed, or whose images could not be copied.
+        unknown: Prompts that were asked and maybe paid, without an answer.
+        skipped: Prompts that were never asked.
+        images: Images in S3.
+        credits_used: Paid by this run, warnings and failed generations included.
+        credits_reused: Paid by earlier runs of the batch for what this one reused.
+        credits_without_image: The part of `credits_used` that no stored image came of.
+        remaining_credits: What the account has left, as last seen.
+        balance_before: The account's credits before the run; None if it could not be read.
+        balance_after: The account's credits after the run; None if it could not be read.
+        manifest_uri: `s3://` address of `manifest.jsonl`.
+        gallery_uri: `s3://` address of `index.html`.
+        outcomes: One per prompt, in the order of the list.
+    """
+
+    batch: str
+    prompts: int
+    stored: int
+    warnings: int
+    failed: int
+    unknown: int
+    skipped: int
+    images: int
+    credits_used: Credits
+    credits_reused: Credits
+    credits_without_image: Credits
+    remaining_credits: Credits | None
+    balance_before: Credits | None
+    balance_after: Credits | None
+    manifest_uri: str | None
+    gallery_uri: str | None
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def credits_unexplained(self) -> Credits | None:
+        """Credits that the account lost and this run does not account for; None if not known."""
+        if self.balance_before is None or self.balance_after is None:
+            return None
+        return self.balance_before - self.balance_after - self.credits_used
+
+
+class ImageModel(BaseModel):
+    """A model that the API offers, from `GET /models` (vendor's documentation).
+
+    Attributes:
+        name: What to ask for.
+        display_name: What to show.
+        credits_cost: Credits per image.
+        supports_image_input: Whether it takes reference images.
+        supports_aspect_ratio: Whether it takes an aspect ratio.
+        requires_pro: Whether the account needs a paid plan for it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    display_name: str = ""
+    credits_cost: Credits | None = None
+    supports_image_input: bool = True
+    supports_aspect_ratio: bool = True
+    requires_pro: bool = False
+
+
+def describe_errors(error: Any) -> list[str]:
+    """Say pydantic's errors as `field: what is wrong`, without the values, which may be secret."""
+    lines = []
+    for item in error.errors(include_input=False, include_url=False):
+        # Union branches put the branch's name into the location; only field names help a person.
+        place = ".".join(str(p) for p in item["loc"] if not str(p).startswith(("constrained", "is-")))
+        text = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {text}" if place else text)
+    return lines

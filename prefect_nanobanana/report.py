@@ -1,0 +1,243 @@
+"""Outcomes -> report, manifest, gallery page and artifact."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, Template
+
+from prefect_nanobanana._s3 import Bucket
+from prefect_nanobanana.errors import BooksDoNotBalance
+from prefect_nanobanana.models import Credits, Outcome, OutcomeStatus, RunReport
+
+ARTIFACT_BYTES = 900_000
+"""Prefect's run page downloads every artifact whole: they are kept below 1 MB."""
+ACROSS = 4
+SHOWN_CHARACTERS = 200
+
+_NAMES: dict[OutcomeStatus, tuple[str, str]] = {
+    "stored": ("stored", "stored"),
+    "warning": ("warning", "warnings"),
+    "failed": ("failed", "failed"),
+    "unknown": ("unknown", "unknown"),
+    "skipped": ("skipped", "skipped"),
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """An outcome with what the pages show of it: small pictures as `data:` URLs, one per image."""
+
+    outcome: Outcome
+    thumbnails: tuple[str, ...] = ()
+
+
+def build_report(
+    batch: str,
+    prompts: int,
+    outcomes: Sequence[Outcome],
+    *,
+    balance_before: Credits | None,
+    balance_after: Credits | None,
+    manifest_uri: str | None,
+    gallery_uri: str | None,
+) -> RunReport:
+    """Add up what a run did.
+
+    Args:
+        batch: The batch's name.
+        prompts: How many prompts there were.
+        outcomes: One per prompt.
+        balance_before: The account's credits before the run, if known.
+        balance_after: The account's credits after the run, if known.
+        manifest_uri: Where the manifest is.
+        gallery_uri: Where the gallery is.
+
+    Returns:
+        The report.
+
+    Raises:
+        BooksDoNotBalance: If the outcomes are not one per prompt, in the order of the list.
+    """
+    if [o.position for o in outcomes] != list(range(1, prompts + 1)):
+        raise BooksDoNotBalance(
+            f"{prompts} prompts, but {len(outcomes)} outcomes at {[o.position for o in outcomes][:50]}: "
+            "this is a bug of prefect-nanobanana; the records in S3 hold what was paid"
+        )
+    counts = Counter(o.status for o in outcomes)
+    paid = [o for o in outcomes if not o.reused]
+    seen = [
+        o.generation.remaining_credits
+        for o in paid
+        if o.generation is not None and o.generation.remaining_credits is not None
+    ]
+    return RunReport(
+        batch=batch,
+        prompts=prompts,
+        stored=counts["stored"],
+        warnings=counts["warning"],
+        failed=counts["failed"],
+        unknown=counts["unknown"],
+        skipped=counts["skipped"],
+        images=sum(len(o.images) for o in outcomes),
+        credits_used=sum(o.credits_used for o in paid),
+        credits_reused=sum(o.credits_used for o in outcomes if o.reused),
+        credits_without_image=sum(o.credits_used for o in paid if not o.images),
+        remaining_credits=balance_after if balance_after is not None else min(seen, default=None),
+        balance_before=balance_before,
+        balance_after=balance_after,
+        manifest_uri=manifest_uri,
+        gallery_uri=gallery_uri,
+        outcomes=tuple(outcomes),
+    )
+
+
+def summary(report: RunReport) -> str:
+    """The run in one line, as `18 stored, 2 warnings; 40 credits used, 960 left`."""
+    counts: dict[OutcomeStatus, int] = {
+        "stored": report.stored,
+        "warning": report.warnings,
+        "failed": report.failed,
+        "unknown": report.unknown,
+        "skipped": report.skipped,
+    }
+    parts = [f"{n} {_NAMES[status][n != 1]}" for status, n in counts.items() if n or status == "stored"]
+    line = ", ".join(parts) + f"; {_credits(report.credits_used)} used"
+    if report.credits_reused:
+        line += f", {report.credits_reused} paid earlier"
+    if report.remaining_credits is not None:
+        line += f", {report.remaining_credits} left"
+    if report.credits_unexplained:
+        line += f"; {books(report)}"
+    return line
+
+
+def books(report: RunReport) -> str:
+    """Say how far the account's balance agrees with what this run accounts for."""
+    gap = report.credits_unexplained
+    if gap is None:
+        return "the account's balance could not be read, so the books were not compared"
+    if gap == 0:
+        return "the account's balance agrees"
+    if gap > 0:
+        return (
+            f"the account lost {_credits(gap)} more than this run accounts for: unknown outcomes, "
+            "or someone else using the account"
+        )
+    return f"the account lost {_credits(-gap)} less than this run accounts for: refunds or a purchase"
+
+
+def manifest(outcomes: Sequence[Outcome]) -> bytes:
+    """The manifest: one JSON object per prompt, in the order of the list."""
+    rows = (
+        json.dumps(outcome.model_dump(mode="json", exclude_none=True), ensure_ascii=False)
+        for outcome in outcomes
+    )
+    return "".join(row + "\n" for row in rows).encode()
+
+
+def gallery_page(report: RunReport, told: Sequence[Told], bucket: Bucket) -> bytes:
+    """The gallery page `index.html`, which lies beside `images/` and links to it by relative paths."""
+    base = bucket.key(report.batch) + "/"
+    page = _template().render(
+        report=report,
+        summary=summary(report),
+        books=books(report),
+        told=[
+            {
+                "outcome": item.outcome,
+                "pictures": [
+                    {"href": image.key.removeprefix(base), "thumbnail": thumbnail, "image": image}
+                    for image, thumbnail in zip(item.outcome.images, item.thumbnails, strict=True)
+                ],
+            }
+            for item in told
+        ],
+    )
+    return page.encode()
+
+
+def artifact_markdown(report: RunReport, told: Sequence[Told]) -> str:
+    """The run's markdown artifact: what it cost, and a gallery that outlives every URL."""
+    lines = [
+        f"# {report.batch}",
+        "",
+        summary(report),
+        "",
+        "| | prompts | credits |",
+        "| --- | ---: | ---: |",
+    ]
+    for status, (name, _) in _NAMES.items():
+        these = [o for o in report.outcomes if o.status == status]
+        if these:
+            paid: Mapping[bool, Credits] = {
+                reused: sum(o.credits_used for o in these if o.reused is reused)
+                for reused in (False, True)
+            }
+            earlier = f" (and {paid[True]} earlier)" if paid[True] else ""
+            lines.append(f"| {name} | {len(these)} | {paid[False]}{earlier} |")
+    lines += [
+        f"| **all** | **{report.prompts}** | **{report.credits_used}** |",
+        "",
+        f"Balance before: {_known(report.balance_before)}, after: {_known(report.balance_after)}; "
+        f"{books(report)}.",
+        "",
+        f"Gallery: `{report.gallery_uri}`  ",
+        f"Manifest: `{report.manifest_uri}`",
+        "",
+    ]
+    head = "\n".join(lines)
+    cells: list[str] = []
+    size, left_out = len(head.encode()), 0
+    for item in told:
+        for cell in _cells(item):
+            size += len(cell.encode())
+            if size > ARTIFACT_BYTES:
+                left_out += 1
+            else:
+                cells.append(cell)
+    rows = ["<tr>" + "".join(cells[i : i + ACROSS]) + "</tr>" for i in range(0, len(cells), ACROSS)]
+    # One line, as a blank line would end the HTML block.
+    table = "<table>" + "".join(rows) + "</table>\n" if rows else ""
+    more = f"\n{left_out} more pictures are in the gallery page.\n" if left_out else ""
+    return f"{head}\n{table}{more}"
+
+
+def _cells(item: Told) -> list[str]:
+    outcome = item.outcome
+    text = outcome.prompt.prompt
+    short = text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
+    # Markdown's own signs would be read inside a table cell too.
+    shown = "".join(f"&#{ord(c)};" if c in "*_`[]|~#\\$" else c for c in escape(short))
+    shown = "<br>".join(shown.splitlines())
+    cost = _credits(outcome.credits_used) + (" earlier" if outcome.reused else "")
+    if not item.thumbnails:
+        why = escape(" ".join((outcome.message or "").split())[:SHOWN_CHARACTERS])
+        return [f"<td><b>{outcome.status}</b><br>{shown}<br>{cost}<br><i>{why}</i></td>"]
+    return [
+        f'<td><img width="140" src="{thumbnail}" alt="picture {n}"><br>{shown}<br>{cost}</td>'
+        for n, thumbnail in enumerate(item.thumbnails, 1)
+    ]
+
+
+@functools.cache
+def _template() -> Template:
+    source = files("prefect_nanobanana").joinpath("gallery.html.j2").read_text("utf-8")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["credits"] = _credits
+    return environment.from_string(source)
+
+
+def _credits(amount: Credits) -> str:
+    return f"{amount} credit" + ("" if amount == 1 else "s")
+
+
+def _known(value: Any) -> str:
+    return "not known" if value is None else str(value)

@@ -1,0 +1,139 @@
+"""Tasks for anybody's flows, sync or async.
+
+None of them is retried after a request that may have been charged, whatever `retries` a flow asks
+for: the retry condition says no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from prefect import task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import task_run
+from prefect.tasks import Task
+
+from prefect_nanobanana.credentials import NanoBananaCredentials
+from prefect_nanobanana.errors import ImageNotCopied, NeverDelivered, Paced
+from prefect_nanobanana.generator import NanoBananaGenerator
+from prefect_nanobanana.models import Credits, Generation, ImageModel, ImagePrompt, StoredImage
+
+if TYPE_CHECKING:
+    from prefect_aws import S3Bucket
+
+
+def retry_only_if_not_charged(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Say whether a failed task may run again: only if that cannot pay twice, and may help."""
+    return isinstance(state.data, NeverDelivered | Paced | ImageNotCopied)
+
+
+def run_name(text: str) -> str:
+    """A task run's name for a prompt: one short line."""
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else line[:57].rstrip() + "..."
+
+
+def named_by_prompt() -> str:
+    """Name a task run after its `prompt` parameter."""
+    prompt = task_run.parameters["prompt"]
+    name = getattr(prompt, "name", None) or getattr(prompt, "prompt", prompt)
+    return run_name(str(name))
+
+
+@task(
+    name="generate_image",
+    task_run_name=named_by_prompt,
+    retries=0,
+    retry_condition_fn=retry_only_if_not_charged,
+)
+def generate_image(prompt: str | ImagePrompt, generator: NanoBananaGenerator) -> Generation:
+    """Have images made for a prompt. Costs credits, whether images come of it or not.
+
+    Args:
+        prompt: The text, or a prompt with settings of its own.
+        generator: How to make them.
+
+    Returns:
+        The generation. A refusal by the safety check is returned with `status="warning"`, not raised.
+
+    Raises:
+        InvalidInput: If a value is wrong; nothing was sent.
+        NotCharged: If the API refused it, or was not reached for as long as the client tries.
+        UnknownOutcome: If no usable answer came; maybe charged, and never sent again.
+    """
+    return generator.generate(prompt)
+
+
+@task(
+    name="agenerate_image",
+    task_run_name=named_by_prompt,
+    retries=0,
+    retry_condition_fn=retry_only_if_not_charged,
+)
+async def agenerate_image(prompt: str | ImagePrompt, generator: NanoBananaGenerator) -> Generation:
+    """Have images made for a prompt, from an async flow; see `generate_image`.
+
+    Raises:
+        InvalidInput: If a value is wrong; nothing was sent.
+        NotCharged: If the API refused it, or was not reached for as long as the client tries.
+        UnknownOutcome: If no usable answer came; maybe charged, and never sent again.
+    """
+    return await generator.agenerate(prompt)
+
+
+@task(name="copy_image_to_s3", retry_condition_fn=retry_only_if_not_charged)
+def copy_image_to_s3(
+    image_url: str,
+    bucket: S3Bucket,
+    key: str,
+    metadata: dict[str, str] | None = None,
+    trusted_hosts: Sequence[str] = (),
+) -> StoredImage:
+    """Copy an image to S3, checked to be a whole picture. Costs no credits.
+
+    Args:
+        image_url: Where it is; the API's image URLs die after 15 days (vendor's documentation).
+        bucket: The `S3Bucket` block of prefect-aws.
+        key: Where to put it below the bucket's folder, without extension; that comes from the image.
+        metadata: User metadata for the object.
+        trusted_hosts: Hosts that may be asked over plain http, as `127.0.0.1`.
+
+    Returns:
+        What is in S3 now.
+
+    Raises:
+        ImageNotCopied: If the image cannot be had or is no whole picture, or if the key holds
+            something else.
+        BucketNotUsable: If the bucket refuses.
+    """
+    # boto3 and Pillow are imported where they are used: this module is imported by every process
+    # that loads any Prefect block.
+    from prefect_nanobanana._s3 import Bucket
+    from prefect_nanobanana.storage import Copier
+
+    opened = Bucket(bucket)
+    with Copier(opened, trusted_hosts) as copier:
+        return copier.copy(image_url, opened.key(key.strip("/")), metadata).image
+
+
+@task(name="get_credits")
+def get_credits(credentials: NanoBananaCredentials) -> Credits:
+    """Read an account's balance in credits.
+
+    Raises:
+        ApiError: By cause.
+    """
+    with credentials.get_client() as client:
+        return client.credits()
+
+
+@task(name="list_models")
+def list_models(credentials: NanoBananaCredentials) -> list[ImageModel]:
+    """List the models that the API offers, with their prices in credits.
+
+    Raises:
+        ApiError: By cause.
+    """
+    with credentials.get_client() as client:
+        return client.models()
