@@ -89,7 +89,7 @@ def inspect(file: IO[bytes]) -> Picture:
 
 
 def _check_end(file: IO[bytes], head: bytes, size: int) -> None:
-    # Pillow decodes a PNG that lacks its end, and does not miss what a WebP lost.
+    # Pillow decodes a PNG or GIF that lacks its end, and does not miss what a WebP lost.
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         file.seek(max(0, size - 12))
         whole = file.read() == b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -99,6 +99,9 @@ def _check_end(file: IO[bytes], head: bytes, size: int) -> None:
     elif head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         claimed = int.from_bytes(head[4:8], "little") + 8
         whole = claimed in (size, size + 1)
+    elif head.startswith(b"GIF8"):
+        file.seek(max(0, size - 1))
+        whole = file.read() == b";"
     else:
         return
     if not whole:

@@ -12,7 +12,7 @@ import functools
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import httpx
@@ -176,6 +176,15 @@ class _Core:
         except ApiError as error:
             raise self._without_key(error) from None
 
+    @contextmanager
+    def _learning(self) -> Iterator[None]:
+        """Tell the gate of a refusal before it lets the next request through."""
+        try:
+            yield
+        except Paced as error:
+            self._gate.paced(error)
+            raise
+
     def _generation(self, model: str, mode: Mode) -> Callable[[Answer], Generation]:
         def read(answer: Answer) -> Generation:
             return read_generation(answer, base_url=self._base_url, model=model, mode=mode)
@@ -257,15 +266,13 @@ class NanoBananaClient(_Core):
         pace = Pace(self._retry_for)
         while True:
             try:
-                with self._gate.hold():
+                with self._gate.hold(), self._learning():
                     if witness is not None:
                         witness.sending()
                     return self._read(self._send(request), self._generation(model, "sync"))
             except NotCharged as error:
                 if witness is not None:
                     witness.not_charged(error)
-                if isinstance(error, Paced):
-                    self._gate.paced(error)
                 delay = pace.delay_seconds(error)
             time.sleep(delay)
 
@@ -354,10 +361,9 @@ class AsyncNanoBananaClient(_Core):
         while True:
             try:
                 async with self._gate.ahold():
-                    return self._read(await self._send(request), self._generation(model, "sync"))
+                    with self._learning():
+                        return self._read(await self._send(request), self._generation(model, "sync"))
             except NotCharged as error:
-                if isinstance(error, Paced):
-                    self._gate.paced(error)
                 delay = pace.delay_seconds(error)
             await asyncio.sleep(delay)
 

@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from typing import Any
 
@@ -212,19 +211,23 @@ def artifact_markdown(report: RunReport, told: Sequence[Told]) -> str:
 
 def _cells(item: Told) -> list[str]:
     outcome = item.outcome
-    text = outcome.prompt.prompt
-    short = text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
-    # Markdown's own signs would be read inside a table cell too.
-    shown = "".join(f"&#{ord(c)};" if c in "*_`[]|~#\\$" else c for c in escape(short))
-    shown = "<br>".join(shown.splitlines())
+    shown = _plain(outcome.prompt.prompt)
     cost = _credits(outcome.credits_used) + (" earlier" if outcome.reused else "")
     if not item.thumbnails:
-        why = escape(" ".join((outcome.message or "").split())[:SHOWN_CHARACTERS])
+        why = _plain(outcome.message or "")
         return [f"<td><b>{outcome.status}</b><br>{shown}<br>{cost}<br><i>{why}</i></td>"]
     return [
         f'<td><img width="140" src="{thumbnail}" alt="picture {n}"><br>{shown}<br>{cost}</td>'
         for n, thumbnail in enumerate(item.thumbnails, 1)
     ]
+
+
+def _plain(text: str) -> str:
+    """A text as a table cell in markdown shows it to the letter, cut to a bearable length."""
+    short = text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
+    # Markdown's own signs would be read inside a table cell too.
+    plain = "".join(f"&#{ord(c)};" if c in "&<>\"'*_`[]|~#\\$" else c for c in short)
+    return "<br>".join(plain.splitlines())
 
 
 @functools.cache

@@ -256,17 +256,17 @@ def safe_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     left = _METADATA_BYTES
     safe = {}
     for name, text in metadata.items():
+        left -= len(name)
+        encoded = ""
         # Runs of spaces are folded: stores disagree on how they are signed.
-        encoded = "".join(
-            c if " " <= c <= "~" and c != "%" else quote(c, safe="") for c in " ".join(text.split())
-        )
-        room = max(0, left - len(name))
-        if len(encoded) > room:
-            # Not within a %XX, nor within a character that takes several.
-            encoded = re.sub(r"(%[89AB][0-9A-F])*(%[C-F]?[0-9A-F]?)?$", "", encoded[:room])
+        for c in " ".join(text.split()):
+            part = c if " " <= c <= "~" and c != "%" else quote(c, safe="")
+            if len(part) > left:
+                break
+            encoded += part
+            left -= len(part)
         if encoded:
-            safe[name] = encoded
-            left -= len(name) + len(encoded)
+            safe[name] = encoded.rstrip(" ")
     return safe
 
 

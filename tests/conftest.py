@@ -1,0 +1,148 @@
+"""Fixtures: a guard, a Prefect server, a Nano Banana server, a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# All of this must be set before Prefect and boto3 are imported.
+SCRATCH = Path(tempfile.mkdtemp(prefix="nanobanana-tests-"))
+GUARD = Path(__file__).parent / "guard"
+os.environ.update(
+    PREFECT_HOME=str(SCRATCH / "prefect"),
+    PREFECT_PROFILES_PATH=str(SCRATCH / "profiles.toml"),
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="180",
+    PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
+    PREFECT_LOGGING_TO_API_BATCH_INTERVAL="0.5",
+    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="true",
+    AWS_EC2_METADATA_DISABLED="true",
+    AWS_CONFIG_FILE=os.devnull,
+    AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+    NANOBANANA_GUARD_REPORT=str(SCRATCH / "left-the-machine.txt"),
+    PYTHONPATH=os.pathsep.join(filter(None, [str(GUARD), os.environ.get("PYTHONPATH")])),
+)
+for name in list(os.environ):
+    ours = name.startswith(("NANO_BANANA_", "NB_API_")) or name in ("PREFECT_API_URL", "PREFECT_API_KEY")
+    if ours or name.lower().endswith("_proxy") or name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID"):
+        del os.environ[name]
+sys.path.insert(0, str(GUARD))
+
+import sitecustomize  # noqa: E402
+
+if sitecustomize.__file__ and Path(sitecustomize.__file__).parent != GUARD:
+    # The interpreter had one of its own, loaded before us.
+    del sys.modules["sitecustomize"]
+    import sitecustomize
+else:
+    sys.addaudithook(sitecustomize.hook)
+
+from prefect.testing.utilities import prefect_test_harness  # noqa: E402
+from prefect_aws import MinIOCredentials, S3Bucket  # noqa: E402
+from prefect_aws.client_parameters import AwsClientParameters  # noqa: E402
+from pydantic import SecretStr  # noqa: E402
+
+from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator  # noqa: E402
+from prefect_nanobanana import _pace as pace  # noqa: E402
+from prefect_nanobanana.sandbox import Sandbox  # noqa: E402
+from prefect_nanobanana.sandbox.s3 import LocalS3  # noqa: E402
+
+pytest_plugins = ["prefect_nanobanana.sandbox.fixtures", "pytester"]
+BUCKET = "pictures"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    report = SCRATCH / "left-the-machine.txt"
+    if report.exists():
+        print(f"\nPackets were about to leave this machine:\n{report.read_text()}", file=sys.stderr)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A Prefect server of the session's own; it takes 16 s and more to start."""
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting shows nothing: the pace without the waiting, but for what servers ask for."""
+    monkeypatch.setattr(pace, "FIRST_DELAY_SECONDS", 0.01)
+
+
+@pytest.fixture
+def sandbox(nanobanana_sandbox: Sandbox) -> Sandbox:
+    nanobanana_sandbox.picture_pixels = 96
+    return nanobanana_sandbox
+
+
+@pytest.fixture
+def credentials(sandbox: Sandbox) -> NanoBananaCredentials:
+    return NanoBananaCredentials(api_key=SecretStr(sandbox.api_key), base_url=sandbox.base_url)
+
+
+@pytest.fixture
+def generator(credentials: NanoBananaCredentials) -> NanoBananaGenerator:
+    return NanoBananaGenerator(credentials=credentials)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[LocalS3]:
+    """A real S3 server that checks signatures and keeps objects as files."""
+    with LocalS3(SCRATCH / "s3") as server:
+        server.make_bucket(BUCKET)
+        yield server
+
+
+MakeBucket = Callable[..., S3Bucket]
+
+
+@pytest.fixture
+def make_bucket(s3: LocalS3) -> MakeBucket:
+    """Makes bucket blocks; without arguments one that works, in a folder of the test's own."""
+
+    def make(**changes: Any) -> S3Bucket:
+        secret = changes.pop("secret", s3.secret_key)
+        endpoint = changes.pop("endpoint_url", s3.endpoint_url)
+        credentials = MinIOCredentials(
+            minio_root_user=changes.pop("user", s3.access_key),
+            minio_root_password=SecretStr(secret),
+            aws_client_parameters=AwsClientParameters(endpoint_url=endpoint),
+        )
+        settings = {"bucket_name": BUCKET, "bucket_folder": f"t-{uuid.uuid4().hex[:8]}", **changes}
+        return S3Bucket(credentials=credentials, **settings)
+
+    return make
+
+
+@pytest.fixture
+def bucket(make_bucket: MakeBucket) -> S3Bucket:
+    return make_bucket()
+
+
+@pytest.fixture
+def folder(s3: LocalS3, bucket: S3Bucket) -> Path:
+    """Where the files of `bucket` are on disk."""
+    return s3.folder / bucket.bucket_name / bucket.bucket_folder
+
+
+@pytest.fixture
+def wait_for() -> Callable[..., None]:
+    """Waits until something is so."""
+
+    def wait(is_so: Callable[[], bool], seconds: float = 30) -> None:
+        end = time.monotonic() + seconds
+        while not is_so():
+            assert time.monotonic() < end, "it did not happen in time"
+            time.sleep(0.1)
+
+    return wait

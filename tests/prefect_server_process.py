@@ -1,0 +1,123 @@
+"""A Prefect server in a process of its own, with a home of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from prefect_nanobanana.sandbox.s3 import free_port
+
+BIN = Path(sys.executable).parent
+
+
+class PrefectServer:
+    """Use it as a context manager.
+
+    Args:
+        home: Where it keeps its database.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.env = {
+            "PREFECT_HOME": str(home),
+            "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
+            "PREFECT_API_URL": f"{self.url}/api",
+            "PREFECT_UI_API_URL": f"{self.url}/api",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "COLUMNS": "200",
+            # The server looks for a newer list of worker types on the web, and takes its own when that
+            # fails: a proxy that is not there keeps the look-up on this machine.
+            "HTTPS_PROXY": "http://127.0.0.1:9",
+            "NO_PROXY": "127.0.0.1,localhost,::1",
+        }
+        self._log = (home / "server.log").open("w")
+
+    def __enter__(self) -> PrefectServer:
+        command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1"]
+        self._process = subprocess.Popen(
+            [*command, "--port", str(self.port)],
+            env={**os.environ, **self.env},
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        end = time.monotonic() + 180
+        while time.monotonic() < end and self._process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/api/health", timeout=5).status_code == 200:
+                    return self
+            except httpx.HTTPError:
+                time.sleep(0.5)
+        raise RuntimeError((self.home / "server.log").read_text())
+
+    def __exit__(self, *exc_info: object) -> None:
+        _end(self._process)
+        self._log.close()
+
+    def prefect(self, *arguments: str) -> str:
+        """Run Prefect's command line to its end."""
+        return self._run([str(BIN / "prefect"), *arguments])
+
+    def python(self, code: str, stdin: str = "") -> str:
+        """Run Python code to its end."""
+        return self._run([sys.executable, "-c", code], stdin)
+
+    def _run(self, command: list[str], stdin: str = "") -> str:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **self.env},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    @contextmanager
+    def process(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run Prefect's command line in the background."""
+        with (self.home / "process.log").open("ab") as log:
+            process = subprocess.Popen(
+                [str(BIN / "prefect"), *arguments],
+                env={**os.environ, **self.env},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                yield process
+            finally:
+                _end(process)
+
+    def get(self, path: str) -> Any:
+        """Read from the API."""
+        return httpx.get(f"{self.url}/api/{path}", timeout=30).raise_for_status().json()
+
+    def post(self, path: str, body: Any) -> Any:
+        """Ask the API."""
+        return httpx.post(f"{self.url}/api/{path}", json=body, timeout=30).raise_for_status().json()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started."""
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+    except ProcessLookupError:
+        process.wait(10)

@@ -1,0 +1,142 @@
+"""Real servers that the tests talk to, where the sandbox is too well-behaved."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+
+@dataclass
+class Reply:
+    """What a scripted server answers."""
+
+    body: bytes = b""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    length: int | None = None
+    """What to claim in Content-Length; None for the truth, -1 for no such header."""
+    stall_seconds: float = 0
+    reset: bool = False
+    drip_seconds: float = 0
+
+
+@dataclass
+class Seen:
+    """A request that arrived."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Scripted:
+    """A server that answers as a function says. Use it as a context manager."""
+
+    def __init__(self, answer: Callable[[Seen], Reply]) -> None:
+        self.seen: list[Seen] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                headers = {k.lower(): v for k, v in self.headers.items()}
+                seen = Seen(self.command, self.path, headers, body)
+                outer.seen.append(seen)
+                outer.send(self, answer(seen))
+
+            do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = handle_any
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+            def handle_error(self, *args: Any) -> None:
+                pass
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+
+    @staticmethod
+    def send(handler: BaseHTTPRequestHandler, reply: Reply) -> None:
+        if reply.stall_seconds:
+            time.sleep(reply.stall_seconds)
+        if reply.reset:
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            handler.connection.close()
+            handler.close_connection = True
+            return
+        handler.send_response_only(reply.status)
+        for name, value in reply.headers.items():
+            handler.send_header(name, value)
+        if reply.length != -1 and "Content-Length" not in reply.headers:
+            handler.send_header("Content-Length", str(reply.length or len(reply.body)))
+        if reply.length is not None:
+            handler.send_header("Connection", "close")
+            handler.close_connection = True
+        handler.end_headers()
+        if handler.command == "HEAD":
+            return
+        if reply.drip_seconds:
+            for byte in reply.body:
+                handler.wfile.write(bytes([byte]))
+                handler.wfile.flush()
+                time.sleep(reply.drip_seconds)
+        else:
+            handler.wfile.write(reply.body)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Scripted:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class FaultyS3(Scripted):
+    """Stands before a real S3 server and answers some requests itself, as `fault` says.
+
+    It passes the Host header on unchanged, so signatures still hold.
+    """
+
+    def __init__(self, endpoint_url: str) -> None:
+        self.fault: Callable[[Seen], Reply | None] = lambda _: None
+        host = urlsplit(endpoint_url).netloc
+
+        def answer(seen: Seen) -> Reply:
+            reply = self.fault(seen)
+            if reply is not None:
+                return reply
+            connection = http.client.HTTPConnection(host, timeout=30)
+            connection.request(seen.method, seen.path, seen.body, seen.headers)
+            response = connection.getresponse()
+            content = response.read()
+            dropped = ("transfer-encoding", "connection")
+            headers = {k: v for k, v in response.getheaders() if k.lower() not in dropped}
+            connection.close()
+            return Reply(content, response.status, headers)
+
+        super().__init__(answer)
+
+
+def s3_error(status: int, code: str) -> Reply:
+    """An error as S3 words it."""
+    body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'
+    return Reply(body.encode(), status, {"Content-Type": "application/xml"})

@@ -1,0 +1,119 @@
+"""The deployment as its users run it: a Prefect server, a worker, blocks, a schedule."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prefect_aws import S3Bucket
+from prefect_server_process import PrefectServer
+
+from prefect_nanobanana import NanoBananaGenerator
+from prefect_nanobanana.sandbox import Sandbox
+
+pytestmark = pytest.mark.server
+ROOT = Path(__file__).parents[1]
+
+SAVE_BLOCKS = """
+import json, sys
+from prefect_aws import S3Bucket
+from prefect_nanobanana import NanoBananaGenerator
+generator, bucket = json.loads(sys.stdin.read())
+generator = NanoBananaGenerator.model_validate(generator)
+generator.credentials.save("default", overwrite=True)
+generator.save("default", overwrite=True)
+bucket = S3Bucket.model_validate(bucket)
+bucket.credentials.save("store", overwrite=True)
+bucket.save("nanobanana", overwrite=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    with PrefectServer(tmp_path_factory.mktemp("prefect")) as running:
+        yield running
+
+
+@pytest.fixture
+def saved_blocks(
+    server: PrefectServer, sandbox: Sandbox, generator: NanoBananaGenerator, bucket: S3Bucket
+) -> None:
+    context = {"include_secrets": True}
+    blocks = [
+        generator.model_dump(mode="json", context=context),
+        bucket.model_dump(mode="json", context=context),
+    ]
+    server.python(SAVE_BLOCKS, stdin=json.dumps(blocks))
+
+
+def test_deployed_scheduled_and_run_by_a_worker(
+    server: PrefectServer,
+    saved_blocks: None,
+    sandbox: Sandbox,
+    bucket: S3Bucket,
+    folder: Path,
+    wait_for: Callable[..., None],
+) -> None:
+    server.prefect("work-pool", "create", "nanobanana", "--type", "process")
+    server.prefect(
+        *("--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "deployments/prefect.yaml"))
+    )
+    deployment = server.get("deployments/name/generate_images/prompt-list")
+    (schedule,) = deployment["schedules"]
+    assert schedule["active"]
+    assert schedule["schedule"]["cron"] == "0 6 * * *"
+    server.prefect("deployment", "run", "generate_images/prompt-list", "-p", "batch=from-a-worker")
+    # Another, with one prompt that the safety check refuses, as from the form of the UI.
+    refused = json.dumps(["a bloody sword", {"prompt": "a cat", "quantity": 2}])
+    server.prefect(
+        *("deployment", "run", "generate_images/prompt-list", "-p", "batch=second"),
+        *("-p", f"prompts={refused}"),
+    )
+    with server.process("worker", "start", "--pool", "nanobanana"):
+        wait_for(lambda: len(_final(server)) == 2, 180)
+    messages = sorted((run["state"]["name"], run["state"]["message"]) for run in _final(server))
+    assert messages == [
+        ("Completed", "1 stored, 1 warning; 3 credits used, 95 left"),
+        ("Completed", "2 stored; 2 credits used, 98 left"),
+    ]
+    assert sandbox.account.charged == 5
+    assert len(list((folder / "from-a-worker/images").iterdir())) == 2
+    # Neither key is in anything that Prefect stored in clear.
+    database = server.home / "prefect.db"
+    assert sandbox.api_key.encode() not in database.read_bytes()
+    secret = bucket.credentials.minio_root_password.get_secret_value()  # type: ignore[union-attr]
+    assert secret.encode() not in database.read_bytes()
+
+
+def _final(server: PrefectServer) -> list[dict[str, dict[str, str]]]:
+    runs = server.post("flow_runs/filter", {"flow_runs": {"deployment_id": {"is_null_": False}}})
+    return [run for run in runs if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED")]
+
+
+def test_a_missing_block_is_said(server: PrefectServer) -> None:
+    """The worker's log is all that a person has then; the flow itself never starts."""
+    code = "from prefect_nanobanana import NanoBananaGenerator as G; G.load('no-such')"
+    failed = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **server.env}, capture_output=True, text=True
+    )
+    assert "no-such" in failed.stderr
+
+
+def test_registering_the_blocks(server: PrefectServer) -> None:
+    out = server.prefect("block", "register", "-m", "prefect_nanobanana")
+    assert "Nano Banana Credentials" in out
+    assert "Nano Banana Generator" in out
+    slugs = {row["slug"] for row in server.post("block_types/filter", {})}
+    assert {"nano-banana-credentials", "nano-banana-generator"} <= slugs
+
+
+def test_the_server_is_ours(server: PrefectServer) -> None:
+    assert httpx.get(f"{server.url}/api/health").json() is True
+    assert time.time() > 0

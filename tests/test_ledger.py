@@ -1,0 +1,126 @@
+"""The ledger: keys that do not depend on places, and records that are never taken for absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect_aws import S3Bucket
+from servers import FaultyS3, Reply, s3_error
+
+from prefect_nanobanana import BucketNotUsable, ImagePrompt, InvalidInput, LedgerError
+from prefect_nanobanana._s3 import Bucket
+from prefect_nanobanana.ledger import Ledger, Record, check_batch, prompt_keys
+from prefect_nanobanana.models import ImageRequest
+
+
+def _keys(*prompts: str | ImagePrompt) -> list[str]:
+    given = [ImagePrompt(prompt=p) if isinstance(p, str) else p for p in prompts]
+    return prompt_keys(given, [ImageRequest(prompt=p.prompt, quantity=p.quantity or 1) for p in given])
+
+
+def test_keys_do_not_depend_on_the_place_in_the_list() -> None:
+    a, b = _keys("a", "b")
+    assert _keys("new", "b", "a")[1:] == [b, a]
+    assert all(len(key) == 24 and int(key, 16) >= 0 for key in (a, b))
+
+
+def test_equal_prompts_are_told_apart_by_which_of_them_they_are() -> None:
+    first, second = _keys("a", "a")
+    assert first != second
+    assert _keys("a", "x", "a") == [first, *_keys("x"), second]
+
+
+def test_what_is_asked_makes_the_key_unless_there_is_a_name() -> None:
+    assert _keys("a") != _keys(ImagePrompt(prompt="a", quantity=2))
+    assert _keys(ImagePrompt(prompt="a", name="n")) == _keys(
+        ImagePrompt(prompt="b", name="n", quantity=3)
+    )
+    assert _keys(ImagePrompt(prompt="n")) != _keys(ImagePrompt(prompt="n", name="n"))
+
+
+def test_keys_are_the_same_forever() -> None:
+    # Records of earlier versions are found by them: a change here pays for everything again.
+    assert _keys("a cat", ImagePrompt(prompt="x", name="hero")) == KEYS
+
+
+KEYS = ["3689bdfa6cfced3ce50ac02a", "1d25e4f7d17b14343617fb59"]
+
+
+def _record(key: str = "k1") -> Record:
+    return Record(key=key, prompt=ImagePrompt(prompt="ä"), request=ImageRequest(prompt="ä"))
+
+
+def test_written_and_read_again(bucket: S3Bucket, folder: Path) -> None:
+    ledger = Ledger(Bucket(bucket), "b/2026-11-22")
+    assert ledger.read(["k1"]) == {}
+    record = _record()
+    ledger.write(record)
+    ledger.write(_record("other"))
+    assert ledger.read(["k1", "k2"]) == {"k1": record}
+    assert (folder / "b/2026-11-22/records/k1.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "cannot be read, so nothing is spent: mend it"),
+        (b'{"key": "k1"', "cannot be read, so nothing is spent"),
+        (b"{}", "cannot be read, so nothing is spent"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_not_absent(
+    bucket: S3Bucket, folder: Path, content: bytes, says: str
+) -> None:
+    ledger = Ledger(Bucket(bucket), "b")
+    ledger.write(_record())
+    (folder / "b/records/k1.json").write_bytes(content)
+    with pytest.raises(LedgerError, match=says):
+        ledger.read(["k1"])
+
+
+def test_a_record_of_a_newer_version(bucket: S3Bucket) -> None:
+    ledger = Ledger(Bucket(bucket), "b")
+    record = _record()
+    record.version = 2
+    ledger.write(record)
+    with pytest.raises(LedgerError, match="newer version: update"):
+        ledger.read(["k1"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (s3_error(403, "AccessDenied"), BucketNotUsable),
+        (s3_error(404, "NoSuchKey"), LedgerError),
+        (Reply(b"", 400), LedgerError),
+    ],
+    ids=["denied", "gone", "odd"],
+)
+def test_the_store_failing_is_never_an_empty_ledger(
+    make_bucket: Any, s3: Any, fault: Reply, kind: type[Exception]
+) -> None:
+    with FaultyS3(s3.endpoint_url) as proxy:
+        ledger = Ledger(Bucket(make_bucket(endpoint_url=proxy.url)), "b")
+        ledger.write(_record())
+        proxy.fault = lambda seen: fault if seen.method == "GET" and "k1.json" in seen.path else None
+        with pytest.raises(kind):
+            ledger.read(["k1"])
+        proxy.fault = lambda seen: s3_error(403, "AccessDenied") if "list-type" in seen.path else None
+        with pytest.raises(BucketNotUsable):
+            ledger.read(["k1"])
+        proxy.fault = lambda seen: fault if seen.method == "PUT" else None
+        with pytest.raises(kind):
+            ledger.write(_record())
+
+
+@pytest.mark.parametrize("name", ["a", "spring-campaign", "daily/2026-11-22", " Ferien in Österreich "])
+def test_batch_names(name: str) -> None:
+    assert check_batch(name) == name.strip()
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "x/", "a//b", ".", "a/../b", "a\nb", "a?b", "x" * 201])
+def test_batch_names_that_could_leave_their_prefix(name: str) -> None:
+    with pytest.raises(InvalidInput, match="cannot name a batch: use letters"):
+        check_batch(name)

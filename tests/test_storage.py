@@ -1,0 +1,403 @@
+"""From a URL to S3: byte for byte, once, and nothing that is no whole picture."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import struct
+import tempfile
+import threading
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from moto.server import ThreadedMotoServer
+from PIL import Image
+from prefect_aws import S3Bucket
+from servers import FaultyS3, Reply, Scripted, Seen, s3_error
+
+from prefect_nanobanana import BucketNotUsable, ImageNotCopied, StorageError, storage
+from prefect_nanobanana._pictures import NotAPicture, inspect
+from prefect_nanobanana._s3 import Bucket
+from prefect_nanobanana.sandbox.pictures import draw
+from prefect_nanobanana.storage import Copier, safe_metadata, slug
+
+MakeBucket = Callable[..., S3Bucket]
+PNG = draw("a cat", seed="1", longest=96)
+JPEG = draw("a dog", seed="2", longest=96, image_format="jpeg")
+WEBP = draw("a bird", seed="3", longest=96, image_format="webp")
+
+
+def _gif() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (20, 10), "red").save(out, "GIF")
+    return out.getvalue()
+
+
+def _copy(bucket: S3Bucket, url: str, key: str = "images/x", retry: float = 0.3, **metadata: str) -> Any:
+    opened = Bucket(bucket)
+    with Copier(opened, ["127.0.0.1"], retry_for_seconds=retry) as copier:
+        return copier.copy(url, opened.key(key), metadata)
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "extension"),
+    [
+        (PNG, "image/png", "png"),
+        (JPEG, "image/jpeg", "jpg"),
+        (WEBP, "image/webp", "webp"),
+        (_gif(), "image/gif", "gif"),
+    ],
+    ids=["png", "jpeg", "webp", "gif"],
+)
+def test_stored_byte_for_byte_with_type_and_extension_of_its_bytes(
+    bucket: S3Bucket, folder: Path, content: bytes, kind: str, extension: str
+) -> None:
+    misleading = {"Content-Type": "text/plain"}
+    with Scripted(lambda _: Reply(content, 200, misleading)) as host:
+        copied = _copy(bucket, host.url + "/picture.bmp?sig=hush", prompt="Käse", model="m")
+    image = copied.image
+    assert (folder / f"images/x.{extension}").read_bytes() == content
+    assert image.sha256 == hashlib.sha256(content).hexdigest()
+    assert (image.content_type, image.size_bytes) == (kind, len(content))
+    assert image.uri == f"s3://{bucket.bucket_name}/{image.key}"
+    assert image.key == f"{bucket.bucket_folder}/images/x.{extension}"
+    assert (image.width, image.height) == Image.open(io.BytesIO(content)).size
+    assert "hush" not in image.model_dump_json()
+    assert copied.thumbnail.startswith("data:image/webp;base64,")
+    head = Bucket(bucket).client.head_object(Bucket=bucket.bucket_name, Key=image.key)
+    assert head["ContentType"] == kind
+    told = {name.lower(): value for name, value in head["Metadata"].items()}
+    assert told == {"sha256": image.sha256, "prompt": "K%C3%A4se", "model": "m"}
+
+
+def test_what_the_image_host_is_told(bucket: S3Bucket) -> None:
+    def answer(seen: Seen) -> Reply:
+        if seen.path == "/1":
+            return Reply(b"", 302, {"Location": "/2", "Set-Cookie": "a=b"})
+        return Reply(PNG)
+
+    with Scripted(answer) as host:
+        _copy(bucket, host.url + "/1")
+    for seen in host.seen:
+        assert seen.headers["user-agent"].startswith("Mozilla/5.0 (compatible; prefect-nanobanana/")
+        assert seen.headers["accept-encoding"] == "identity"
+        assert not {"authorization", "cookie", "referer"} & set(seen.headers)
+
+
+def _bomb() -> bytes:
+    """A tiny PNG that claims 60,000 x 60,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)
+    body = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+BAD: dict[str, tuple[Reply, str]] = {
+    "truncated png": (Reply(PNG[:-200]), "cut short"),
+    "png without its end": (Reply(PNG[:-12]), "cut short"),
+    "truncated jpeg": (Reply(JPEG[:-100]), "cut short"),
+    "truncated webp": (Reply(WEBP[:-50]), "cut short"),
+    "png with a hole": (Reply(PNG[:500] + bytes(100) + PNG[600:]), "broken"),
+    "empty": (Reply(b""), "the body is empty"),
+    "html at 200": (Reply(b"<!doctype html><p>Not yet"), "HTML page"),
+    "json at 200": (Reply(b'{"error": "gone"}'), "JSON"),
+    "unknown kind": (Reply(b"BM" + bytes(100)), "no picture of a known kind"),
+    "bomb": (Reply(_bomb()), "too many"),
+    "cut, with a length": (Reply(PNG[:-200], length=len(PNG)), "RemoteProtocolError"),
+    "cut, without a length": (Reply(PNG[:-200], length=-1), "cut short"),
+    "404": (Reply(b"", 404), "answered 404"),
+    "403": (Reply(b"", 403), "answered 403"),
+    "410": (Reply(b"", 410), "answered 410"),
+    "206": (Reply(PNG, 206), "answered 206"),
+    "500": (Reply(b"", 500), "answered 500"),
+    "gzip": (Reply(zlib.compress(PNG), 200, {"Content-Encoding": "deflate"}), "compressed"),
+    "reset": (Reply(reset=True), "ReadError"),
+    "loop": (Reply(b"", 302, {"Location": "/"}), "redirect"),
+    "ftp": (Reply(b"", 302, {"Location": "ftp://host/x"}), "ftp"),
+    "plain http elsewhere": (Reply(b"", 302, {"Location": "http://127.0.0.2/x"}), "not https"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_nothing_bad_is_stored(bucket: S3Bucket, folder: Path, case: str) -> None:
+    reply, says = BAD[case]
+    with Scripted(lambda _: reply) as host, pytest.raises(ImageNotCopied, match=says):
+        _copy(bucket, host.url + "/?sig=hush")
+    assert not folder.exists()
+
+
+def test_too_large_is_refused(bucket: S3Bucket, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "MAX_IMAGE_BYTES", 1000)
+    with Scripted(lambda _: Reply(PNG)) as host, pytest.raises(ImageNotCopied, match="larger than 1000"):
+        _copy(bucket, host.url)
+    with pytest.raises(ImageNotCopied, match="larger than 1000"):
+        _copy(bucket, f"data:image/png;base64,{base64.b64encode(PNG).decode()}")
+    assert not folder.exists()
+
+
+def test_a_drip_meets_a_deadline(bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "DOWNLOAD_TIMEOUT_SECONDS", 0.2)
+    with (
+        Scripted(lambda _: Reply(PNG, drip_seconds=0.02)) as host,
+        pytest.raises(ImageNotCopied, match="did not arrive within"),
+    ):
+        _copy(bucket, host.url, retry=0)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        Reply(b"", 404),
+        Reply(b"", 503, {"Retry-After": "0"}),
+        Reply(b"<html>soon"),
+        Reply(PNG[:-40]),
+        Reply(reset=True),
+    ],
+    ids=["404", "503", "html", "cut", "reset"],
+)
+def test_nothing_good_is_lost(bucket: S3Bucket, folder: Path, first: Reply) -> None:
+    replies = [first, first]
+    with Scripted(lambda _: replies.pop() if replies else Reply(PNG)) as host:
+        _copy(bucket, host.url, retry=10)
+    assert (folder / "images/x.png").read_bytes() == PNG
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"data:image/png;base64,{base64.b64encode(PNG).decode()}",
+        "data:image/png," + "".join(f"%{byte:02x}" for byte in PNG),
+    ],
+    ids=["base64", "percent"],
+)
+def test_data_urls(bucket: S3Bucket, folder: Path, url: str) -> None:
+    image = _copy(bucket, url).image
+    assert (folder / "images/x.png").read_bytes() == PNG
+    assert len(image.source_url) < 60
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("data:image/png;base64", "no readable data"),
+        ("data:image/png;base64,####", "no readable data"),
+        ("data:image/png;base64,aGVsbG8=", "no picture of a known kind"),
+        ("file:///etc/passwd", "cannot be fetched"),
+        ("not a url", "cannot be fetched"),
+        ("http://127.0.0.2:1/x.png", "not https"),
+        ("http://[", "not https"),
+    ],
+)
+def test_urls_that_are_never_followed(bucket: S3Bucket, folder: Path, url: str, says: str) -> None:
+    with pytest.raises(ImageNotCopied, match=says):
+        _copy(bucket, url)
+    assert not folder.exists()
+
+
+def test_large_images_spill_to_disk(bucket: S3Bucket, folder: Path) -> None:
+    noisy = io.BytesIO()
+    Image.effect_noise((1400, 1400), 100).save(noisy, "PNG")
+    assert len(noisy.getvalue()) > storage.IN_MEMORY_BYTES
+    with Scripted(lambda _: Reply(noisy.getvalue())) as host:
+        _copy(bucket, host.url)
+    assert (folder / "images/x.png").read_bytes() == noisy.getvalue()
+
+
+def test_the_same_image_is_not_stored_again(bucket: S3Bucket, folder: Path) -> None:
+    with Scripted(lambda _: Reply(PNG)) as host:
+        one = _copy(bucket, host.url).image
+        stamp = (folder / "images/x.png").stat().st_mtime_ns
+        assert _copy(bucket, host.url).image == one
+    assert (folder / "images/x.png").stat().st_mtime_ns == stamp
+
+
+def test_another_object_is_never_overwritten(bucket: S3Bucket, folder: Path) -> None:
+    opened = Bucket(bucket)
+    opened.put(opened.key("images/x.png"), b"somebody's", "text/plain")
+    with (
+        Scripted(lambda _: Reply(PNG)) as host,
+        pytest.raises(ImageNotCopied, match="holds another object"),
+    ):
+        _copy(bucket, host.url)
+    assert (folder / "images/x.png").read_bytes() == b"somebody's"
+
+
+def test_a_race_is_settled_where_the_store_knows_conditional_writes(make_bucket: MakeBucket) -> None:
+    """moto honours If-None-Match, which the other local store does not."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        _, port = server.get_host_and_port()
+        bucket = make_bucket(endpoint_url=f"http://127.0.0.1:{port}")
+        opened = Bucket(bucket)
+        opened.client.create_bucket(Bucket=bucket.bucket_name)
+        original = Copier._is_there
+        # All look before any of them stores.
+        barrier = threading.Barrier(4)
+        first = threading.local()
+
+        def look(self: Copier, image: Any) -> bool:
+            there = original(self, image)
+            if not getattr(first, "done", False):
+                first.done = True
+                barrier.wait(10)
+            return there
+
+        results: list[Any] = []
+        pictures = [PNG, PNG, JPEG[:0] + draw("other", seed="9", longest=96), PNG]
+        with (
+            Scripted(lambda s: Reply(pictures[int(s.path[1:])])) as host,
+            pytest.MonkeyPatch.context() as m,
+        ):
+            m.setattr(Copier, "_is_there", look)
+
+            def work(number: int) -> None:
+                try:
+                    results.append(_copy(bucket, f"{host.url}/{number}").image.sha256)
+                except ImageNotCopied as error:
+                    results.append(error)
+
+            threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        body = opened.get(opened.key("images/x.png"))
+        stored = hashlib.sha256(body).hexdigest()
+        refused = [r for r in results if isinstance(r, ImageNotCopied)]
+        assert {r for r in results if isinstance(r, str)} == {stored}
+        assert len(refused) in (1, 3)
+    finally:
+        server.stop()
+
+
+def test_stores_without_conditional_writes_are_written_to_plainly(
+    make_bucket: MakeBucket, s3: Any
+) -> None:
+    with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
+        proxy.fault = lambda seen: (
+            s3_error(501, "NotImplemented") if "if-none-match" in seen.headers else None
+        )
+        bucket = make_bucket(endpoint_url=proxy.url)
+        _copy(bucket, host.url)
+        path = s3.folder / bucket.bucket_name / bucket.bucket_folder / "images/x.png"
+        assert path.read_bytes() == PNG
+
+
+@pytest.mark.parametrize(
+    ("fault", "times"),
+    [(s3_error(503, "SlowDown"), 2), (s3_error(500, "InternalError"), 2), (Reply(reset=True), 1)],
+    ids=["SlowDown", "500", "reset"],
+)
+@pytest.mark.parametrize("method", ["HEAD", "PUT"])
+def test_passing_faults_of_the_store_are_tried_again(
+    make_bucket: MakeBucket, s3: Any, fault: Reply, times: int, method: str
+) -> None:
+    left = [times]
+
+    def answer(seen: Seen) -> Reply | None:
+        if seen.method == method and left[0]:
+            left[0] -= 1
+            return fault
+        return None
+
+    with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
+        proxy.fault = answer
+        bucket = make_bucket(endpoint_url=proxy.url)
+        _copy(bucket, host.url)
+        path = s3.folder / bucket.bucket_name / bucket.bucket_folder / "images/x.png"
+        assert path.read_bytes() == PNG
+
+
+@pytest.mark.parametrize("method", ["HEAD", "PUT"])
+def test_access_denied_is_final_and_said(make_bucket: MakeBucket, s3: Any, method: str) -> None:
+    with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
+        proxy.fault = lambda seen: s3_error(403, "AccessDenied") if seen.method == method else None
+        with pytest.raises(BucketNotUsable, match="access is denied"):
+            _copy(make_bucket(endpoint_url=proxy.url), host.url)
+    assert sum(seen.method == method for seen in proxy.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"secret": "wrong"}, "secret key is wrong|access is denied"),
+        ({"user": "nobody"}, "not known|access is denied"),
+        ({"bucket_name": "no-such-bucket"}, "does not exist"),
+        ({"endpoint_url": "http://127.0.0.1:1"}, "cannot be reached"),
+        ({"endpoint_url": "nonsense"}, "cannot be reached|endpoint"),
+        ({"bucket_name": "Not A Name!"}, "Not A Name!"),
+    ],
+)
+def test_buckets_that_cannot_be_used(make_bucket: MakeBucket, changes: Any, says: str) -> None:
+    bucket = Bucket(make_bucket(**changes))
+    with pytest.raises(StorageError, match=says) as caught:
+        list(bucket.keys("x/"))
+    assert "wrong" not in str(caught.value).replace("is wrong", "").replace("are wrong", "")
+    assert repr(bucket).startswith("Bucket(")
+
+
+def test_a_bucket_without_credentials(bucket: S3Bucket) -> None:
+    anonymous = bucket.model_copy(deep=True)
+    anonymous.credentials.minio_root_user = None
+    anonymous.credentials.minio_root_password = None
+    with pytest.raises(BucketNotUsable, match="no credentials"):
+        list(Bucket(anonymous).keys("x/"))
+
+
+def test_a_client_that_cannot_be_made(bucket: S3Bucket) -> None:
+    bucket.credentials.aws_client_parameters.api_version = "1066-10-14"
+    with pytest.raises(StorageError):
+        _ = Bucket(bucket).client
+
+
+@pytest.mark.parametrize("content", [PNG, JPEG, WEBP, _gif()], ids=["png", "jpeg", "webp", "gif"])
+def test_every_truncation_is_noticed(content: bytes) -> None:
+    lengths = [*range(1, 40), *range(40, len(content), max(1, len(content) // 60)), len(content) - 1]
+    for length in lengths:
+        with tempfile.SpooledTemporaryFile() as file:
+            file.write(content[:length])
+            with pytest.raises(NotAPicture):
+                inspect(file)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A cute orange cat", "a-cute-orange-cat"),
+        ("Straße nach Ægir, Käse!", "strasse-nach-gir-kase"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("日本語", "image"),
+        ("", "image"),
+        ("---", "image"),
+        ("a" * 99, "a" * 40),
+        ("one two three four five six seven eight nine", "one-two-three-four-five-six-seven-eight"),
+    ],
+)
+def test_slug(text: str, expected: str) -> None:
+    assert slug(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["Käse " * 500, "日本語" * 500, "plain " * 900, "😀" * 900, "100%" * 700]
+)
+def test_metadata_fits_and_can_be_undone(text: str) -> None:
+    safe = safe_metadata({"model": "m\r\nx-amz-acl: public", "prompt": text, "last": "dropped?"})
+    assert sum(len(k) + len(v) for k, v in safe.items()) <= 2048
+    assert all(" " <= c <= "~" for v in safe.values() for c in v)
+    assert safe["model"] == "m x-amz-acl: public"
+    undone = unquote(safe["prompt"], errors="strict")
+    assert text.startswith(undone.strip()) or undone.strip() in " ".join(text.split())
+    assert len(undone) > 100
