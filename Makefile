@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check format lock clean
+.PHONY: help demo test test-server import-cost check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -19,7 +19,13 @@ demo: $(READY) ## the main job for real, against a local API server and a local 
 	$(BIN)/python flows/demo.py
 
 test: $(READY) ## the tests that need nothing but Python
-	$(BIN)/python -m pytest -m "not server and not browser"
+	$(BIN)/python -m pytest -m "not server and not browser" --cov --cov-report=term
+
+test-server: $(READY) ## the tests with a Prefect server and a worker of their own
+	$(BIN)/python -m pytest -m server
+
+import-cost: $(READY) ## what importing the package costs, relative to importing Prefect
+	$(BIN)/python tests/import_cost.py
 
 check: $(READY) ## lint, types and layers
 	$(BIN)/ruff check .

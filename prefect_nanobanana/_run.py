@@ -87,6 +87,7 @@ class Job:
         self.error: Exception | None = None
         self.copy_errors: list[Exception] = []
         self.stopped: Callable[[], str | None] = lambda: None
+        self.write_paid: Callable[[Job], None] = lambda _: None
 
     @property
     def prompt(self) -> ImagePrompt:
@@ -114,6 +115,19 @@ class Job:
         self.record.message = error.message
         self.ledger.write(self.record)
 
+    def answered(self, generation: Generation) -> None:
+        """Write down what was paid, before the slot is free for the next request.
+
+        So a run that is killed leaves no more prompts `unknown` than it had requests in flight.
+        """
+        record = self.record
+        self.generation = record.generation = generation
+        record.message = generation.message
+        record.state = "generated" if generation.status == "completed" else generation.status
+        told = generation.credits_used
+        record.credits_used = told if told is not None else self.estimate or 0
+        self.write_paid(self)
+
 
 @task(
     name="generate_image",
@@ -125,15 +139,15 @@ class Job:
 def _generate(prompt: ImagePrompt, generator: NanoBananaGenerator, job: Job) -> Any:
     # What comes of it is kept in the job, as the state that is returned is for people.
     try:
-        job.generation = generator.generate(prompt, witness=job)
+        generation = generator.generate(prompt, witness=job)
     except NanoBananaError as error:
         job.error = error
         return Failed(message=str(error))
-    if job.generation.status == "warning":
-        return Completed(name="Warning", message=job.generation.message)
-    if job.generation.status == "failed":
-        return Failed(message=job.generation.message)
-    return Completed(message=f"{len(job.generation.image_urls)} images")
+    if generation.status == "warning":
+        return Completed(name="Warning", message=generation.message)
+    if generation.status == "failed":
+        return Failed(message=generation.message)
+    return Completed(message=f"{len(generation.image_urls)} images")
 
 
 def _named_by_job() -> str:
@@ -193,6 +207,7 @@ class Run:
         self.stop_error: NanoBananaError | None = None
         for job in jobs:
             job.stopped = lambda: self._stopped
+            job.write_paid = self._write
 
     def go(self) -> list[Told]:
         """Bring every job to its end.
@@ -236,7 +251,6 @@ class Run:
             return None
         try:
             self._call(job)
-            self._record_answer(job)
         finally:
             spent = estimate if job.record.state == "unknown" else job.record.credits_used
             self._budget.settle(estimate, spent)
@@ -250,25 +264,14 @@ class Run:
             _generate(job.prompt, self._generator, job, return_state=True)
         except Exception as error:  # Prefect's own, as when its server is away
             job.error = job.error or error
-
-    def _record_answer(self, job: Job) -> None:
-        """Bring the record to what the answer says; what was paid is written whatever happens."""
-        record, generation = job.record, job.generation
-        if generation is not None:
-            record.generation = generation
-            record.message = generation.message
-            record.state = "generated" if generation.status == "completed" else generation.status
-            told = generation.credits_used
-            record.credits_used = told if told is not None else job.estimate or 0
-        elif record.state == "asked":
+        if job.record.state == "asked":
             # It left, and nothing says that it was not charged.
-            record.state = "unknown"
-            record.message = str(job.error or "no answer was recorded")
-        else:
-            return  # never left, or the ledger has it as not charged
-        self._write(job)
+            job.record.state = "unknown"
+            job.record.message = str(job.error or "no answer was recorded")
+            self._write(job)
 
     def _write(self, job: Job) -> None:
+        """Write the record of something paid, and do not give up soon."""
         pace = Pace(WRITE_AGAIN_FOR_SECONDS, again=(LedgerError,))
         while True:
             try:

@@ -68,6 +68,9 @@ class Witness(Protocol):
     def not_charged(self, error: NotCharged) -> None:
         """The request that left last was not charged."""
 
+    def answered(self, generation: Generation) -> None:
+        """The request that left last was answered; its slot is still held, so no other has left."""
+
 
 class _Open:
     """The gate of a client that was given none."""
@@ -246,7 +249,7 @@ class NanoBananaClient(_Core):
             aspect_ratio: As `16:9`.
             quantity: How many images, 1 to 4.
             reference_image_urls: Images to start from, at addresses that the API can fetch.
-            witness: Is told before a request leaves and when one was not charged.
+            witness: Is told before a request leaves, and what came of it.
 
         Returns:
             The generation: completed, refused by the safety check (`warning`), or failed.
@@ -269,7 +272,10 @@ class NanoBananaClient(_Core):
                 with self._gate.hold(), self._learning():
                     if witness is not None:
                         witness.sending()
-                    return self._read(self._send(request), self._generation(model, "sync"))
+                    generation = self._read(self._send(request), self._generation(model, "sync"))
+                    if witness is not None:
+                        witness.answered(generation)
+                    return generation
             except NotCharged as error:
                 if witness is not None:
                     witness.not_charged(error)

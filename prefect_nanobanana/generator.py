@@ -130,7 +130,7 @@ class NanoBananaGenerator(Block):
 
         Args:
             prompt: The text, or a prompt with settings of its own.
-            witness: Is told before a request leaves and when one was not charged.
+            witness: Is told before a request leaves, and what came of it.
             **overrides: `model`, `aspect_ratio`, `quantity`, `reference_image_urls`.
 
         Returns:

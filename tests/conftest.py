@@ -60,6 +60,10 @@ BUCKET = "pictures"
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
+        print("\nIn CI no test may be skipped.", file=sys.stderr)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
     report = SCRATCH / "left-the-machine.txt"
     if report.exists():
         print(f"\nPackets were about to leave this machine:\n{report.read_text()}", file=sys.stderr)

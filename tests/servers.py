@@ -118,6 +118,8 @@ class FaultyS3(Scripted):
 
     def __init__(self, endpoint_url: str) -> None:
         self.fault: Callable[[Seen], Reply | None] = lambda _: None
+        self.after: Callable[[], None] = lambda: None
+        """Called when the store has acted on a request, before its answer is passed on."""
         host = urlsplit(endpoint_url).netloc
 
         def answer(seen: Seen) -> Reply:
@@ -131,6 +133,7 @@ class FaultyS3(Scripted):
             dropped = ("transfer-encoding", "connection")
             headers = {k: v for k, v in response.getheaders() if k.lower() not in dropped}
             connection.close()
+            self.after()
             return Reply(content, response.status, headers)
 
         super().__init__(answer)

@@ -248,8 +248,8 @@ def test_the_fixture_of_users_of_the_package(pytester: pytest.Pytester) -> None:
 
 
 def test_local_s3_says_why_it_does_not_start(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefect_nanobanana.sandbox.s3.START_SECONDS", 0)
     with Sandbox() as sandbox, pytest.raises(RuntimeError, match="did not start"):
-        monkeypatch.setattr("prefect_nanobanana.sandbox.s3.START_SECONDS", 0)
         LocalS3(tmp_path, port=sandbox.port).__enter__()
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
