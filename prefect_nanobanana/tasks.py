@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from prefect import task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import task_run
-from prefect.tasks import Task
+
+# Not `from prefect import task`: that sets up Prefect's logging, which costs every process that loads
+# any block a quarter of a second.
+from prefect.tasks import Task, task
 
 from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.errors import ImageNotCopied, NeverDelivered, Paced
