@@ -19,7 +19,7 @@ demo: $(READY) ## the main job for real, against a local API server and a local 
 	$(BIN)/python flows/demo.py
 
 test: $(READY) ## the tests that need nothing but Python
-	$(BIN)/python -m pytest -m "not server and not browser" --cov --cov-report=term
+	$(BIN)/python -m pytest -m "not server" --cov --cov-report=term
 
 test-server: $(READY) ## the tests with a Prefect server and a worker of their own
 	$(BIN)/python -m pytest -m server

@@ -19,12 +19,16 @@ os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
 
 from prefect_aws import AwsCredentials, S3Bucket
 from prefect_aws.client_parameters import AwsClientParameters
+from pydantic import ValidationError
 
 from prefect_nanobanana import (
+    ApiError,
+    InvalidInput,
+    LedgerError,
     NanoBananaCredentials,
-    NanoBananaError,
     NanoBananaGenerator,
     RunFailed,
+    StorageError,
 )
 from prefect_nanobanana.console import live_progress, print_report
 from prefect_nanobanana.flows import generate_images
@@ -96,7 +100,8 @@ def main(argv: list[str] | None = None) -> int:
         print_report(error.report)
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    except (NanoBananaError, ValueError) as error:
+    except (InvalidInput, ApiError, StorageError, LedgerError, ValidationError) as error:
+        # The flow raises these only while it looks at what it was given.
         print(f"nothing was spent: {error}", file=sys.stderr)
         return 2
     print_report(report)

@@ -7,6 +7,7 @@ public clients were seen to cope with; `docs/api.md` says more.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def read_generation(answer: Answer, *, base_url: str, model: str, mode: Mode) ->
     facts = _facts(answer)
     status = _text(facts.get("processingStatus"))
     generation_id = _text(facts.get("generationId")) or _text(facts.get("id"))
-    urls = tuple(urljoin(base_url.rstrip("/") + "/", url) for url in _urls(facts))
+    urls = tuple(_whole_url(base_url, url) for url in _urls(facts))
     message = _message(facts)
     common = {
         "generation_id": generation_id,
@@ -217,13 +218,20 @@ def retry_after_seconds(headers: Mapping[str, str], now: datetime | None = None)
     value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
         return float(value)
+    moment = _moment(value)
+    if moment is None:
+        return None
+    # The server's own clock says how far away that is; ours may differ.
+    now = now or _moment(headers.get("date", "")) or datetime.now(timezone.utc)
+    return max(0.0, (moment - now).total_seconds())
+
+
+def _moment(value: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(value)
     except (TypeError, ValueError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return max(0.0, (moment - (now or datetime.now(timezone.utc))).total_seconds())
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def _json(answer: Answer) -> Any:
@@ -250,10 +258,17 @@ def _urls(facts: Mapping[str, Any]) -> list[str]:
     for field in ("imageUrls", "outputImageUrls"):
         value = facts.get(field)
         if isinstance(value, list):
-            found = [url.strip() for url in value if isinstance(url, str) and url.strip()]
+            found = [text for text in map(_text, value) if text]
             if found:
                 return found
     return []
+
+
+def _whole_url(base_url: str, url: str) -> str:
+    try:
+        return urljoin(base_url.rstrip("/") + "/", url)
+    except ValueError:
+        return url  # it cannot be fetched, but what was paid is still told
 
 
 def _message(facts: Mapping[str, Any]) -> str | None:
@@ -268,11 +283,16 @@ def _message(facts: Mapping[str, Any]) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    # JSON may hold halves of characters, which nothing that follows could write.
+    return value.encode("utf-8", "replace").decode().strip() or None
 
 
 def _credits(value: Any) -> Credits | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not math.isfinite(value) or value < 0:
         return None
     return int(value) if value == int(value) else value
 

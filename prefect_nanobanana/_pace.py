@@ -57,7 +57,8 @@ class Pace:
             delay = min(FIRST_DELAY_SECONDS * 2.0**self._tries, LONGEST_DELAY_SECONDS)
             delay *= random.uniform(0.5, 1.0)
         else:
-            delay = asked + random.uniform(0, 0.1)
+            # A server that asks for no wait at all is not asked as fast as it can answer.
+            delay = max(asked, FIRST_DELAY_SECONDS) + random.uniform(0, 0.1)
         self._tries += 1
         if now + delay > self._until:
             raise error

@@ -14,9 +14,12 @@ THUMBNAIL_PIXELS = 256
 MAX_PIXELS = 100_000_000
 """More than any model makes; a larger picture is a decompression bomb."""
 
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+_TAIL_BYTES = 1024
 _KINDS = {
     "PNG": ("image/png", "png"),
     "JPEG": ("image/jpeg", "jpg"),
+    "MPO": ("image/jpeg", "jpg"),  # a JPEG that holds further pictures, as phones make them
     "WEBP": ("image/webp", "webp"),
     "GIF": ("image/gif", "gif"),
 }
@@ -67,7 +70,7 @@ def inspect(file: IO[bytes]) -> Picture:
         file.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=list(_KINDS)) as image:
+            with Image.open(file, formats=_FORMATS) as image:
                 kind = str(image.format)
                 width, height = image.size
                 if width * height > MAX_PIXELS:
@@ -89,19 +92,18 @@ def inspect(file: IO[bytes]) -> Picture:
 
 
 def _check_end(file: IO[bytes], head: bytes, size: int) -> None:
-    # Pillow decodes a PNG or GIF that lacks its end, and does not miss what a WebP lost.
+    # Pillow decodes a PNG or GIF that lacks its end, and does not miss what a WebP lost. Some hosts
+    # add a few bytes of their own after the end.
+    file.seek(max(0, size - _TAIL_BYTES))
+    tail = file.read()
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        file.seek(max(0, size - 12))
-        whole = file.read() == b"\x00\x00\x00\x00IEND\xaeB`\x82"
+        whole = b"\x00\x00\x00\x00IEND\xaeB`\x82" in tail
     elif head.startswith(b"\xff\xd8\xff"):
-        file.seek(max(0, size - 2))
-        whole = file.read() == b"\xff\xd9"
+        whole = b"\xff\xd9" in tail
     elif head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        claimed = int.from_bytes(head[4:8], "little") + 8
-        whole = claimed in (size, size + 1)
+        whole = int.from_bytes(head[4:8], "little") + 8 <= size + 1
     elif head.startswith(b"GIF8"):
-        file.seek(max(0, size - 1))
-        whole = file.read() == b";"
+        whole = tail.rstrip(b"\0\r\n").endswith(b";")
     else:
         return
     if not whole:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import contextvars
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime, timezone
 from typing import Any
 
 from prefect import task
@@ -23,6 +23,7 @@ from prefect.runtime import task_run
 from prefect.states import Completed, Failed
 
 from prefect_nanobanana._budget import Budget
+from prefect_nanobanana._job import Job, NotSent, as_recorded, maybe_paid, metadata, tell
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana.errors import (
     AccessNotEnabled,
@@ -32,12 +33,10 @@ from prefect_nanobanana.errors import (
     LedgerError,
     NanoBananaError,
     NeverDelivered,
-    NotCharged,
-    StorageError,
 )
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.ledger import Ledger, Record
-from prefect_nanobanana.models import Credits, Generation, ImagePrompt, Outcome, OutcomeStatus
+from prefect_nanobanana.ledger import Ledger
+from prefect_nanobanana.models import ImagePrompt, OutcomeStatus
 from prefect_nanobanana.progress import Tracker
 from prefect_nanobanana.report import Told
 from prefect_nanobanana.storage import COPY_THREADS, Copied, Copier, slug
@@ -59,74 +58,6 @@ _STOPPING = (
     BucketNotUsable,
     LedgerError,
 )
-
-
-class NotSent(NanoBananaError):
-    """The run was stopped before this request left."""
-
-
-class Job:
-    """One prompt of a run. It is the client's `Witness`, and writes what it sees into the ledger.
-
-    Not a dataclass: Prefect walks through those that it finds in a task's parameters.
-
-    Args:
-        position: The prompt's place in the list, from 1.
-        record: What the ledger knows of it.
-        estimate: What it will cost in credits; None if the API does not say.
-        ledger: Where to write.
-    """
-
-    def __init__(self, position: int, record: Record, estimate: Credits | None, ledger: Ledger) -> None:
-        self.position = position
-        self.record = record
-        self.estimate = estimate
-        self.ledger = ledger
-        self.reused = not record.may_be_asked
-        self.generation: Generation | None = None
-        self.error: Exception | None = None
-        self.copy_errors: list[Exception] = []
-        self.stopped: Callable[[], str | None] = lambda: None
-        self.write_paid: Callable[[Job], None] = lambda _: None
-
-    @property
-    def prompt(self) -> ImagePrompt:
-        """What was asked for."""
-        return self.record.prompt
-
-    def sending(self) -> None:
-        """Write down that a request leaves; if that fails, or the run was stopped, it does not."""
-        why = self.stopped()
-        if why is not None:
-            raise NotSent(why)
-        self.record.state = "asked"
-        self.record.asked_at = datetime.now(timezone.utc)
-        self.record.asked_by = self.ledger.flow_run
-        self.record.message = None
-        try:
-            self.ledger.write(self.record)
-        except NanoBananaError:
-            self.record.state = "planned"
-            raise
-
-    def not_charged(self, error: NotCharged) -> None:
-        """Write down that the request cost nothing."""
-        self.record.state = "not_charged"
-        self.record.message = error.message
-        self.ledger.write(self.record)
-
-    def answered(self, generation: Generation) -> None:
-        """Write down what was paid, before the slot is free for the next request.
-
-        So a run that is killed leaves no more prompts `unknown` than it had requests in flight.
-        """
-        record = self.record
-        self.generation = record.generation = generation
-        record.message = generation.message
-        record.state = "generated" if generation.status == "completed" else generation.status
-        told = generation.credits_used
-        record.credits_used = told if told is not None else self.estimate or 0
-        self.write_paid(self)
 
 
 @task(
@@ -164,10 +95,10 @@ def _named_by_job() -> str:
 )
 def _copy(copier: Copier, place: int, url: str, key: str, job: Job) -> Any:
     try:
-        copied: Copied = copier.copy(url, key, _metadata(job.record))
-    except StorageError as error:
+        copied: Copied = copier.copy(url, key, metadata(job.record))
+    except Exception as error:  # whatever it is, the others go on and the record stays
         job.copy_errors.append(error)
-        return Failed(message=str(error))
+        return Failed(message=f"{type(error).__name__}: {error}")
     job.record.images[place] = copied.image
     job.record.thumbnails[place] = copied.thumbnail
     return Completed(message=copied.image.uri)
@@ -205,9 +136,10 @@ class Run:
         self._stopped: str | None = None
         self._stop_lock = threading.Lock()
         self.stop_error: NanoBananaError | None = None
+        self._refused: BucketNotUsable | None = None
         for job in jobs:
             job.stopped = lambda: self._stopped
-            job.write_paid = self._write
+            job.write = self._write
 
     def go(self) -> list[Told]:
         """Bring every job to its end.
@@ -226,7 +158,7 @@ class Run:
                 elif job.record.state == "generated":
                     asked.append(_submit(copying, self._finish_copy, job))
                 else:
-                    self._end_as_recorded(job)
+                    self._end(job, *as_recorded(job.record, job.estimate))
             # An ask ends with a copy under way, whose future it hands on.
             for future in asked:
                 copy = future.result()
@@ -265,25 +197,23 @@ class Run:
         except Exception as error:  # Prefect's own, as when its server is away
             job.error = job.error or error
         if job.record.state == "asked":
-            # It left, and nothing says that it was not charged.
-            job.record.state = "unknown"
-            job.record.message = str(job.error or "no answer was recorded")
-            self._write(job)
+            job.lost()
 
-    def _write(self, job: Job) -> None:
-        """Write the record of something paid, and do not give up soon."""
-        pace = Pace(WRITE_AGAIN_FOR_SECONDS, again=(LedgerError,))
+    def _write(self, job: Job) -> bool:
+        """Write the record of something asked, and do not give up soon; say whether it was written."""
+        given_up = isinstance(self.stop_error, BucketNotUsable)
+        pace = Pace(0 if given_up else WRITE_AGAIN_FOR_SECONDS, again=(LedgerError, BucketNotUsable))
         while True:
             try:
                 self._ledger.write(job.record)
-                return
+                return True
             except (BucketNotUsable, LedgerError) as error:
                 try:
                     delay = pace.delay_seconds(error)
                 except NanoBananaError:
                     self._unrecorded(job, error)
-                    return
-            threading.Event().wait(delay)
+                    return False
+            time.sleep(delay)
 
     def _unrecorded(self, job: Job, error: NanoBananaError) -> None:
         """Say what could not be written, so that a person can still save it."""
@@ -304,30 +234,32 @@ class Run:
         record = job.record
         text = record.prompt.name or record.prompt.prompt
         for place, url in record.missing.items():
-            if isinstance(self.stop_error, BucketNotUsable):
-                job.copy_errors.append(self.stop_error)
+            if self._refused is not None:
+                job.copy_errors.append(self._refused)
                 break
             name = f"{slug(text)}-{record.key[:8]}-{place}"
             key = self._ledger.bucket.key(self._ledger.batch, "images", name)
             try:
                 _copy(self._copier, place, url, key, job, return_state=True)
-            except Exception as error:
+            except Exception as error:  # Prefect's own
                 job.copy_errors.append(error)
         for problem in job.copy_errors:
             if isinstance(problem, BucketNotUsable):
+                self._refused = problem
                 self._stop(str(problem), problem)
         urls = len(record.generation.image_urls) if record.generation else 0
         if record.missing:
-            record.message = (
-                f"paid, but {len(record.missing)} of {urls} images could not be copied: "
-                f"{job.copy_errors[0]}; run the batch again within {URL_LIFETIME_DAYS} days to copy them"
-            )
-            self._write(job)
+            why = job.copy_errors[0] if job.copy_errors else "the task that copies it failed"
+            lost = f"paid, but {len(record.missing)} of {urls} images could not be copied: {why}; "
+            record.message = f"{lost}run the batch again within {URL_LIFETIME_DAYS} days to copy them"
+            if not self._write(job):
+                record.message = f"{lost}this could not be recorded either: the log has their addresses"
             self._end(job, "failed", record.message)
         else:
             record.state, record.message = "stored", None
-            self._write(job)
-            self._end(job, "stored", None)
+            written = self._write(job)
+            unwritten = "its record could not be written, so the next run will not know of it"
+            self._end(job, "stored", None if written else unwritten)
 
     def _end_asked(self, job: Job) -> None:
         """End a job that was asked and yields nothing to copy."""
@@ -338,41 +270,18 @@ class Run:
             status: OutcomeStatus = record.state
             message = record.message
             if status == "unknown":
-                message = f"{message}; {_maybe_paid(job)}"
+                message = f"{message}; {maybe_paid(job.estimate)}"
             self._end(job, status, message)
         elif isinstance(error, CreditsUsedUp | NotSent):
             self._end(job, "skipped", str(error))
         else:
             self._end(job, "failed", str(error or "it was not asked"))
 
-    def _end_as_recorded(self, job: Job) -> None:
-        """End a job that an earlier run had brought to its end, or had died in."""
-        record, message = job.record, job.record.message
-        status: OutcomeStatus = "unknown"
-        if record.state in ("stored", "warning", "failed"):
-            status = record.state
-        elif record.state == "asked":
-            when = f"{record.asked_at:%Y-%m-%d %H:%M} UTC" if record.asked_at else "some time"
-            message = f"a run that asked at {when} died before the answer came; {_maybe_paid(job)}"
-        else:
-            message = f"{message}; {_maybe_paid(job)}"
-        self._end(job, status, message)
-
     def _end(self, job: Job, status: OutcomeStatus, message: str | None) -> None:
         record = job.record
-        generation = record.generation if status != "skipped" else None
-        outcome = Outcome(
-            position=job.position,
-            prompt=job.prompt,
-            status=status,
-            generation=generation and _without_data(generation),
-            images=tuple(record.images[n] for n in sorted(record.images)),
-            credits_used=record.credits_used,
-            reused=job.reused and record.credits_used > 0,
-            message=message,
-        )
-        thumbnails = tuple(record.thumbnails.get(n, "") for n in sorted(record.images))
-        self._told[job.position] = Told(outcome, thumbnails)
+        told = tell(job.position, record, status, message, reused=job.reused)
+        outcome = told.outcome
+        self._told[job.position] = told
         level = logging.INFO if status == "stored" else logging.WARNING
         note = f": {message}" if message else f", {len(outcome.images)} images"
         paid = f"{record.credits_used} credits" + (" paid earlier" if job.reused else "")
@@ -395,27 +304,3 @@ class Run:
 def _submit(pool: ThreadPoolExecutor, work: Callable[..., Any], *args: Any) -> Future[Any]:
     # Prefect finds the flow run that a task belongs to in the context.
     return pool.submit(contextvars.copy_context().run, work, *args)
-
-
-def _maybe_paid(job: Job) -> str:
-    cost = "an unknown number of" if job.estimate is None else job.estimate
-    return f"maybe paid ({cost} credits), and not asked again"
-
-
-def _metadata(record: Record) -> Mapping[str, str]:
-    generation = record.generation
-    return {
-        "model": generation.model if generation else record.request.model,
-        "generation-id": (generation and generation.generation_id) or "",
-        "credits": str(record.credits_used),
-        "prompt": record.request.prompt,
-    }
-
-
-def _without_data(generation: Generation) -> Generation:
-    """The generation without pictures in its URLs, which would swell reports and manifests."""
-    urls = tuple(
-        url.partition(",")[0] + ",..." if url.startswith("data:") else url
-        for url in generation.image_urls
-    )
-    return generation.model_copy(update={"image_urls": urls})

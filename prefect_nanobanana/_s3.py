@@ -37,6 +37,10 @@ _UNUSABLE = {
 """What no retry helps against, by S3's error codes, and the cure."""
 
 
+class StoreAway(StorageError):
+    """The store could not be reached for longer than boto3 tries; it may come back."""
+
+
 class Bucket:
     """A bucket block, opened.
 
@@ -158,8 +162,10 @@ class Bucket:
             return BucketNotUsable(
                 f"bucket {self.name!r}: there are no credentials for it: set them in the block ({kind})"
             )
-        if kind == "EndpointConnectionError" or isinstance(error, ValueError):
-            return BucketNotUsable(
+        if isinstance(error, ValueError):
+            return BucketNotUsable(f"bucket {self.name!r}: the endpoint URL is wrong ({error})")
+        if kind == "EndpointConnectionError":
+            return StoreAway(
                 f"bucket {self.name!r}: the store cannot be reached: check the endpoint URL ({error})"
             )
         return StorageError(f"S3 could not be used for {what} ({kind}: {error})")

@@ -20,7 +20,14 @@ import httpx
 from prefect_nanobanana._answers import Answer, read_credits, read_generation, read_models
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana._version import __version__
-from prefect_nanobanana.errors import ApiError, NeverDelivered, NotCharged, Paced, UnknownOutcome
+from prefect_nanobanana.errors import (
+    AnswerNotUnderstood,
+    ApiError,
+    NeverDelivered,
+    NotCharged,
+    Paced,
+    UnknownOutcome,
+)
 from prefect_nanobanana.models import (
     DEFAULT_ASPECT_RATIO,
     DEFAULT_MODEL,
@@ -149,7 +156,8 @@ class _Core:
 
     def _fault(self, error: httpx.HTTPError) -> ApiError:
         """Say what a transport's fault means for money."""
-        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        words = self._without_key(str(error))
+        what = f"{type(error).__name__}: {words}" if words else type(error).__name__
         # Only these are raised before the first byte of the request is written.
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
             return NeverDelivered(f"{self._base_url} was not reached ({what})")
@@ -166,18 +174,19 @@ class _Core:
         if time.monotonic() - started > self._timeout:
             raise UnknownOutcome(f"no whole answer within {self._timeout:g} s")
 
-    def _without_key(self, error: ApiError) -> ApiError:
-        """Take the key out of an error's words, should a server have sent it back."""
-        if self._api_key and self._api_key in error.message:
-            error.message = error.message.replace(self._api_key, "[key]")
-            error.args = (error.message,)
-        return error
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._api_key, "[key]")
 
     def _read(self, answer: Answer, read: Callable[[Answer], T]) -> T:
+        # Should a server send the key back, it goes no further than this: not into a message either.
+        headers = {name: self._without_key(value) for name, value in answer.headers.items()}
+        content = answer.content.replace(self._api_key.encode(), b"[key]")
         try:
-            return read(answer)
-        except ApiError as error:
-            raise self._without_key(error) from None
+            return read(Answer(answer.status, headers, content))
+        except (ValueError, ArithmeticError, LookupError, TypeError) as error:
+            raise AnswerNotUnderstood(
+                f"the answer cannot be read ({type(error).__name__})", status_code=answer.status
+            ) from None
 
     @contextmanager
     def _learning(self) -> Iterator[None]:
@@ -318,7 +327,7 @@ class NanoBananaClient(_Core):
                     self._too_much(len(content), started)
                 return Answer(response.status_code, response.headers, bytes(content))
         except httpx.HTTPError as error:
-            raise self._without_key(self._fault(error)) from None
+            raise self._fault(error) from None
 
 
 class AsyncNanoBananaClient(_Core):
@@ -409,4 +418,4 @@ class AsyncNanoBananaClient(_Core):
                     self._too_much(len(content), started)
                 return Answer(response.status_code, response.headers, bytes(content))
         except httpx.HTTPError as error:
-            raise self._without_key(self._fault(error)) from None
+            raise self._fault(error) from None

@@ -13,9 +13,10 @@ from prefect_aws import S3Bucket
 from pydantic import Field
 
 from prefect_nanobanana._budget import Budget
-from prefect_nanobanana._run import Job, Run
+from prefect_nanobanana._job import Job, as_recorded, tell
+from prefect_nanobanana._run import Run
 from prefect_nanobanana._s3 import Bucket
-from prefect_nanobanana.errors import ApiError, InvalidInput, RunFailed, StorageError
+from prefect_nanobanana.errors import ApiError, InvalidInput, LedgerError, RunFailed, StorageError
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.ledger import Ledger, Record, check_batch, prompt_keys
 from prefect_nanobanana.models import (
@@ -103,7 +104,7 @@ def generate_images(
         manifest_uri=opened.uri(opened.key(name, "manifest.jsonl")),
         gallery_uri=opened.uri(opened.key(name, "index.html")),
     )
-    report = _publish(report, told, opened, logger)
+    report = _publish(report, told + _earlier(jobs, ledger, logger), opened, logger)
     # The final state carries the message; a caller of the flow gets the report out of it.
     return cast(RunReport, _final_state(report, fail_on))
 
@@ -159,8 +160,10 @@ def _problems(request: ImageRequest, models: dict[str, ImageModel]) -> list[str]
 
 
 def _trusted_hosts(generator: NanoBananaGenerator) -> list[str]:
-    parts = urlsplit(generator.credentials.base_url)
-    return [parts.hostname] if parts.scheme == "http" and parts.hostname else []
+    # A base URL over plain http is one on this machine, by whatever name.
+    local = generator.credentials.base_url.startswith("http://")
+    host = urlsplit(generator.credentials.base_url).hostname or ""
+    return ["localhost", "127.0.0.1", "::1", host] if local else []
 
 
 def _balance(generator: NanoBananaGenerator, logger: Any) -> Credits | None:
@@ -170,6 +173,20 @@ def _balance(generator: NanoBananaGenerator, logger: Any) -> Credits | None:
     except ApiError as error:
         logger.warning("The account's balance could not be read: %s", error)
         return None
+
+
+def _earlier(jobs: list[Job], ledger: Ledger, logger: Any) -> list[Told]:
+    """What earlier lists of the batch left, so that manifest and gallery go on naming its images."""
+    try:
+        records = ledger.read_others([job.record.key for job in jobs])
+    except (StorageError, LedgerError) as error:
+        logger.warning("The batch's other records could not be read: %s", error)
+        return []
+    kept = [record for record in records.values() if not record.may_be_asked]
+    return [
+        tell(position, record, *as_recorded(record, None), reused=True)
+        for position, record in enumerate(kept, len(jobs) + 1)
+    ]
 
 
 def _publish(report: RunReport, told: list[Told], bucket: Bucket, logger: Any) -> RunReport:
@@ -183,14 +200,14 @@ def _publish(report: RunReport, told: list[Told], bucket: Bucket, logger: Any) -
             if field == "gallery_uri":
                 body = gallery_page(report, told, bucket)
             else:
-                body = manifest(report.outcomes)
+                body = manifest([item.outcome for item in told])
             bucket.put(bucket.key(report.batch, name), body, content_type)
         except StorageError as error:
             logger.error("%s could not be written: %s", name, error)
             report = report.model_copy(update={field: None})
     try:
         create_markdown_artifact(
-            artifact_markdown(report, told),
+            artifact_markdown(report, told[: report.prompts]),
             key=f"nanobanana-{slug(report.batch, 60)}",
             description=summary(report),
         )

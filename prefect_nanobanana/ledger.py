@@ -53,6 +53,7 @@ class Record(BaseModel):
         asked_at: When the last request left.
         asked_by: The flow run that sent it.
         generation: What the API answered.
+        generation_id: The id of a generation whose outcome is unknown, if an answer named one.
         credits_used: What it cost; an estimate where `generation.credits_used` is None.
         images: What is in S3, by the place of its URL in the generation.
         thumbnails: Small pictures as `data:` URLs, by the same places.
@@ -70,6 +71,7 @@ class Record(BaseModel):
     asked_at: datetime | None = None
     asked_by: str | None = None
     generation: Generation | None = None
+    generation_id: str | None = None
     credits_used: Credits = 0
     images: dict[int, StoredImage] = {}
     thumbnails: dict[int, str] = {}
@@ -115,10 +117,12 @@ class Ledger:
             BucketNotUsable: If the bucket does not let itself be read.
             LedgerError: If any record that exists cannot be read.
         """
-        known = set(self.bucket.keys(self.bucket.key(self.batch, "records") + "/"))
-        keys = [key for key in wanted if self._path(key) in known]
-        with ThreadPoolExecutor(POOL_CONNECTIONS // 2) as pool:
-            return {record.key: record for record in pool.map(self._read, keys)}
+        known = self._known()
+        return self._read_all([key for key in wanted if key in known])
+
+    def read_others(self, wanted: Iterable[str]) -> dict[str, Record]:
+        """Read the records of the batch that are not of these prompts; see `read`."""
+        return self._read_all(sorted(self._known() - set(wanted)))
 
     def write(self, record: Record) -> None:
         """Write a record.
@@ -135,6 +139,15 @@ class Ledger:
             raise
         except StorageError as error:
             raise LedgerError(f"a record could not be written: {error}") from None
+
+    def _known(self) -> set[str]:
+        prefix = self.bucket.key(self.batch, "records") + "/"
+        names = (key.removeprefix(prefix) for key in self.bucket.keys(prefix))
+        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+
+    def _read_all(self, keys: Sequence[str]) -> dict[str, Record]:
+        with ThreadPoolExecutor(POOL_CONNECTIONS // 2) as pool:
+            return {record.key: record for record in pool.map(self._read, keys)}
 
     def _path(self, key: str) -> str:
         return self.bucket.key(self.batch, "records", f"{key}.json")

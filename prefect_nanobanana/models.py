@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 Mode = Literal["sync"]
 GenerationStatus = Literal["completed", "warning", "failed"]
@@ -20,6 +20,24 @@ MAX_QUANTITY = 4
 """Images per generation; the API clamps to 1..4 (vendor's documentation)."""
 MAX_PROMPT_CHARACTERS = 8000
 """Our own bound, to catch a file pasted into a cell; the API documents none."""
+
+
+def refuse_half_characters(value: str) -> str:
+    """Refuse text that cannot be written as UTF-8.
+
+    Raises:
+        ValueError: If it holds half of a character, as JSON of careless programs does.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"character {error.start + 1} is half of one (a lone surrogate): write the text anew"
+        ) from None
+    return value
+
+
+Text = Annotated[str, AfterValidator(refuse_half_characters)]
 
 
 def clean_reference_urls(urls: list[str]) -> list[str]:
@@ -57,22 +75,22 @@ class ImagePrompt(_Frozen):
     """
 
     # Titles label the form in Prefect's UI, which shows class names where they are missing.
-    prompt: str = Field(title="Prompt", description="The text to draw.")
-    name: str | None = Field(
+    prompt: Text = Field(title="Prompt", description="The text to draw.")
+    name: Text | None = Field(
         default=None,
         title="Name",
         description="A name of your own; it names the files.",
     )
-    model: str | None = Field(
+    model: Text | None = Field(
         default=None, title="Model", description="Instead of the generator's model."
     )
-    aspect_ratio: str | None = Field(
+    aspect_ratio: Text | None = Field(
         default=None, title="Aspect ratio", description="Instead of the generator's, as 16:9."
     )
     quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)] | None = Field(
         default=None, title="Images", description="Instead of the generator's, 1 to 4."
     )
-    reference_image_urls: list[str] | None = Field(
+    reference_image_urls: list[Text] | None = Field(
         default=None,
         title="Reference images",
         description="Instead of the generator's; web addresses that the API can fetch.",

@@ -128,7 +128,7 @@ def _read(source: str, read_s3: Callable[[str], bytes]) -> bytes:
                 "on the machine that runs the flow, an s3:// address or a web address"
             ) from None
     if len(content) > MAX_FILE_BYTES:
-        raise InvalidInput(f"{source}: is larger than {MAX_FILE_BYTES} bytes: split it")
+        raise InvalidInput(f"{source.split('?')[0]}: is larger than {MAX_FILE_BYTES} bytes: split it")
     return content
 
 
@@ -163,7 +163,7 @@ def _parse(name: str, text: str) -> list[tuple[int, Any]]:
     lowered = name.lower()
     if lowered.endswith(".txt"):
         lines = enumerate(text.splitlines(), 1)
-        return [(n, line) for n, line in lines if line.strip() and not line.startswith("#")]
+        return [(n, line) for n, line in lines if line.strip() and not line.startswith("# ")]
     if lowered.endswith(".jsonl"):
         return list(_parse_jsonl(name, text))
     if lowered.endswith(".csv"):
@@ -191,6 +191,7 @@ def _parse_csv(name: str, text: str) -> Iterator[tuple[int, Any]]:
         if not columns:
             return  # an empty file, which is an empty list
         unknown = [_unknown(column) for column in columns if column not in COLUMNS]
+        unknown += [f"the column {c!r} is there twice" for c in COLUMNS if columns.count(c) > 1]
         if "prompt" not in columns and not unknown:
             unknown = ["there is no column 'prompt': name the columns in the first line"]
         if unknown:

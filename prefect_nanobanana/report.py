@@ -143,10 +143,17 @@ def manifest(outcomes: Sequence[Outcome]) -> bytes:
 
 
 def gallery_page(report: RunReport, told: Sequence[Told], bucket: Bucket) -> bytes:
-    """The gallery page `index.html`, which lies beside `images/` and links to it by relative paths."""
+    """The gallery page `index.html`, which lies beside `images/` and links to it by relative paths.
+
+    Args:
+        report: The run's report.
+        told: What to show: the run's outcomes, and after them those of earlier lists of the batch.
+        bucket: Where the page will lie.
+    """
     base = bucket.key(report.batch) + "/"
     page = _template().render(
         report=report,
+        counts=Counter(item.outcome.status for item in told),
         summary=summary(report),
         books=books(report),
         told=[

@@ -20,6 +20,9 @@ from contextlib import asynccontextmanager, contextmanager
 
 from prefect_nanobanana.errors import ConcurrencyLimitReached, Paced
 
+LONGEST_PAUSE_SECONDS = 120.0
+"""No refusal holds everybody back for longer; who then meets another one waits again."""
+
 
 class Slots:
     """The slots of one account; a `client.Gate`.
@@ -86,7 +89,8 @@ class Slots:
                 if error.limit:
                     self._learned = error.limit
                 if error.retry_after_seconds:
-                    until = time.monotonic() + error.retry_after_seconds
+                    asked = min(error.retry_after_seconds, LONGEST_PAUSE_SECONDS)
+                    until = time.monotonic() + asked
                     self._pause_until = max(self._pause_until, until)
 
     def _queue(self) -> Future[None]:

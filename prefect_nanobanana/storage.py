@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from prefect_nanobanana._answers import retry_after_seconds
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana._pictures import NotAPicture, Picture, inspect
-from prefect_nanobanana._s3 import Bucket
+from prefect_nanobanana._s3 import Bucket, StoreAway
 from prefect_nanobanana._version import __version__
 from prefect_nanobanana.errors import ImageNotCopied
 from prefect_nanobanana.models import StoredImage
@@ -108,15 +108,17 @@ class Copier:
                 something else.
             BucketNotUsable: If the bucket refuses.
         """
-        pace = Pace(self._retry_for, again=(_Passing,))
+        pace = Pace(self._retry_for, again=(_Passing, StoreAway))
         while True:
             try:
                 with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as file:
                     sha256 = self._fetch(url, file)
                     picture = _inspected(file, url)
                     return self._store(file, sha256, picture, url, key, dict(metadata or {}))
-            except _Passing as error:
+            except (_Passing, StoreAway) as error:
                 delay = pace.delay_seconds(error)
+            except OSError as error:
+                raise ImageNotCopied(f"{_shown(url)}: no room for a copy on the way ({error})") from None
             time.sleep(delay)
 
     def _fetch(self, url: str, file: IO[bytes]) -> bytes:
@@ -318,6 +320,7 @@ def _shown(url: str) -> str:
         return url[:40].partition(",")[0] + ",..."
     try:
         parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        return url[:80]
-    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+        return url.partition("?")[0][:80]
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"

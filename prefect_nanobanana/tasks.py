@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import task_run
 
@@ -119,7 +120,7 @@ def copy_image_to_s3(
         return copier.copy(image_url, opened.key(key.strip("/")), metadata).image
 
 
-@task(name="get_credits")
+@task(name="get_credits", cache_policy=NO_CACHE)
 def get_credits(credentials: NanoBananaCredentials) -> Credits:
     """Read an account's balance in credits.
 
@@ -130,7 +131,7 @@ def get_credits(credentials: NanoBananaCredentials) -> Credits:
         return client.credits()
 
 
-@task(name="list_models")
+@task(name="list_models", cache_policy=NO_CACHE)
 def list_models(credentials: NanoBananaCredentials) -> list[ImageModel]:
     """List the models that the API offers, with their prices in credits.
 

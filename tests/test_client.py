@@ -166,6 +166,15 @@ SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
         {**SUCCESS, "imageUrls": [None, " ", " https://i/1.png ", 7]},
         {"image_urls": ("https://i/1.png",)},
     ),
+    "half a character in the words": (
+        {"success": False, "error": "no \ud83d image"},
+        {"status": "failed", "message": "no ? image"},
+    ),
+    "credits without end": ({**SUCCESS, "creditsUsed": float("inf")}, {"credits_used": None}),
+    "a URL that is none": (
+        {**SUCCESS, "imageUrls": ["https://[bad"]},
+        {"image_urls": ("https://[bad",)},
+    ),
     "a list as null": (
         {"success": True, "imageUrls": None, "outputImageUrls": ["https://i/1.png"]},
         {"image_urls": ("https://i/1.png",)},
@@ -495,6 +504,29 @@ def test_the_key_is_in_no_error(ask: Ask, status: int) -> None:
     assert "secret" not in told
 
 
+def test_the_key_is_in_no_generation(ask: Ask) -> None:
+    def answer(seen: Seen) -> Reply:
+        said = seen.headers["authorization"]
+        return _json({"success": False, "error": "x" * 190 + said, "generationId": said})
+
+    with Scripted(answer) as server:
+        generation = ask(server.url, "generate", "x")
+    assert "secret" not in repr(generation)
+    assert "[key]" in str(generation.message)
+
+
+def test_an_answer_that_breaks_the_reader_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Generation:
+        raise OverflowError("too much")
+
+    monkeypatch.setattr("prefect_nanobanana.client.read_generation", broken)
+    with (
+        Scripted(lambda _: _json(SUCCESS)) as server,
+        pytest.raises(AnswerNotUnderstood, match="OverflowError"),
+    ):
+        _sync(server.url, "generate", "x")
+
+
 def test_the_key_is_in_no_repr() -> None:
     with NanoBananaClient(KEY) as client:
         assert "secret" not in repr(client)
@@ -533,6 +565,20 @@ NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
 )
 def test_retry_after(value: str, seconds: float | None) -> None:
     assert retry_after_seconds({"retry-after": value}, NOW) == seconds
+
+
+def test_a_date_is_read_by_the_servers_own_clock() -> None:
+    headers = {
+        "retry-after": "Sun, 22 Nov 2026 12:00:07 GMT",
+        "date": "Sun, 22 Nov 2026 12:00:05 GMT",
+    }
+    assert retry_after_seconds(headers) == 2
+
+
+def test_no_wait_at_all_is_no_hot_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pace, "FIRST_DELAY_SECONDS", 0.5)
+    pace = _pace.Pace(60)
+    assert min(pace.delay_seconds(ServerBusy("x", retry_after_seconds=0)) for _ in range(5)) >= 0.5
 
 
 def test_retry_after_absent() -> None:

@@ -28,10 +28,15 @@ def _file(tmp_path: Path, name: str, content: str | bytes) -> Path:
 
 
 def test_txt(tmp_path: Path) -> None:
-    path = _file(tmp_path, "p.txt", "# mine\na cat\n\n  a dog, sitting  \r\n")
+    path = _file(tmp_path, "p.txt", "# mine\na cat\n\n  a dog, sitting  \r\n#nofilter sunset\n")
     listed = _gather(path, given=["first"])
-    assert [i.prompt.prompt for i in listed] == ["first", "a cat", "a dog, sitting"]
-    assert [i.place for i in listed] == ["prompts, row 1", "p.txt, line 2", "p.txt, line 4"]
+    assert [i.prompt.prompt for i in listed] == [
+        "first",
+        "a cat",
+        "a dog, sitting",
+        "#nofilter sunset",
+    ]
+    assert [i.place for i in listed][:3] == ["prompts, row 1", "p.txt, line 2", "p.txt, line 4"]
 
 
 CSV = (
@@ -102,6 +107,12 @@ WRONG: dict[str, tuple[str, str | bytes, str]] = {
     ),
     "bad reference": ("p.csv", "prompt,reference_image_urls\na,cat.png\n", "is not a web address"),
     "unquoted comma": ("p.csv", "prompt,name\na cat, sitting,b\n", "3 cells for 2 columns: put quotes"),
+    "a column twice": ("p.csv", "prompt,prompt\na,b\n", "the column 'prompt' is there twice"),
+    "half a character": (
+        "p.jsonl",
+        '{"prompt": "a \\ud83d cat", "name": "n"}',
+        "line 1: prompt: character 3 is half of one",
+    ),
     "open quote": ("p.csv", 'prompt\n"a cat\n', "is not CSV"),
     "too long": ("p.txt", "x" * 8001, "8001 characters: shorten it to at most 8000"),
     "not utf-8": ("p.csv", "prompt\na\nKäse\n".encode("latin-1"), "line 3: is not UTF-8: save"),
@@ -149,8 +160,8 @@ def test_files_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(InvalidInput, match="larger than 10 bytes"):
         _gather(_file(tmp_path, "p.txt", "x" * 11))
     with Scripted(lambda _: Reply(b"x" * 50)) as server:
-        with pytest.raises(InvalidInput, match="larger than 10 bytes"):
-            _gather(server.url + "/p.txt")
+        with pytest.raises(InvalidInput, match=r"/p\.txt: is larger than 10 bytes"):
+            _gather(server.url + "/p.txt?sig=hush")
 
 
 def test_from_the_web() -> None:

@@ -142,8 +142,31 @@ def test_stream(sandbox: Sandbox, prompt: str, last: str) -> None:
     response = _post(sandbox, prompt=prompt, mode="stream")
     assert response.headers["content-type"] == "text/event-stream"
     events = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
-    assert [event["type"] for event in events] == ["status", "status", last]
+    assert [event["type"] for event in events] == ["status", last]
     assert events[-1]["data"]["success"] is (last == "complete")
+
+
+def test_a_stream_has_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefect_nanobanana.sandbox.handler.HEARTBEAT_SECONDS", 0.05)
+    with Sandbox(latency=0.4, picture_pixels=32) as sandbox:
+        text = _post(sandbox, prompt="x", mode="stream", quantity=3).text
+    assert text.count('"Processing"') >= 2
+    assert sandbox.account.charged == 1, "streaming forces the quantity to 1"
+
+
+@pytest.mark.parametrize("fault", ["reset_after", "cut", "bad_json", "empty", "500", "502"])
+@pytest.mark.parametrize("mode", ["async", "stream"])
+def test_faults_reach_every_mode(sandbox: Sandbox, mode: str, fault: str) -> None:
+    sandbox.faults.queue(fault)
+    try:
+        response = _post(sandbox, prompt="x", mode=mode)
+    except httpx.HTTPError:
+        assert fault in ("reset_after", "cut")
+    else:
+        text = response.text
+        assert '"complete"' not in text
+        assert response.status_code >= 500 or not (text.endswith("}") and '"async"' in text)
+    assert sandbox.account.charged == 1
 
 
 @pytest.mark.parametrize(

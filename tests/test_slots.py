@@ -101,6 +101,13 @@ def test_retry_after_holds_everybody_back() -> None:
     assert min(waits) >= 0.29
 
 
+def test_no_refusal_holds_everybody_back_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefect_nanobanana.slots.LONGEST_PAUSE_SECONDS", 0.1)
+    slots = Slots(1)
+    slots.paced(ConcurrencyLimitReached("x", retry_after_seconds=86400))
+    assert _wait(slots, time.monotonic()) < 10
+
+
 def _wait(slots: Slots, started: float) -> float:
     with slots.hold():
         return time.monotonic() - started

@@ -198,6 +198,7 @@ def test_data_urls(bucket: S3Bucket, folder: Path, url: str) -> None:
         ("not a url", "cannot be fetched"),
         ("http://127.0.0.2:1/x.png", "not https"),
         ("http://[", "not https"),
+        ("https://127.0.0.1:99999/x.png", "could not be fetched"),
     ],
 )
 def test_urls_that_are_never_followed(bucket: S3Bucket, folder: Path, url: str, says: str) -> None:
@@ -337,7 +338,7 @@ def test_access_denied_is_final_and_said(make_bucket: MakeBucket, s3: Any, metho
         ({"user": "nobody"}, "not known|access is denied"),
         ({"bucket_name": "no-such-bucket"}, "does not exist"),
         ({"endpoint_url": "http://127.0.0.1:1"}, "cannot be reached"),
-        ({"endpoint_url": "nonsense"}, "cannot be reached|endpoint"),
+        ({"endpoint_url": "nonsense"}, "the endpoint URL is wrong"),
         ({"bucket_name": "Not A Name!"}, "Not A Name!"),
     ],
 )
@@ -371,6 +372,34 @@ def test_every_truncation_is_noticed(content: bytes) -> None:
             file.write(content[:length])
             with pytest.raises(NotAPicture):
                 inspect(file)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [PNG + b"\n", JPEG + b"\0\0", WEBP + b"extra", _gif() + b"\r\n"],
+    ids=["png", "jpeg", "webp", "gif"],
+)
+def test_bytes_after_the_end_harm_no_picture(content: bytes) -> None:
+    with tempfile.SpooledTemporaryFile() as file:
+        file.write(content)
+        assert inspect(file).width > 0  # type: ignore[arg-type]
+
+
+def test_a_jpeg_with_further_pictures_is_a_jpeg(bucket: S3Bucket) -> None:
+    out = io.BytesIO()
+    pictures = [Image.new("RGB", (64, 48), color) for color in ("red", "blue")]
+    pictures[0].save(out, "MPO", save_all=True, append_images=pictures[1:])
+    with Scripted(lambda _: Reply(out.getvalue())) as host:
+        assert _copy(bucket, host.url).image.content_type == "image/jpeg"
+
+
+def test_no_room_on_the_way_is_said(bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("prefect_nanobanana.storage.inspect", full)
+    with Scripted(lambda _: Reply(PNG)) as host, pytest.raises(ImageNotCopied, match="No space left"):
+        _copy(bucket, host.url)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from prefect_nanobanana.sandbox.wire import HTML, WireHandler
 if TYPE_CHECKING:
     from prefect_nanobanana.sandbox.server import Sandbox
 
+HEARTBEAT_SECONDS = 15.0
 _LIBRARY_AGENTS = re.compile(
     r"^$|python-httpx|python-requests|python-urllib|aiohttp|urllib3|curl/|wget/|go-http-client|boto",
     re.I,
@@ -116,7 +117,7 @@ class ApiHandler(WireHandler):
         finally:
             account.give_slot()
         if row.mode == "sync":
-            self._generated(row, fault)
+            self._deliver(self._result(row), fault)
 
     def _note(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -154,12 +155,13 @@ class ApiHandler(WireHandler):
             "prompt": prompt,
             "model": model.name,
             "mode": mode,
-            "quantity": min(4, max(1, quantity)),
+            "quantity": 1 if mode == "stream" else min(4, max(1, quantity)),
             "references": references,
             "aspect_ratio": str(fields.get("aspectRatio") or "default"),
         }
 
-    def _generated(self, row: GenerationRow, fault: str | None) -> None:
+    def _deliver(self, result: dict[str, Any], fault: str | None) -> None:
+        """Answer what is charged already, well or badly."""
         if fault == "reset_after":
             self.reset()
         elif fault == "stall":
@@ -171,13 +173,10 @@ class ApiHandler(WireHandler):
         elif fault in ("bad_json", "empty", "html"):
             broken = {"bad_json": b'{"success": true, "imageU', "empty": b"", "html": HTML}
             self.answer(200, broken[fault])
-        elif fault == "cut":
-            self.answer(200, self._result(row), cut=True)
+        elif fault == "no_credits_told":
+            self.answer(200, {k: v for k, v in result.items() if "redits" not in k})
         else:
-            result = self._result(row)
-            if fault == "no_credits_told":
-                del result["creditsUsed"], result["remainingCredits"]
-            self.answer(200, result)
+            self.answer(200, result, cut=fault == "cut")
 
     def _result(self, row: GenerationRow) -> dict[str, Any]:
         urls = [self.sandbox.url(path) for path in row.files]
@@ -211,27 +210,43 @@ class ApiHandler(WireHandler):
             self.answer(503, busy)
             return
         threading.Thread(target=self.sandbox.finish, args=(row, fault), daemon=True).start()
-        self.answer(
-            200,
-            {
-                "success": True,
-                "async": True,
-                "generationId": row.generation_id,
-                "message": "Generation started",
-                "creditsUsed": row.credits,
-                "remainingCredits": self.sandbox.account.credits,
-            },
-        )
+        result = {
+            "success": True,
+            "async": True,
+            "generationId": row.generation_id,
+            "message": "Generation started",
+            "creditsUsed": row.credits,
+            "remainingCredits": self.sandbox.account.credits,
+        }
+        self._deliver(result, fault)
 
     def _stream(self, row: GenerationRow, fault: str | None) -> None:
+        """Answer with events; `fault` breaks off after the first, or garbles what comes between."""
+        if fault in ("500", "502", "503_html", "504"):
+            self.sandbox.finish(row, fault)
+            self._deliver({}, fault)
+            return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
         self._event({"type": "status", "message": "Generation started", "progress": 5})
-        self._event({"type": "status", "message": "Drawing", "progress": 50})
-        self.sandbox.finish(row, fault)
+        finished = threading.Thread(target=self.sandbox.finish, args=(row, fault), daemon=True)
+        finished.start()
+        while finished.is_alive():
+            finished.join(HEARTBEAT_SECONDS)
+            if finished.is_alive():
+                self._event({"type": "status", "message": "Processing", "progress": 0})
+        if fault in ("reset_after", "stall", "cut"):
+            if fault == "stall":
+                self.sandbox.stopping.wait()
+            if fault != "cut":
+                self.reset()
+            return
+        if fault in ("bad_json", "html", "empty"):
+            self.wfile.write(b'data: {"type": "comp\n\n' if fault == "bad_json" else b": nothing\n\n")
+            return
         last = "complete" if row.status == "completed" else "error"
         message = row.message or "Done"
         self._event({"type": last, "message": message, "progress": 100, "data": self._result(row)})
