@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
+from uuid import uuid4
 
 from prefect_nanobanana.errors import ApiError, NanoBananaError, NotCharged
-from prefect_nanobanana.ledger import Ledger, Record
+from prefect_nanobanana.ledger import Claimed, Ledger, Record
 from prefect_nanobanana.models import Credits, Generation, ImagePrompt, Outcome, OutcomeStatus
 from prefect_nanobanana.report import Told
 
@@ -45,21 +46,32 @@ class Job:
         return self.record.prompt
 
     def sending(self) -> None:
-        """Write down that a request leaves; if that fails, or the run was stopped, it does not."""
+        """Write down that a request leaves.
+
+        Raises:
+            NotSent: If the run was stopped; the request does not leave.
+            Claimed: If another run of the batch asks for the same; likewise.
+            NanoBananaError: If it could not be written; likewise.
+        """
         why = self.stopped()
         if why is not None:
             raise NotSent(why)
         self.record.state = "asked"
         self.record.asked_at = datetime.now(timezone.utc)
         self.record.asked_by = self.ledger.flow_run
+        self.record.attempt = uuid4().hex
         self.record.message = None
         try:
-            self.ledger.write(self.record)
+            self.ledger.claim(self.record)
+        except Claimed:
+            self.record.state = "planned"
+            raise
         except NanoBananaError:
             self.record.state = "planned"
             # It may have been written all the same, and would then look like a request that left.
             with suppress(NanoBananaError):
-                self.ledger.write(self.record)
+                if self.ledger.holds(self.record):
+                    self.ledger.write(self.record)
             raise
 
     def not_charged(self, error: NotCharged) -> None:
@@ -101,7 +113,7 @@ def as_recorded(record: Record, estimate: Credits | None) -> tuple[OutcomeStatus
             return "failed", record.message or "paid, but its images were not copied yet"
         case "asked":
             when = f"{record.asked_at:%Y-%m-%d %H:%M} UTC" if record.asked_at else "some time"
-            why = f"a run that asked at {when} died before the answer came"
+            why = f"a run asked at {when} and recorded no answer: it died, or is still waiting"
             return "unknown", f"{why}; {maybe_paid(estimate)}"
         case "unknown":
             return "unknown", f"{record.message}; {maybe_paid(estimate)}"

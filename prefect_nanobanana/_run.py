@@ -35,7 +35,7 @@ from prefect_nanobanana.errors import (
     NeverDelivered,
 )
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.ledger import Ledger
+from prefect_nanobanana.ledger import Claimed, Ledger
 from prefect_nanobanana.models import ImagePrompt, OutcomeStatus
 from prefect_nanobanana.progress import Tracker
 from prefect_nanobanana.report import Told
@@ -272,7 +272,7 @@ class Run:
             if status == "unknown":
                 message = f"{message}; {maybe_paid(job.estimate)}"
             self._end(job, status, message)
-        elif isinstance(error, CreditsUsedUp | NotSent):
+        elif isinstance(error, CreditsUsedUp | NotSent | Claimed):
             self._end(job, "skipped", str(error))
         else:
             self._end(job, "failed", str(error or "it was not asked"))

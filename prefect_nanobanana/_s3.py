@@ -41,6 +41,10 @@ class StoreAway(StorageError):
     """The store could not be reached for longer than boto3 tries; it may come back."""
 
 
+class Changed(StorageError):
+    """A conditional write found the object changed, or there already."""
+
+
 class Bucket:
     """A bucket block, opened.
 
@@ -88,29 +92,55 @@ class Bucket:
         """The `s3://` address of a key."""
         return f"s3://{self.name}/{key}"
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str) -> tuple[bytes, str]:
         """Read an object.
+
+        Returns:
+            Its bytes, and the tag that tells its versions apart.
 
         Raises:
             StorageError: If it cannot be read, or is not there.
         """
         try:
-            return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+            answer = self.client.get_object(Bucket=self.name, Key=key)
+            return answer["Body"].read(), answer["ETag"]
         except (BotoCoreError, ClientError) as error:
             raise self.problem(error, key) from None
 
-    def put(self, key: str, body: Any, content_type: str, **options: Any) -> None:
+    def put(self, key: str, body: Any, content_type: str, **options: Any) -> str:
         """Write an object.
 
+        Args:
+            key: Where.
+            body: Bytes, or a file.
+            content_type: As `image/png`.
+            **options: Of `put_object`; with `IfNoneMatch` or `IfMatch` only where the object is not
+                there, or has not changed. A store that says it does not know these writes plainly.
+
+        Returns:
+            The tag that tells this version apart.
+
         Raises:
+            Changed: If the condition did not hold.
             BucketNotUsable: If nothing can be written there.
             StorageError: If this could not be written.
         """
         try:
-            self.client.put_object(
+            return self.client.put_object(
                 Bucket=self.name, Key=key, Body=body, ContentType=content_type, **options
-            )
+            )["ETag"]
         except (BotoCoreError, ClientError) as error:
+            status = 0
+            if isinstance(error, ClientError):
+                status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            conditions = {"IfNoneMatch", "IfMatch"} & set(options)
+            if conditions and status in (409, 412):
+                raise Changed(f"{self.uri(key)} is there already, or has changed") from None
+            if conditions and status == 501:
+                if hasattr(body, "seek"):
+                    body.seek(0)
+                plain = {name: value for name, value in options.items() if name not in conditions}
+                return self.put(key, body, content_type, **plain)
             raise self.problem(error, key) from None
 
     def keys(self, prefix: str) -> Iterator[str]:

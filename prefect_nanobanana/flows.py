@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: a single `flow.serve()` would then fail every run.
 
+from contextlib import suppress
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from prefect_nanobanana._run import Run
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana.errors import ApiError, InvalidInput, LedgerError, RunFailed, StorageError
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.ledger import Ledger, Record, check_batch, prompt_keys
+from prefect_nanobanana.ledger import Claimed, Ledger, Record, check_batch, prompt_keys
 from prefect_nanobanana.models import (
     DEFAULT_MODEL,
     Credits,
@@ -144,7 +145,8 @@ def _plan(
         jobs.append(Job(position, record, price, ledger))
     first = next((job for job in jobs if not job.reused), None)
     if first is not None:
-        ledger.write(first.record)  # a bucket that refuses writing is found before anything is spent
+        with suppress(Claimed):  # another run has it in hand, which is met again when it is asked for
+            ledger.claim(first.record)  # a bucket that refuses writing is found before it costs anything
     return jobs
 
 

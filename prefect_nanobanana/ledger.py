@@ -28,11 +28,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from prefect_nanobanana._s3 import POOL_CONNECTIONS, Bucket
+from prefect_nanobanana._s3 import POOL_CONNECTIONS, Bucket, Changed
 from prefect_nanobanana.errors import (
     BucketNotUsable,
     InvalidInput,
     LedgerError,
+    NanoBananaError,
     StorageError,
 )
 from prefect_nanobanana.models import Credits, Generation, ImagePrompt, ImageRequest, StoredImage
@@ -52,6 +53,7 @@ class Record(BaseModel):
         state: How far it got.
         asked_at: When the last request left.
         asked_by: The flow run that sent it.
+        attempt: Tells that request from all others.
         generation: What the API answered.
         generation_id: The id of a generation whose outcome is unknown, if an answer named one.
         credits_used: What it cost; an estimate where `generation.credits_used` is None.
@@ -70,6 +72,7 @@ class Record(BaseModel):
     state: State = "planned"
     asked_at: datetime | None = None
     asked_by: str | None = None
+    attempt: str | None = None
     generation: Generation | None = None
     generation_id: str | None = None
     credits_used: Credits = 0
@@ -90,6 +93,10 @@ class Record(BaseModel):
         return {n: url for n, url in enumerate(urls, 1) if n not in self.images}
 
 
+class Claimed(NanoBananaError):
+    """Another run of the batch has this prompt in hand."""
+
+
 class Ledger:
     """The records of one batch.
 
@@ -103,6 +110,7 @@ class Ledger:
         self.bucket = bucket
         self.batch = batch
         self.flow_run = flow_run
+        self._versions: dict[str, str] = {}
 
     def read(self, wanted: Iterable[str]) -> dict[str, Record]:
         """Read the records that there are of some prompts.
@@ -131,11 +139,47 @@ class Ledger:
             BucketNotUsable: If nothing can be written there.
             LedgerError: If it could not be written for another reason.
         """
+        self._put(record)
+
+    def claim(self, record: Record) -> None:
+        """Write a record only if nobody else has since this ledger read or wrote it.
+
+        Of two runs that ask for a prompt at the same moment, one gets past this, where the store honours
+        conditional writes (AWS, Ceph and others); on a store that ignores them both do.
+
+        Raises:
+            Claimed: If another run has written it.
+            BucketNotUsable: If nothing can be written there.
+            LedgerError: If it could not be written for another reason.
+        """
+        version = self._versions.get(record.key)
+        condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
+        try:
+            self._put(record, **condition)
+        except Changed:
+            # A write whose answer was lost is sent again by boto3, and then meets itself.
+            if self.holds(record):
+                return
+            raise Claimed(
+                "another run of this batch is asking for it at this moment: run the batch again later"
+            ) from None
+
+    def holds(self, record: Record) -> bool:
+        """Whether what is stored is this very attempt.
+
+        Raises:
+            LedgerError: If that cannot be read.
+        """
+        known = self._read_all([record.key]) if record.key in self._known() else {}
+        return record.key in known and known[record.key].attempt == record.attempt
+
+    def _put(self, record: Record, **condition: str) -> None:
         record.updated_at = datetime.now(timezone.utc)
         body = record.model_dump_json(indent=1, exclude_none=True).encode()
+        path = self._path(record.key)
         try:
-            self.bucket.put(self._path(record.key), body, "application/json")
-        except BucketNotUsable:
+            self._versions[record.key] = self.bucket.put(path, body, "application/json", **condition)
+        except (BucketNotUsable, Changed):
             raise
         except StorageError as error:
             raise LedgerError(f"a record could not be written: {error}") from None
@@ -154,7 +198,7 @@ class Ledger:
 
     def _read(self, key: str) -> Record:
         try:
-            content = self.bucket.get(self._path(key))
+            content, version = self.bucket.get(self._path(key))
         except BucketNotUsable:
             raise
         except StorageError as error:
@@ -170,6 +214,7 @@ class Ledger:
             raise LedgerError(
                 f"the record {self._path(key)} was written by a newer version: update the package"
             )
+        self._versions[key] = version
         return record
 
 

@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from prefect_nanobanana._answers import retry_after_seconds
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana._pictures import NotAPicture, Picture, inspect
-from prefect_nanobanana._s3 import Bucket, StoreAway
+from prefect_nanobanana._s3 import Bucket, Changed, StoreAway
 from prefect_nanobanana._version import __version__
 from prefect_nanobanana.errors import ImageNotCopied
 from prefect_nanobanana.models import StoredImage
@@ -226,24 +226,9 @@ class Copier:
         }
         try:
             # Stores that know conditional writes settle a race here; the others keep the last one.
-            self._bucket.client.put_object(
-                Bucket=self._bucket.name,
-                Key=image.key,
-                Body=file,
-                ContentType=image.content_type,
-                IfNoneMatch="*",
-                **options,
-            )
-        except ClientError as error:
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            if status == 412 and self._is_there(image):
-                return
-            if status != 501:
-                raise self._bucket.problem(error, image.key) from None
-            file.seek(0)
-            self._bucket.put(image.key, file, image.content_type, **options)
-        except BotoCoreError as error:
-            raise self._bucket.problem(error, image.key) from None
+            self._bucket.put(image.key, file, image.content_type, IfNoneMatch="*", **options)
+        except Changed:
+            self._is_there(image)
 
 
 def safe_metadata(metadata: Mapping[str, str]) -> dict[str, str]:

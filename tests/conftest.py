@@ -45,6 +45,8 @@ if sitecustomize.__file__ and Path(sitecustomize.__file__).parent != GUARD:
 else:
     sys.addaudithook(sitecustomize.hook)
 
+import httpx  # noqa: E402
+from moto.server import ThreadedMotoServer  # noqa: E402
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 from prefect_aws import MinIOCredentials, S3Bucket  # noqa: E402
 from prefect_aws.client_parameters import AwsClientParameters  # noqa: E402
@@ -126,6 +128,18 @@ def make_bucket(s3: LocalS3) -> MakeBucket:
         return S3Bucket(credentials=credentials, **settings)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    """A store that honours conditional writes; it checks neither signatures nor checksums."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    httpx.put(f"{url}/{BUCKET}").raise_for_status()
+    yield url
+    server.stop()
 
 
 @pytest.fixture

@@ -120,6 +120,8 @@ class FaultyS3(Scripted):
         self.fault: Callable[[Seen], Reply | None] = lambda _: None
         self.after: Callable[[], None] = lambda: None
         """Called when the store has acted on a request, before its answer is passed on."""
+        self.lose_answer: Callable[[Seen], bool] = lambda _: False
+        """Whether the store's answer is lost on the way back."""
         host = urlsplit(endpoint_url).netloc
 
         def answer(seen: Seen) -> Reply:
@@ -134,6 +136,8 @@ class FaultyS3(Scripted):
             headers = {k: v for k, v in response.getheaders() if k.lower() not in dropped}
             connection.close()
             self.after()
+            if self.lose_answer(seen):
+                return Reply(reset=True)
             return Reply(content, response.status, headers)
 
         super().__init__(answer)

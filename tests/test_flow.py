@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
@@ -43,6 +43,7 @@ from prefect_nanobanana import (
 )
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana.flows import generate_images
+from prefect_nanobanana.ledger import Ledger
 from prefect_nanobanana.models import OutcomeStatus
 from prefect_nanobanana.sandbox import Sandbox
 from prefect_nanobanana.sandbox.s3 import LocalS3
@@ -252,6 +253,37 @@ def test_a_refusal_that_could_not_be_recorded_is_asked_again(
             generate_images(**settings)
         assert left == [0]
         assert generate_images(**settings).stored == 1
+
+
+def test_two_runs_of_a_batch_at_once_do_not_both_pay(
+    generator: NanoBananaGenerator, sandbox: Sandbox, make_bucket: MakeBucket, moto_url: str
+) -> None:
+    """Where the store honours conditional writes; both have read the ledger before either asks."""
+    sandbox.latency = (0.1, 0.2)
+    bucket = make_bucket(endpoint_url=moto_url)
+    read, barrier = Ledger.read, threading.Barrier(2)
+
+    def read_together(self: Ledger, wanted: Any) -> Any:
+        records = read(self, wanted)
+        barrier.wait(60)
+        return records
+
+    def work(_: int) -> RunReport:
+        try:
+            return generate_images(prompts=[*"abcdef"], generator=generator, bucket=bucket, batch="b")
+        except RunFailed as error:
+            return error.report  # type: ignore[no-any-return]
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(Ledger, "read", read_together)
+        reports = list(pool.map(work, range(2)))
+    assert sorted(row.prompt for row in sandbox.account.rows) == [*"abcdef"], "paid twice"
+    assert sum(report.credits_used for report in reports) == sandbox.account.charged == 6
+    skipped = [o.message for report in reports for o in report.outcomes if o.status == "skipped"]
+    assert len(skipped) == 6
+    assert all("another run of this batch" in str(message) for message in skipped)
+    again = generate_images(prompts=[*"abcdef"], generator=generator, bucket=bucket, batch="b")
+    assert (again.stored, again.credits_used) == (6, 0)
 
 
 def test_without_a_batch_name_each_run_is_new(run: Callable[..., RunReport], sandbox: Sandbox) -> None:

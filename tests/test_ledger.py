@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from prefect_aws import S3Bucket
-from servers import FaultyS3, Reply, s3_error
+from servers import FaultyS3, Reply, Seen, s3_error
 
 from prefect_nanobanana import BucketNotUsable, ImagePrompt, InvalidInput, LedgerError
 from prefect_nanobanana._s3 import Bucket
-from prefect_nanobanana.ledger import Ledger, Record, check_batch, prompt_keys
+from prefect_nanobanana.ledger import Claimed, Ledger, Record, check_batch, prompt_keys
 from prefect_nanobanana.models import ImageRequest
 
 
@@ -113,6 +113,43 @@ def test_the_store_failing_is_never_an_empty_ledger(
         proxy.fault = lambda seen: fault if seen.method == "PUT" else None
         with pytest.raises(kind):
             ledger.write(_record())
+
+
+def test_of_two_runs_one_claims_a_prompt(make_bucket: Any, moto_url: str) -> None:
+    block = make_bucket(endpoint_url=moto_url)
+    one, other = (Ledger(Bucket(block), "b", run) for run in ("run-1", "run-2"))
+    first, second = _record(), _record()
+    first.attempt, second.attempt = "1", "2"
+    one.claim(first)
+    with pytest.raises(Claimed, match="another run of this batch"):
+        other.claim(second)
+    # Who has read the record may claim it, and then the other may not.
+    assert other.read(["k1"])["k1"].attempt == "1"
+    other.claim(second)
+    first.attempt = "3"
+    with pytest.raises(Claimed):
+        one.claim(first)
+    one.write(first)
+    assert other.read(["k1"])["k1"].attempt == "3"
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_claim_whose_answer_is_lost_meets_itself(make_bucket: Any, moto_url: str, times: int) -> None:
+    left = [times]
+
+    def lose(seen: Seen) -> bool:
+        if seen.method == "PUT" and left[0]:
+            left[0] -= 1
+            return True
+        return False
+
+    with FaultyS3(moto_url) as proxy:
+        proxy.lose_answer = lose
+        ledger = Ledger(Bucket(make_bucket(endpoint_url=proxy.url)), "b")
+        record = _record()
+        record.attempt = "mine"
+        ledger.claim(record)
+    assert left == [0]
 
 
 @pytest.mark.parametrize("name", ["a", "spring-campaign", "daily/2026-11-22", " Ferien in Österreich "])
