@@ -223,9 +223,11 @@ def _cells(item: Told) -> list[str]:
     if not item.thumbnails:
         why = _plain(outcome.message or "")
         return [f"<td><b>{outcome.status}</b><br>{shown}<br>{cost}<br><i>{why}</i></td>"]
+    many = len(item.thumbnails)
+    of = [f"{n} of {many}, together {cost}" for n in range(1, many + 1)] if many > 1 else [cost]
     return [
-        f'<td><img width="140" src="{thumbnail}" alt="picture {n}"><br>{shown}<br>{cost}</td>'
-        for n, thumbnail in enumerate(item.thumbnails, 1)
+        f'<td><img width="140" src="{thumbnail}" alt="picture"><br>{shown}<br>{which}</td>'
+        for thumbnail, which in zip(item.thumbnails, of, strict=True)
     ]
 
 
