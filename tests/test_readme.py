@@ -75,9 +75,9 @@ def test_the_readme_in_the_order_of_a_reader(
         AWS_ENDPOINT_URL_S3=s3.endpoint_url,
         PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     )
-    command = next_command("python -m prefect_nanobanana.sandbox")
+    command = next_command(".venv/bin/python -m prefect_nanobanana.sandbox")
     with subprocess.Popen(
-        [*command.replace("8765", "0").replace("python", sys.executable).split()],
+        command.replace("8765", "0").replace(".venv/bin/python", sys.executable).split(),
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
@@ -89,6 +89,7 @@ def test_the_readme_in_the_order_of_a_reader(
     # The live command, with the sandbox in the place of the service: its list has 37 credits' worth.
     command = next_command("NANO_BANANA_API_KEY=nb_...")
     typed = command.replace("nb_...", sandbox.api_key).replace("my-bucket", "pictures")
+    typed = typed.replace(".venv/bin/python", sys.executable)
     done = _shell(server, typed, cwd=ROOT)
     assert "26 stored, 2 warnings; 37 credits used, 63 left" in done
 
