@@ -7,10 +7,20 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from uuid import uuid4
 
-from prefect_nanobanana.errors import ApiError, NanoBananaError, NotCharged
+from prefect_nanobanana.errors import (
+    AccessNotEnabled,
+    ApiError,
+    AuthenticationFailed,
+    CreditsUsedUp,
+    NanoBananaError,
+    NotCharged,
+)
 from prefect_nanobanana.ledger import Claimed, Ledger, Record
 from prefect_nanobanana.models import Credits, Generation, ImagePrompt, Outcome, OutcomeStatus
 from prefect_nanobanana.report import Told
+
+HOPELESS = (CreditsUsedUp, AuthenticationFailed, AccessNotEnabled)
+"""Refusals that no other prompt of the run would escape."""
 
 
 class NotSent(NanoBananaError):
@@ -39,6 +49,7 @@ class Job:
         self.copy_errors: list[Exception] = []
         self.stopped: Callable[[], str | None] = lambda: None
         self.write: Callable[[Job], bool] = lambda _: False
+        self.stop: Callable[[str, NanoBananaError], None] = lambda *_: None
 
     @property
     def prompt(self) -> ImagePrompt:
@@ -78,6 +89,8 @@ class Job:
         """Write down that the request cost nothing."""
         self.record.state = "not_charged"
         self.record.message = error.message
+        if isinstance(error, HOPELESS):
+            self.stop(str(error), error)  # before the next request can leave
         self.write(self)
 
     def lost(self) -> None:

@@ -23,11 +23,9 @@ from prefect.runtime import task_run
 from prefect.states import Completed, Failed
 
 from prefect_nanobanana._budget import Budget
-from prefect_nanobanana._job import Job, NotSent, as_recorded, maybe_paid, metadata, tell
+from prefect_nanobanana._job import HOPELESS, Job, NotSent, as_recorded, maybe_paid, metadata, tell
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana.errors import (
-    AccessNotEnabled,
-    AuthenticationFailed,
     BucketNotUsable,
     CreditsUsedUp,
     LedgerError,
@@ -49,15 +47,10 @@ WRITE_AGAIN_FOR_SECONDS = 60.0
 URL_LIFETIME_DAYS = 15
 """After this the API's image URLs are dead (vendor's documentation)."""
 
+CEILING_REACHED = "max_credits is reached"
+
 # What stops a whole run: no other prompt would do better.
-_STOPPING = (
-    CreditsUsedUp,
-    AuthenticationFailed,
-    AccessNotEnabled,
-    NeverDelivered,
-    BucketNotUsable,
-    LedgerError,
-)
+_STOPPING = (*HOPELESS, NeverDelivered, BucketNotUsable, LedgerError)
 
 
 @task(
@@ -140,6 +133,7 @@ class Run:
         for job in jobs:
             job.stopped = lambda: self._stopped
             job.write = self._write
+            job.stop = self._stop
 
     def go(self) -> list[Told]:
         """Bring every job to its end.
@@ -179,7 +173,7 @@ class Run:
             return None
         estimate = job.estimate or 0
         if not self._budget.reserve(estimate):
-            self._end(job, "skipped", "max_credits is reached")
+            self._end(job, "skipped", CEILING_REACHED)
             return None
         try:
             self._call(job)

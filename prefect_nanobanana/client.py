@@ -73,7 +73,7 @@ class Witness(Protocol):
         """A request that may be charged is about to leave; raising keeps it from leaving."""
 
     def not_charged(self, error: NotCharged) -> None:
-        """The request that left last was not charged."""
+        """The request that left last was not charged; its slot is still held."""
 
     def answered(self, generation: Generation) -> None:
         """The request that left last was answered; its slot is still held, so no other has left."""
@@ -189,12 +189,15 @@ class _Core:
             ) from None
 
     @contextmanager
-    def _learning(self) -> Iterator[None]:
-        """Tell the gate of a refusal before it lets the next request through."""
+    def _learning(self, witness: Witness | None = None) -> Iterator[None]:
+        """Tell witness and gate of a refusal before the slot lets the next request through."""
         try:
             yield
-        except Paced as error:
-            self._gate.paced(error)
+        except NotCharged as error:
+            if isinstance(error, Paced):
+                self._gate.paced(error)
+            if witness is not None:
+                witness.not_charged(error)
             raise
 
     def _generation(self, model: str, mode: Mode) -> Callable[[Answer], Generation]:
@@ -278,7 +281,7 @@ class NanoBananaClient(_Core):
         pace = Pace(self._retry_for)
         while True:
             try:
-                with self._gate.hold(), self._learning():
+                with self._gate.hold(), self._learning(witness):
                     if witness is not None:
                         witness.sending()
                     generation = self._read(self._send(request), self._generation(model, "sync"))
@@ -286,8 +289,6 @@ class NanoBananaClient(_Core):
                         witness.answered(generation)
                     return generation
             except NotCharged as error:
-                if witness is not None:
-                    witness.not_charged(error)
                 delay = pace.delay_seconds(error)
             time.sleep(delay)
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from prefect_nanobanana._budget import Budget
 from prefect_nanobanana._job import Job, as_recorded, tell
-from prefect_nanobanana._run import Run
+from prefect_nanobanana._run import CEILING_REACHED, Run
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana.errors import ApiError, InvalidInput, LedgerError, RunFailed, StorageError
 from prefect_nanobanana.generator import NanoBananaGenerator
@@ -221,9 +221,7 @@ def _publish(report: RunReport, told: list[Told], bucket: Bucket, logger: Any) -
 def _final_state(report: RunReport, fail_on: str) -> Any:
     message = summary(report)
     wrong = report.failed + report.unknown
-    wrong += sum(
-        o.status == "skipped" and o.message != "max_credits is reached" for o in report.outcomes
-    )
+    wrong += sum(o.status == "skipped" and o.message != CEILING_REACHED for o in report.outcomes)
     if fail_on == "warning":
         wrong += report.warnings
     if fail_on != "never" and wrong:

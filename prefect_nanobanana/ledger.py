@@ -9,7 +9,7 @@ follows, so that whatever dies when, the next run of the batch knows what was pa
     generated    paid, images wait at their URLs: copy them
     stored       paid, all images are in S3: nothing to do
     warning      paid, refused by the safety check: nothing to do
-    failed       paid, no image: nothing to do
+    failed       paid, no image: nothing to do, unless the API said that it cost nothing
     unknown      asked, no usable answer came: maybe paid, never asked again
 
 A record that cannot be read is never taken for one that is not there: the run stops.
@@ -84,7 +84,8 @@ class Record(BaseModel):
     @property
     def may_be_asked(self) -> bool:
         """Whether asking cannot pay twice."""
-        return self.state in ("planned", "not_charged")
+        told = self.generation.credits_used if self.generation else None
+        return self.state in ("planned", "not_charged") or (self.state == "failed" and told == 0)
 
     @property
     def missing(self) -> dict[int, str]:

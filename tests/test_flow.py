@@ -354,9 +354,9 @@ def test_what_no_other_prompt_would_survive_stops_the_run(
     sandbox.latency = (0.05, 0.05)
     sandbox.faults.queue(None, *[fault] * 20)
     report = run(*"abcdefgh")
-    assert _statuses(report)[:2] == ["stored", second]
-    assert set(_statuses(report)[5:]) == {"skipped"}
-    assert fault in str(report.outcomes[-1].message)
+    assert sorted(_statuses(report)) == sorted(["stored", second, *["skipped"] * 6])
+    assert all(fault in str(o.message) for o in report.outcomes if o.status != "stored")
+    assert sandbox.account.posts == 2, "what is hopeless is not asked"
     assert sandbox.account.charged == 1 == report.credits_used
     _adds_up(report, sandbox, folder)
 

@@ -9,7 +9,7 @@ import pytest
 from prefect_aws import S3Bucket
 from servers import FaultyS3, Reply, Seen, s3_error
 
-from prefect_nanobanana import BucketNotUsable, ImagePrompt, InvalidInput, LedgerError
+from prefect_nanobanana import BucketNotUsable, Generation, ImagePrompt, InvalidInput, LedgerError
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana.ledger import Claimed, Ledger, Record, check_batch, prompt_keys
 from prefect_nanobanana.models import ImageRequest
@@ -78,6 +78,28 @@ def test_a_record_that_cannot_be_read_is_not_absent(
     (folder / "b/records/k1.json").write_bytes(content)
     with pytest.raises(LedgerError, match=says):
         ledger.read(["k1"])
+
+
+@pytest.mark.parametrize(
+    ("state", "told", "may"),
+    [
+        ("planned", None, True),
+        ("not_charged", None, True),
+        ("failed", 0, True),
+        ("failed", 1, False),
+        ("failed", None, False),
+        ("warning", 0, False),
+        ("asked", None, False),
+        ("unknown", None, False),
+        ("generated", 0, False),
+        ("stored", 1, False),
+    ],
+)
+def test_what_may_be_asked(state: Any, told: int | None, may: bool) -> None:
+    record = _record()
+    record.state = state
+    record.generation = Generation(status="failed", credits_used=told)
+    assert record.may_be_asked is may
 
 
 def test_a_record_of_a_newer_version(bucket: S3Bucket) -> None:
