@@ -23,7 +23,7 @@ from prefect.runtime import task_run
 from prefect.states import Completed, Failed
 
 from prefect_nanobanana._budget import Budget
-from prefect_nanobanana._job import HOPELESS, Job, NotSent, as_recorded, maybe_paid, metadata, tell
+from prefect_nanobanana._job import HOPELESS, Job, NotSent, as_recorded, metadata, tell
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana.errors import (
     BucketNotUsable,
@@ -261,11 +261,7 @@ class Run:
         if isinstance(error, _STOPPING):
             self._stop(str(error), error)
         if record.state in ("warning", "failed", "unknown"):
-            status: OutcomeStatus = record.state
-            message = record.message
-            if status == "unknown":
-                message = f"{message}; {maybe_paid(job.estimate)}"
-            self._end(job, status, message)
+            self._end(job, *as_recorded(record, job.estimate))
         elif isinstance(error, CreditsUsedUp | NotSent | Claimed):
             self._end(job, "skipped", str(error))
         else:
