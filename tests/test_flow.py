@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import json
 import threading
@@ -518,7 +519,7 @@ def test_access_lost_in_mid_run(
         proxy.fault = fault
         bucket = make_bucket(endpoint_url=proxy.url)
         settings: dict[str, Any] = {"generator": generator, "batch": "b", "prompts": [*"abcdef"]}
-        sandbox.latency = (0.2, 0.2)
+        sandbox.latency = (0.4, 0.4)
         with pytest.raises(RunFailed, match="access is denied") as caught:
             generate_images(bucket=bucket, **settings)
         report = caught.value.report
@@ -735,31 +736,36 @@ def test_a_broken_display_costs_no_picture(run: Callable[..., RunReport]) -> Non
 
 
 def test_copies_overlap_generation_and_hold_no_slot(
-    run: Callable[..., RunReport], sandbox: Sandbox
+    run: Callable[..., RunReport], sandbox: Sandbox, wait_for: Callable[..., None]
 ) -> None:
-    """While an image is fetched, the next prompt is being generated already."""
-    fetched_while_open: list[int] = []
-    sandbox.latency = (0.3, 0.3)
+    """No image comes before the next prompt is being generated."""
+    fetched: list[str] = []
 
     class Watched(dict[str, bytes]):
         def get(self, key: str, default: Any = None) -> Any:
-            time.sleep(0.05)
-            fetched_while_open.append(sandbox.account.open)
+            fetched.append(key)
+            wait_for(lambda: len(sandbox.account.rows) >= min(3, len(fetched) + 1))
             return super().get(key, default)
 
     sandbox.images = Watched()
     report = run("a", "b", "c")
-    assert report.stored == 3
-    assert fetched_while_open[:2] == [1, 1]
+    assert report.stored == len(fetched) == 3
 
 
 def test_all_slots_are_used(
-    run: Callable[..., RunReport], generator: NanoBananaGenerator, sandbox: Sandbox
+    run: Callable[..., RunReport],
+    generator: NanoBananaGenerator,
+    sandbox: Sandbox,
+    wait_for: Callable[..., None],
 ) -> None:
     sandbox.account.limit = 3
     generator.credentials.max_concurrent_requests = 3
-    sandbox.latency = (0.3, 0.3)
-    assert run(*"abcdef").stored == 6
+    sandbox.running.clear()
+    with ThreadPoolExecutor(1) as pool:
+        finished = pool.submit(contextvars.copy_context().run, run, *"abcdef")
+        wait_for(lambda: sandbox.account.open == 3)
+        sandbox.running.set()
+        assert finished.result().stored == 6
     assert sandbox.account.most_open == 3
     assert sandbox.account.refusals == 0
 
@@ -795,6 +801,7 @@ def test_an_interrupted_run_keeps_what_it_paid_for(
     sandbox: Sandbox,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
+    wait_for: Callable[..., None],
 ) -> None:
     """Cancelled in mid-run: nothing new is asked, the answer under way is waited for and kept."""
     sandbox.latency = (0.4, 0.4)
@@ -806,7 +813,12 @@ def test_an_interrupted_run_keeps_what_it_paid_for(
         if len(submitted) != 1:
             return submitted[-1]
         interrupted: Future[None] = Future()  # what the main thread waits for first
-        threading.Timer(0.6, interrupted.set_exception, [KeyboardInterrupt()]).start()
+
+        def interrupt() -> None:
+            wait_for(lambda: bool(sandbox.account.rows))
+            interrupted.set_exception(KeyboardInterrupt())
+
+        threading.Thread(target=interrupt).start()
         return interrupted
 
     monkeypatch.setattr(_run, "_submit", submit)

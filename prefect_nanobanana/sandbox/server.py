@@ -81,6 +81,9 @@ class Sandbox:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         """Method, path and headers (names in lower case) of every request."""
         self.stopping = threading.Event()
+        self.running = threading.Event()
+        """Cleared, generations under way wait until it is set again: for tests that must not race."""
+        self.running.set()
         self._random = random.Random(seed)
         self._server = SandboxServer(("127.0.0.1", port), ApiHandler)
         self._server.sandbox = self
@@ -110,6 +113,7 @@ class Sandbox:
     def stop(self) -> None:
         """Stop answering; generations under way are given up."""
         self.stopping.set()
+        self.running.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -142,6 +146,7 @@ class Sandbox:
     def finish(self, row: GenerationRow, fault: str | None) -> None:
         """Let the time pass that a generation takes, and make its pictures."""
         self.stopping.wait(self._random.uniform(*self.latency))
+        self.running.wait()
         if fault == "failed":
             row.status, row.message = "failed", "The model returned no image"
         elif fault == "warning" or refused_by_safety(row.prompt):
