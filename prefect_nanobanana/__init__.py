@@ -26,11 +26,22 @@ from .errors import (
     Rejected,
     RunFailed,
     ServerBusy,
+    StillRunning,
     StorageError,
     UnknownOutcome,
 )
+from .generation_run import GenerationRun
 from .generator import NanoBananaGenerator
-from .models import Generation, ImageModel, ImagePrompt, Outcome, RunReport, StoredImage
+from .models import (
+    Generation,
+    ImageModel,
+    ImagePrompt,
+    Outcome,
+    PendingReport,
+    RunReport,
+    StoredImage,
+    Submission,
+)
 from .progress import Progress, watch_progress
 from .tasks import agenerate_image, copy_image_to_s3, generate_image, get_credits, list_models
 
@@ -45,6 +56,7 @@ __all__ = [
     "ConcurrencyLimitReached",
     "CreditsUsedUp",
     "Generation",
+    "GenerationRun",
     "ImageModel",
     "ImageNotCopied",
     "ImagePrompt",
@@ -57,13 +69,16 @@ __all__ = [
     "NotCharged",
     "Outcome",
     "Paced",
+    "PendingReport",
     "Progress",
     "Rejected",
     "RunFailed",
     "RunReport",
     "ServerBusy",
+    "StillRunning",
     "StorageError",
     "StoredImage",
+    "Submission",
     "UnknownOutcome",
     "__version__",
     "agenerate_image",

@@ -29,9 +29,10 @@ from prefect_nanobanana.errors import (
     ServerBusy,
     UnknownOutcome,
 )
-from prefect_nanobanana.models import Credits, Generation, ImageModel, Mode
+from prefect_nanobanana.models import Credits, Generation, ImageModel, Mode, Submission
 
 _EXCERPT_CHARACTERS = 200
+_SAFETY = re.compile(r"content safety", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -66,40 +67,140 @@ def read_generation(answer: Answer, *, base_url: str, model: str, mode: Mode) ->
         UnknownOutcome: If the server says that the generation is still running.
         AnswerNotUnderstood: If a 2xx answer cannot be read.
     """
+    found = read_status(answer, base_url=base_url, model=model, mode=mode)
+    if found is None:
+        raise UnknownOutcome(
+            "the API says that the generation is still running",
+            status_code=answer.status,
+            generation_id=_id(_facts(answer)),
+        )
+    return found
+
+
+def read_submission(answer: Answer, *, base_url: str, model: str) -> Submission | Generation:
+    """Read the answer to `POST /generate` in async mode [D].
+
+    Args:
+        answer: The answer.
+        base_url: The API's address.
+        model: The model that was asked.
+
+    Returns:
+        The submission; or the generation, should the server have finished it at once.
+
+    Raises:
+        ApiError: By cause; `AnswerNotUnderstood` if it holds no id to ask for.
+    """
+    found = read_status(answer, base_url=base_url, model=model, mode="async", begun=True)
+    if found is not None:
+        return found
+    facts = _facts(answer)
+    generation_id = _id(facts)
+    if generation_id is None:
+        raise AnswerNotUnderstood(
+            f"the answer names no generation: {_excerpt(answer.content)}", status_code=answer.status
+        )
+    return Submission(
+        generation_id=generation_id,
+        credits_used=_credits(facts.get("creditsUsed")),
+        remaining_credits=_credits(facts.get("remainingCredits")),
+        model=model,
+    )
+
+
+def read_status(
+    answer: Answer, *, base_url: str, model: str, mode: Mode, begun: bool = False
+) -> Generation | None:
+    """Read the answer to `GET /generate?id=` [D].
+
+    Args:
+        answer: The answer.
+        base_url: The API's address, against which relative image URLs are resolved.
+        model: The model that was asked, should the answer not say.
+        mode: How it was asked.
+        begun: Whether an answer that names neither an end nor a status means that it has begun.
+
+    Returns:
+        The generation; None while it is running.
+
+    Raises:
+        ApiError: By cause; `AnswerNotUnderstood` if neither an end nor a status is in it.
+    """
     if not 200 <= answer.status < 300:
         raise read_error(answer)
     facts = _facts(answer)
+    found = _ended(facts, base_url=base_url, model=model, mode=mode)
     status = _text(facts.get("processingStatus"))
-    generation_id = _text(facts.get("generationId")) or _text(facts.get("id"))
+    if found is None and status in (None, "completed") and not begun:
+        raise AnswerNotUnderstood(
+            f"the answer names no image and no failure: {_excerpt(answer.content)}",
+            status_code=answer.status,
+            generation_id=_id(facts),
+        )
+    return found
+
+
+def read_last_event(
+    event: Mapping[str, Any], *, base_url: str, model: str, generation_id: str | None
+) -> Generation:
+    """Read a stream's `complete` or `error` event [D].
+
+    Args:
+        event: The event.
+        base_url: The API's address, against which relative image URLs are resolved.
+        model: The model that was asked.
+        generation_id: The id that earlier events named.
+
+    Raises:
+        AnswerNotUnderstood: If it names neither an image nor a failure.
+    """
+    data = event.get("data")
+    facts = {"generationId": generation_id, **event, **(data if isinstance(data, dict) else {})}
+    if event.get("type") == "error":
+        facts["success"] = False
+    else:
+        facts["message"] = None  # "Done" tells nothing
+    found = _ended(facts, base_url=base_url, model=model, mode="stream")
+    if found is None:
+        raise AnswerNotUnderstood(
+            "the stream's last event names no image and no failure", generation_id=_id(facts)
+        )
+    return found
+
+
+def event_id(event: Mapping[str, Any]) -> str | None:
+    """The generation's id, should a stream's event name it."""
+    data = event.get("data")
+    found = _id(data) if isinstance(data, dict) else None
+    # The event's own `id`, at the top, may be the event's.
+    return found or _text(event.get("generationId"))
+
+
+def _ended(facts: Mapping[str, Any], *, base_url: str, model: str, mode: Mode) -> Generation | None:
+    """The generation, if the facts tell of its end."""
+    status = _text(facts.get("processingStatus"))
     urls = tuple(_whole_url(base_url, url) for url in _urls(facts))
     message = _message(facts)
     common = {
-        "generation_id": generation_id,
+        "generation_id": _id(facts),
         "credits_used": _credits(facts.get("creditsUsed")),
         "remaining_credits": _credits(facts.get("remainingCredits")),
-        "message": message,
         "model": _text(facts.get("modelUsed")) or model,
         "mode": mode,
     }
-    if urls and facts.get("success") is not False and status != "failed":
-        return Generation(status="completed", image_urls=urls, **common)
-    if facts.get("warning"):
-        common["message"] = message or "the safety check refused it"
-        return Generation(status="warning", **common)
-    if facts.get("success") is False or status == "failed":
-        common["message"] = message or "the API gave no reason"
-        return Generation(status="failed", **common)
-    if status is not None and status != "completed":
-        raise UnknownOutcome(
-            f"the generation is still {status}",
-            status_code=answer.status,
-            generation_id=generation_id,
-        )
-    raise AnswerNotUnderstood(
-        f"the answer names no image and no failure: {_excerpt(answer.content)}",
-        status_code=answer.status,
-        generation_id=generation_id,
-    )
+    failed = facts.get("success") is False or status == "failed"
+    if urls and not failed:
+        return Generation(status="completed", image_urls=urls, message=message, **common)
+    # Polls and streams have no flag for it: only the words of the seed document's own example tell.
+    if facts.get("warning") or (failed and _SAFETY.search(message or "")):
+        return Generation(status="warning", message=message or "the safety check refused it", **common)
+    if failed:
+        return Generation(status="failed", message=message or "the API gave no reason", **common)
+    return None
+
+
+def _id(facts: Mapping[str, Any]) -> str | None:
+    return _text(facts.get("generationId")) or _text(facts.get("id"))
 
 
 def read_credits(answer: Answer) -> Credits:

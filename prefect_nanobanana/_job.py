@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import datetime, timezone
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from uuid import uuid4
 
+from prefect_nanobanana.client import Witness
 from prefect_nanobanana.errors import (
     AccessNotEnabled,
     ApiError,
@@ -16,7 +18,14 @@ from prefect_nanobanana.errors import (
     NotCharged,
 )
 from prefect_nanobanana.ledger import Claimed, Ledger, Record
-from prefect_nanobanana.models import Credits, Generation, ImagePrompt, Outcome, OutcomeStatus
+from prefect_nanobanana.models import (
+    Credits,
+    Generation,
+    ImagePrompt,
+    Outcome,
+    OutcomeStatus,
+    Submission,
+)
 from prefect_nanobanana.report import Told
 
 HOPELESS = (CreditsUsedUp, AuthenticationFailed, AccessNotEnabled)
@@ -27,8 +36,50 @@ class NotSent(NanoBananaError):
     """The run was stopped before this request left."""
 
 
-class Job:
-    """One prompt of a run. It is the client's `Witness`, and writes what it sees into the ledger.
+@dataclass(frozen=True)
+class Again:
+    """What a person wants to have asked again, though it costs, or may cost, a second time.
+
+    Attributes:
+        warnings: What the safety check refused.
+        failed: What was paid and failed, or whose images were lost.
+        unknown: What has no answer; it may have been paid.
+        in_flight_seconds: A request without an answer that is younger may still get one.
+    """
+
+    warnings: bool = False
+    failed: bool = False
+    unknown: bool = False
+    in_flight_seconds: float = 0
+
+    def wants(self, record: Record) -> bool:
+        """Whether this prompt is to be asked again."""
+        match record.state:
+            case "warning":
+                return self.warnings
+            case "failed" | "lost":
+                return self.failed
+            case "unknown":
+                return self.unknown and not record.has_an_end
+            case "asked":
+                young = timedelta(seconds=self.in_flight_seconds)
+                asked_at = record.asked_at or datetime.min.replace(tzinfo=timezone.utc)
+                return self.unknown and datetime.now(timezone.utc) - asked_at > young
+            case _:
+                return False
+
+
+def forget(record: Record) -> None:
+    """Make a record ready to be asked again; what it has cost so far is kept."""
+    record.credits_before += record.credits_used
+    record.credits_used = 0
+    record.generation = record.generation_id = None
+    record.images, record.thumbnails = {}, {}
+    record.state = "planned"
+
+
+class Job(Witness):
+    """One prompt of a run. It writes what the client tells it into the ledger.
 
     Not a dataclass: Prefect walks through those that it finds in a task's parameters.
 
@@ -45,11 +96,16 @@ class Job:
         self.estimate = estimate
         self.ledger = ledger
         self.reused = not record.may_be_asked
+        self.at_risk: Credits = 0
+        """Credits that requests of this run may have cost that have no answer and were sent again."""
+        self.cost_told = True
+        """Whether the API itself said what it cost."""
         self.error: Exception | None = None
         self.copy_errors: list[Exception] = []
         self.stopped: Callable[[], str | None] = lambda: None
         self.write: Callable[[Job], bool] = lambda _: False
         self.stop: Callable[[str, NanoBananaError], None] = lambda *_: None
+        self.show: Callable[[Job, int, str], None] = lambda *_: None
 
     @property
     def prompt(self) -> ImagePrompt:
@@ -94,14 +150,25 @@ class Job:
         self.write(self)
 
     def lost(self) -> None:
-        """Write down that a request left and nothing says that it was not charged."""
+        """Write down that a request left, and nothing says what came of it."""
         record, error = self.record, self.error
-        record.state = "unknown"
+        gone = isinstance(error, ApiError) and error.status_code == 404
+        if record.state != "submitted" or gone:
+            record.state = "unknown"
         record.message = str(error or "no answer was recorded")
-        if isinstance(error, ApiError) and error.generation_id:
-            record.generation_id = error.generation_id
-            record.message += f" (generation {error.generation_id})"
         self.write(self)
+
+    def submitted(self, submission: Submission) -> None:
+        """Write down the id by which the generation's end can be asked for."""
+        record = self.record
+        record.state = "submitted"
+        record.generation_id = submission.generation_id
+        self._costs(submission.credits_used, self.estimate if submission.mode == "async" else 0)
+        self.write(self)
+
+    def progress(self, percent: int, message: str) -> None:
+        """Show how far the generation is."""
+        self.show(self, percent, message)
 
     def answered(self, generation: Generation) -> None:
         """Write down what was paid, before the slot is free for the next request.
@@ -112,9 +179,20 @@ class Job:
         record.generation = generation
         record.message = generation.message
         record.state = "generated" if generation.status == "completed" else generation.status
-        told = generation.credits_used
-        record.credits_used = told if told is not None else self.estimate or 0
+        record.generation_id = generation.generation_id or record.generation_id
+        self._costs(generation.credits_used, record.credits_used or self.estimate)
         self.write(self)
+
+    def _costs(self, told: Credits | None, estimate: Credits | None) -> None:
+        self.cost_told = told is not None
+        self.record.credits_used = told if told is not None else estimate or 0
+
+    @property
+    def worst(self) -> Credits:
+        """What this prompt may have cost besides `credits_used`, in credits."""
+        open_end = self.record.state in ("asked", "unknown", "submitted")
+        more = self.estimate or 0 if open_end and not self.record.credits_used else 0
+        return self.at_risk + more
 
 
 def as_recorded(record: Record, estimate: Credits | None) -> tuple[OutcomeStatus, str | None]:
@@ -122,12 +200,20 @@ def as_recorded(record: Record, estimate: Credits | None) -> tuple[OutcomeStatus
     match record.state:
         case "stored" | "warning" | "failed":
             return record.state, record.message
+        case "lost":
+            return "failed", record.message
         case "generated":
             return "failed", record.message or "paid, but its images were not copied yet"
         case "asked":
             when = f"{record.asked_at:%Y-%m-%d %H:%M} UTC" if record.asked_at else "some time"
             why = f"a run asked at {when} and recorded no answer: it died, or is still waiting"
             return "unknown", f"{why}; {maybe_paid(estimate)}"
+        case "submitted":
+            why = (
+                record.message
+                or f"generation {record.generation_id} was begun; its end was not seen yet"
+            )
+            return "unknown", f"{why}; paid, and the batch's next run asks for its end"
         case "unknown":
             return "unknown", f"{record.message}; {maybe_paid(estimate)}"
         case _:
@@ -135,9 +221,16 @@ def as_recorded(record: Record, estimate: Credits | None) -> tuple[OutcomeStatus
 
 
 def tell(
-    position: int, record: Record, status: OutcomeStatus, message: str | None, *, reused: bool
+    position: int,
+    record: Record,
+    status: OutcomeStatus,
+    message: str | None,
+    *,
+    reused: bool,
+    at_risk: Credits = 0,
 ) -> Told:
     """Make the outcome of a prompt, and what the pages show of it."""
+    earlier = reused and (record.credits_used > 0 or status == "unknown")
     generation = record.generation if status != "skipped" else None
     outcome = Outcome(
         position=position,
@@ -145,8 +238,9 @@ def tell(
         status=status,
         generation=generation and without_data(generation),
         images=tuple(record.images[n] for n in sorted(record.images)),
-        credits_used=record.credits_used,
-        reused=reused and record.credits_used > 0,
+        credits_used=record.credits_used + (record.credits_before if earlier else 0),
+        credits_at_risk=at_risk,
+        reused=earlier,
         message=message,
     )
     return Told(outcome, tuple(record.thumbnails.get(n, "") for n in sorted(record.images)))

@@ -1,7 +1,9 @@
 """One run of the main job: asks for what is missing, copies what is there, keeps the ledger.
 
     prompts -> plan (from the ledger) -> ask, in as many threads as the account has slots
+                                      -> or ask for the end of what an earlier run has begun
                                       -> copy, in threads of its own, as soon as an image exists
+            -> settle what has no answer, and ask again what was proven not to be charged
 
 Every prompt ends as exactly one `Outcome`. What goes wrong with one does not concern the others,
 unless nothing more can be paid for or stored: then the rest is skipped, and said why.
@@ -15,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime, timezone
 from typing import Any
 
 from prefect import task
@@ -23,9 +26,11 @@ from prefect.runtime import task_run
 from prefect.states import Completed, Failed
 
 from prefect_nanobanana._budget import Budget
-from prefect_nanobanana._job import HOPELESS, Job, NotSent, as_recorded, metadata, tell
+from prefect_nanobanana._job import HOPELESS, Job, NotSent, as_recorded, forget, metadata, tell
 from prefect_nanobanana._pace import Pace
+from prefect_nanobanana._settling import nothing_was_charged
 from prefect_nanobanana.errors import (
+    ApiError,
     BucketNotUsable,
     CreditsUsedUp,
     LedgerError,
@@ -33,13 +38,18 @@ from prefect_nanobanana.errors import (
     NeverDelivered,
 )
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.ledger import Claimed, Ledger
-from prefect_nanobanana.models import ImagePrompt, OutcomeStatus
+from prefect_nanobanana.ledger import Claimed
+from prefect_nanobanana.models import Credits, Generation, ImagePrompt, OutcomeStatus, Submission
 from prefect_nanobanana.progress import Tracker
 from prefect_nanobanana.report import Told
 from prefect_nanobanana.storage import COPY_THREADS, Copied, Copier, slug
 from prefect_nanobanana.tasks import named_by_prompt, run_name
 
+ASYNC_THREADS = 200
+"""Async generations of one run in flight at most; the API's own bound is learned from its refusals."""
+SETTLING_THREADS = 32
+ROUNDS = 3
+"""How often one run asks for the same prompt at most."""
 LOOKAHEAD = 2
 """Threads beyond the account's slots, so that one is ready to send when a slot becomes free."""
 WRITE_AGAIN_FOR_SECONDS = 60.0
@@ -53,6 +63,11 @@ CEILING_REACHED = "max_credits is reached"
 _STOPPING = (*HOPELESS, NeverDelivered, BucketNotUsable, LedgerError)
 
 
+def _named_by_job() -> str:
+    prompt: ImagePrompt = task_run.parameters["job"].prompt
+    return run_name(prompt.name or prompt.prompt)
+
+
 @task(
     name="generate_image",
     task_run_name=named_by_prompt,
@@ -62,8 +77,32 @@ _STOPPING = (*HOPELESS, NeverDelivered, BucketNotUsable, LedgerError)
 )
 def _generate(prompt: ImagePrompt, generator: NanoBananaGenerator, job: Job) -> Any:
     # What comes of it is kept in the job, as the state that is returned is for people.
+    return _shown(job, lambda: generator.generate(prompt, witness=job))
+
+
+@task(
+    name="wait_for_generation",
+    task_run_name=_named_by_job,
+    retries=0,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def _wait(generator: NanoBananaGenerator, job: Job) -> Any:
+    record = job.record
+    submission = Submission(
+        generation_id=str(record.generation_id),
+        credits_used=record.credits_used or None,
+        model=record.request.model,
+    )
+    elapsed = (datetime.now(timezone.utc) - record.asked_at).total_seconds() if record.asked_at else None
+    return _shown(
+        job, lambda: generator.wait(submission, elapsed_seconds=elapsed and max(0, elapsed), witness=job)
+    )
+
+
+def _shown(job: Job, work: Callable[[], Generation]) -> Any:
     try:
-        generation = generator.generate(prompt, witness=job)
+        generation = work()
     except NanoBananaError as error:
         job.error = error
         return Failed(message=str(error))
@@ -72,11 +111,6 @@ def _generate(prompt: ImagePrompt, generator: NanoBananaGenerator, job: Job) -> 
     if generation.status == "failed":
         return Failed(message=generation.message)
     return Completed(message=f"{len(generation.image_urls)} images")
-
-
-def _named_by_job() -> str:
-    prompt: ImagePrompt = task_run.parameters["job"].prompt
-    return run_name(prompt.name or prompt.prompt)
 
 
 @task(
@@ -104,9 +138,10 @@ class Run:
         jobs: One per prompt, in the order of the list.
         generator: How images are made.
         copier: Copies them.
-        ledger: Keeps the records.
         budget: The ceiling on what may be spent.
         logger: Gets one line per prompt.
+        balance: The account's credits before the run, if known.
+        resend: Whether what has no answer is asked again, though it may be paid twice.
     """
 
     def __init__(
@@ -114,26 +149,31 @@ class Run:
         jobs: Sequence[Job],
         generator: NanoBananaGenerator,
         copier: Copier,
-        ledger: Ledger,
         budget: Budget,
         logger: logging.Logger | logging.LoggerAdapter[Any],
+        *,
+        balance: Credits | None = None,
+        resend: bool = False,
     ) -> None:
         self._jobs = jobs
         self._generator = generator
         self._copier = copier
-        self._ledger = ledger
         self._budget = budget
         self._logger = logger
+        self._balance = balance
+        self._resend = resend
+        self._lost: list[Job] = []
         self._tracker = Tracker(len(jobs))
         self._told: dict[int, Told] = {}
         self._stopped: str | None = None
-        self._stop_lock = threading.Lock()
+        self._lock = threading.Lock()
         self.stop_error: NanoBananaError | None = None
         self._refused: BucketNotUsable | None = None
         for job in jobs:
             job.stopped = lambda: self._stopped
             job.write = self._write
             job.stop = self._stop
+            job.show = self._show
 
     def go(self) -> list[Told]:
         """Bring every job to its end.
@@ -141,29 +181,36 @@ class Run:
         Returns:
             The outcomes, in the order of the list.
         """
-        slots = self._generator.credentials.max_concurrent_requests
+        threads = self._generator.credentials.max_concurrent_requests + LOOKAHEAD
+        if self._generator.mode == "async":
+            threads = max(threads, min(ASYNC_THREADS, len(self._jobs)))
         copying = ThreadPoolExecutor(COPY_THREADS, thread_name_prefix="copy")
-        asking = ThreadPoolExecutor(slots + LOOKAHEAD, thread_name_prefix="generate")
+        settling = ThreadPoolExecutor(SETTLING_THREADS, thread_name_prefix="settle")
+        asking = ThreadPoolExecutor(threads, thread_name_prefix="generate")
         try:
-            asked = []
+            under_way = []
             for job in self._jobs:
                 if job.record.may_be_asked:
-                    asked.append(_submit(asking, self._ask, job, copying))
+                    under_way.append(_submit(asking, self._ask, job, copying))
+                elif job.record.has_an_end:
+                    under_way.append(_submit(settling, self._settle, job, copying))
                 elif job.record.state == "generated":
-                    asked.append(_submit(copying, self._finish_copy, job))
+                    under_way.append(_submit(copying, self._finish_copy, job))
                 else:
                     self._end(job, *as_recorded(job.record, job.estimate))
-            # An ask ends with a copy under way, whose future it hands on.
-            for future in asked:
-                copy = future.result()
-                if copy is not None:
-                    copy.result()
+            _wait_for(under_way)
+            for _ in range(ROUNDS - 1):
+                again = self._ask_again()
+                _wait_for([_submit(asking, self._ask, job, copying) for job in again])
+            for job in self._lost:
+                self._end(job, *as_recorded(job.record, job.estimate))
         except BaseException:
             # Cancelled: nothing new is asked, but answers that are paid for are waited for and kept.
             self._stop("the run was cancelled")
             raise
         finally:
             asking.shutdown(cancel_futures=True)
+            settling.shutdown(cancel_futures=True)
             copying.shutdown()
         return [self._told[job.position] for job in self._jobs]
 
@@ -176,22 +223,63 @@ class Run:
             self._end(job, "skipped", CEILING_REACHED)
             return None
         try:
-            self._call(job)
+            self._call(job, lambda: _generate(job.prompt, self._generator, job, return_state=True))
         finally:
-            spent = estimate if job.record.state == "unknown" else job.record.credits_used
-            self._budget.settle(estimate, spent)
-        if job.record.state == "generated":
-            return _submit(copying, self._finish_copy, job)
-        self._end_asked(job)
-        return None
+            self._budget.settle(estimate, job.record.credits_used + job.worst)
+        return self._next(job, copying)
 
-    def _call(self, job: Job) -> None:
+    def _settle(self, job: Job, copying: ThreadPoolExecutor) -> Future[None] | None:
+        """Ask for the end of what an earlier run has begun. Costs nothing."""
+        self._call(job, lambda: _wait(self._generator, job, return_state=True))
+        return self._next(job, copying)
+
+    def _call(self, job: Job, work: Callable[[], Any]) -> None:
         try:
-            _generate(job.prompt, self._generator, job, return_state=True)
+            work()
         except Exception as error:  # Prefect's own, as when its server is away
             job.error = job.error or error
-        if job.record.state == "asked":
+        if job.record.state in ("asked", "submitted") or job.record.has_an_end:
             job.lost()
+
+    def _next(self, job: Job, copying: ThreadPoolExecutor) -> Future[None] | None:
+        if job.record.state == "generated":
+            return _submit(copying, self._finish_copy, job)
+        if job.record.state == "unknown" and (self._resend or not job.reused):
+            with self._lock:
+                self._lost.append(job)
+        else:
+            self._end_asked(job)
+        return None
+
+    def _ask_again(self) -> list[Job]:
+        """Settle what has no answer; return what may be asked again."""
+        lost, self._lost = self._lost, []
+        if not lost or self._stopped is not None:
+            self._lost = lost
+            return []
+        if self._resend:
+            for job in lost:
+                job.at_risk = 0 if job.reused else job.worst
+                job.reused = False
+                job.error = None
+                forget(job.record)
+            return lost
+        if not nothing_was_charged(self._jobs, lost, self._balance, self._credits, self._logger):
+            self._lost = lost
+            return []
+        for job in lost:
+            job.error = None
+            job.record.state = "not_charged"
+            job.record.message = f"{job.record.message}; the account's balance shows: not charged"
+            self._write(job)
+        return lost
+
+    def _credits(self) -> Credits | None:
+        try:
+            with self._generator.credentials.get_client() as client:
+                return client.credits()
+        except ApiError:
+            return None
 
     def _write(self, job: Job) -> bool:
         """Write the record of something asked, and do not give up soon; say whether it was written."""
@@ -199,7 +287,7 @@ class Run:
         pace = Pace(0 if given_up else WRITE_AGAIN_FOR_SECONDS, again=(LedgerError, BucketNotUsable))
         while True:
             try:
-                self._ledger.write(job.record)
+                job.ledger.write(job.record)
                 return True
             except (BucketNotUsable, LedgerError) as error:
                 try:
@@ -232,7 +320,7 @@ class Run:
                 job.copy_errors.append(self._refused)
                 break
             name = f"{slug(text)}-{record.key[:8]}-{place}"
-            key = self._ledger.bucket.key(self._ledger.batch, "images", name)
+            key = job.ledger.bucket.key(job.ledger.batch, "images", name)
             try:
                 _copy(self._copier, place, url, key, job, return_state=True)
             except Exception as error:  # Prefect's own
@@ -260,7 +348,7 @@ class Run:
         record, error = job.record, job.error
         if isinstance(error, _STOPPING):
             self._stop(str(error), error)
-        if record.state in ("warning", "failed", "unknown"):
+        if record.state in ("warning", "failed", "unknown", "submitted"):
             self._end(job, *as_recorded(record, job.estimate))
         elif isinstance(error, CreditsUsedUp | NotSent | Claimed):
             self._end(job, "skipped", str(error))
@@ -269,7 +357,7 @@ class Run:
 
     def _end(self, job: Job, status: OutcomeStatus, message: str | None) -> None:
         record = job.record
-        told = tell(job.position, record, status, message, reused=job.reused)
+        told = tell(job.position, record, status, message, reused=job.reused, at_risk=job.worst)
         outcome = told.outcome
         self._told[job.position] = told
         level = logging.INFO if status == "stored" else logging.WARNING
@@ -281,14 +369,27 @@ class Run:
             status,
             images=len(outcome.images),
             credits=0 if job.reused else record.credits_used,
-            asked=record.asked_by == self._ledger.flow_run and not job.reused,
+            asked=record.asked_by == job.ledger.flow_run and not job.reused,
         )
 
+    def _show(self, job: Job, percent: int, message: str) -> None:
+        text = run_name(job.prompt.name or job.prompt.prompt)
+        self._logger.info("%3d %% of %r: %s", percent, text, message)
+        self._tracker.moved(job.prompt.prompt, percent)
+
     def _stop(self, why: str, error: NanoBananaError | None = None) -> None:
-        with self._stop_lock:
+        with self._lock:
             if self._stopped is None:
                 self._stopped = why
                 self.stop_error = error
+
+
+def _wait_for(under_way: Sequence[Future[Any]]) -> None:
+    # An ask ends with a copy under way, whose future it hands on.
+    for future in under_way:
+        copy = future.result()
+        if copy is not None:
+            copy.result()
 
 
 def _submit(pool: ThreadPoolExecutor, work: Callable[..., Any], *args: Any) -> Future[Any]:

@@ -1,33 +1,27 @@
 """The HTTP client of the Nano Banana API, sync and async. Knows neither Prefect nor S3.
 
-Both shells do the same: send, read, and send again only where the API's error table says that
-nothing was charged. Every request has a connection of its own: on a connection kept alive, a server
-that hangs up just as a request goes out leaves it unknown whether that request was paid for.
+What is sent, in which order, and when again, is written once, in `_core`; the two clients here only
+send and wait. Every request has a connection of its own: on a connection kept alive, a server that
+hangs up just as a request goes out leaves it unknown whether that request was paid for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, TypeVar
 
 import httpx
 
-from prefect_nanobanana._answers import Answer, read_credits, read_generation, read_models
-from prefect_nanobanana._pace import Pace
-from prefect_nanobanana._version import __version__
-from prefect_nanobanana.errors import (
-    AnswerNotUnderstood,
-    ApiError,
-    NeverDelivered,
-    NotCharged,
-    Paced,
-    UnknownOutcome,
+from prefect_nanobanana._answers import Answer
+from prefect_nanobanana._core import (
+    DEFAULT_BASE_URL,
+    DEFAULT_REQUEST_TIMEOUT_SECONDS,
+    Core,
 )
+from prefect_nanobanana._steps import Ask, Board, Gate, Sleep, Step, Steps, Witness
 from prefect_nanobanana.models import (
     DEFAULT_ASPECT_RATIO,
     DEFAULT_MODEL,
@@ -35,189 +29,29 @@ from prefect_nanobanana.models import (
     Generation,
     ImageModel,
     Mode,
+    Submission,
 )
 
-DEFAULT_BASE_URL = "https://www.nananobanana.com/api/v1"
-"""Where the API is (seed document)."""
-DEFAULT_REQUEST_TIMEOUT_SECONDS = 180.0
-"""The vendor asks for at least 120 s; a generation takes 10 to 60 s (seed document)."""
-CONNECT_TIMEOUT_SECONDS = 10.0
-DEFAULT_RETRY_FOR_SECONDS = 900.0
-"""How long a request that was not charged is tried again: minutes, as another run may hold the slot."""
-READ_RETRY_FOR_SECONDS = 30.0
-"""How long a failed look-up (models, credits) is tried again."""
-MAX_ANSWER_BYTES = 256 * 1024 * 1024
-"""Answers may hold images as `data:` URLs; more than this is not an answer."""
-USER_AGENT = f"prefect-nanobanana/{__version__}"
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "DEFAULT_REQUEST_TIMEOUT_SECONDS",
+    "AsyncNanoBananaClient",
+    "Gate",
+    "NanoBananaClient",
+    "Witness",
+]
 
 T = TypeVar("T")
 
 
-class Gate(Protocol):
-    """Lets requests through while the account has a free slot (see `prefect_nanobanana.slots`)."""
-
-    def hold(self) -> AbstractContextManager[None]:
-        """Hold a slot for as long as the API counts one request."""
-
-    def ahold(self) -> AbstractAsyncContextManager[None]:
-        """The same for async code."""
-
-    def paced(self, error: Paced) -> None:
-        """Learn from a refusal: the account's limit, and how long all have to wait."""
-
-
-class Witness(Protocol):
-    """Is told of every step that concerns money, as it happens; the ledger is one."""
-
-    def sending(self) -> None:
-        """A request that may be charged is about to leave; raising keeps it from leaving."""
-
-    def not_charged(self, error: NotCharged) -> None:
-        """The request that left last was not charged; its slot is still held."""
-
-    def answered(self, generation: Generation) -> None:
-        """The request that left last was answered; its slot is still held, so no other has left."""
-
-
-class _Open:
-    """The gate of a client that was given none."""
-
-    def hold(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def ahold(self) -> AbstractAsyncContextManager[None]:
-        return nullcontext()
-
-    def paced(self, error: Paced) -> None:
-        pass
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    # Loading the certificates costs 30 ms of CPU: once per process, not once per client.
-    return httpx.create_ssl_context()
-
-
-class _Core:
-    """What the two shells share: everything but the waiting."""
-
-    def __init__(
-        self,
-        api_key: str,
-        base_url: str = DEFAULT_BASE_URL,
-        *,
-        request_timeout_seconds: float = DEFAULT_REQUEST_TIMEOUT_SECONDS,
-        retry_for_seconds: float = DEFAULT_RETRY_FOR_SECONDS,
-        gate: Gate | None = None,
-    ) -> None:
-        self._api_key = api_key
-        self._base_url = base_url.rstrip("/")
-        self._timeout = request_timeout_seconds
-        self._retry_for = retry_for_seconds
-        self._gate: Gate = gate or _Open()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._base_url!r})"
-
-    def _options(self) -> dict[str, Any]:
-        return {
-            "headers": {"user-agent": USER_AGENT, "accept": "application/json"},
-            "timeout": httpx.Timeout(self._timeout, connect=CONNECT_TIMEOUT_SECONDS, pool=None),
-            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=0),
-            "follow_redirects": False,
-            "verify": _tls(),
-        }
-
-    def _request(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        # The contract asks for the key on every call but GET /models.
-        headers = {} if path == "/models" else {"authorization": f"Bearer {self._api_key}"}
-        method = "GET" if body is None else "POST"
-        return {"method": method, "url": self._base_url + path, "headers": headers, "json": body}
-
-    def _generate_request(
-        self,
-        prompt: str,
-        *,
-        model: str,
-        aspect_ratio: str,
-        quantity: int,
-        reference_image_urls: Sequence[str],
-        mode: Mode,
-    ) -> dict[str, Any]:
-        body: dict[str, Any] = {"prompt": prompt, "selectedModel": model, "mode": mode}
-        # What stands at the API's own default is left out.
-        if aspect_ratio != DEFAULT_ASPECT_RATIO:
-            body["aspectRatio"] = aspect_ratio
-        if quantity != 1:
-            body["quantity"] = quantity
-        if reference_image_urls:
-            body["referenceImageUrls"] = list(reference_image_urls)
-        return self._request("/generate", body)
-
-    def _fault(self, error: httpx.HTTPError) -> ApiError:
-        """Say what a transport's fault means for money."""
-        words = self._without_key(str(error))
-        what = f"{type(error).__name__}: {words}" if words else type(error).__name__
-        # Only these are raised before the first byte of the request is written.
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
-            return NeverDelivered(f"{self._base_url} was not reached ({what})")
-        if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
-            return NeverDelivered(f"{self._base_url} cannot be asked ({what})")
-        if isinstance(error, httpx.TimeoutException):
-            return UnknownOutcome(f"no answer within {self._timeout:g} s ({what})")
-        return UnknownOutcome(f"the connection was lost after the request was sent ({what})")
-
-    def _too_much(self, size: int, started: float) -> None:
-        if size > MAX_ANSWER_BYTES:
-            raise UnknownOutcome(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
-        # A read time-out starts anew with each byte; an answer that drips needs an end of its own.
-        if time.monotonic() - started > self._timeout:
-            raise UnknownOutcome(f"no whole answer within {self._timeout:g} s")
-
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._api_key, "[key]")
-
-    def _read(self, answer: Answer, read: Callable[[Answer], T]) -> T:
-        # Should a server send the key back, it goes no further than this: not into a message either.
-        headers = {name: self._without_key(value) for name, value in answer.headers.items()}
-        content = answer.content.replace(self._api_key.encode(), b"[key]")
-        try:
-            return read(Answer(answer.status, headers, content))
-        except (ValueError, ArithmeticError, LookupError, TypeError) as error:
-            raise AnswerNotUnderstood(
-                f"the answer cannot be read ({type(error).__name__})", status_code=answer.status
-            ) from None
-
-    @contextmanager
-    def _learning(self, witness: Witness | None = None) -> Iterator[None]:
-        """Tell witness and gate of a refusal before the slot lets the next request through."""
-        try:
-            yield
-        except NotCharged as error:
-            if isinstance(error, Paced):
-                self._gate.paced(error)
-            if witness is not None:
-                witness.not_charged(error)
-            raise
-
-    def _generation(self, model: str, mode: Mode) -> Callable[[Answer], Generation]:
-        def read(answer: Answer) -> Generation:
-            return read_generation(answer, base_url=self._base_url, model=model, mode=mode)
-
-        return read
-
-    def _read_pace(self) -> Pace:
-        # A look-up costs nothing, so every passing fault may be tried again.
-        return Pace(READ_RETRY_FOR_SECONDS, again=(NeverDelivered, Paced, UnknownOutcome))
-
-
-class NanoBananaClient(_Core):
+class NanoBananaClient(Core):
     """The API for plain Python code.
 
     Args:
         api_key: The account's key.
         base_url: Where the API is.
-        request_timeout_seconds: How long to wait for an answer, in seconds.
+        request_timeout_seconds: How long to wait for an answer, and in async mode for the generation's
+            end, in seconds.
         retry_for_seconds: How long a request that was not charged is tried again, in seconds.
         gate: Lets requests through while the account has a free slot; by default all pass.
         transport: An httpx transport to use instead of the network.
@@ -251,6 +85,7 @@ class NanoBananaClient(_Core):
         aspect_ratio: str = DEFAULT_ASPECT_RATIO,
         quantity: int = 1,
         reference_image_urls: Sequence[str] = (),
+        mode: Mode = "sync",
         witness: Witness | None = None,
     ) -> Generation:
         """Have images made. Costs credits, whether images come of it or not.
@@ -261,6 +96,8 @@ class NanoBananaClient(_Core):
             aspect_ratio: As `16:9`.
             quantity: How many images, 1 to 4.
             reference_image_urls: Images to start from, at addresses that the API can fetch.
+            mode: `sync` waits in one request, `stream` too and tells of its progress, `async` submits
+                and asks for the end.
             witness: Is told before a request leaves, and what came of it.
 
         Returns:
@@ -269,28 +106,71 @@ class NanoBananaClient(_Core):
         Raises:
             NotCharged: If it was refused, or never delivered as long as the time budget allowed.
             UnknownOutcome: If the request left and no usable answer came. It is not sent again.
+                `StillRunning` if the generation has an id by which its end can be asked for later.
         """
-        request = self._generate_request(
-            prompt,
-            model=model,
-            aspect_ratio=aspect_ratio,
-            quantity=quantity,
-            reference_image_urls=reference_image_urls,
-            mode="sync",
+        return self._go(
+            self._generating(
+                prompt,
+                model=model,
+                aspect_ratio=aspect_ratio,
+                quantity=quantity,
+                reference_image_urls=reference_image_urls,
+                mode=mode,
+                witness=witness,
+            )
         )
-        pace = Pace(self._retry_for)
-        while True:
-            try:
-                with self._gate.hold(), self._learning(witness):
-                    if witness is not None:
-                        witness.sending()
-                    generation = self._read(self._send(request), self._generation(model, "sync"))
-                    if witness is not None:
-                        witness.answered(generation)
-                    return generation
-            except NotCharged as error:
-                delay = pace.delay_seconds(error)
-            time.sleep(delay)
+
+    def submit(
+        self,
+        prompt: str,
+        *,
+        model: str = DEFAULT_MODEL,
+        aspect_ratio: str = DEFAULT_ASPECT_RATIO,
+        quantity: int = 1,
+        reference_image_urls: Sequence[str] = (),
+        witness: Witness | None = None,
+    ) -> Submission | Generation:
+        """Begin a generation in async mode, and do not wait for its end. Costs credits.
+
+        Returns:
+            The submission, for `wait`; or the generation, should the API have finished it at once.
+
+        Raises:
+            NotCharged: If it was refused, or never delivered as long as the time budget allowed.
+            UnknownOutcome: If the request left and no usable answer came. It is not sent again.
+        """
+        return self._go(
+            self._submitting(
+                prompt,
+                model=model,
+                aspect_ratio=aspect_ratio,
+                quantity=quantity,
+                reference_image_urls=reference_image_urls,
+                witness=witness,
+            )
+        )
+
+    def wait(
+        self,
+        submission: Submission,
+        *,
+        elapsed_seconds: float | None = None,
+        witness: Witness | None = None,
+    ) -> Generation:
+        """Wait for the end of a generation. Costs nothing.
+
+        Args:
+            submission: What was submitted; one made of a generation's id alone will do.
+            elapsed_seconds: How long ago that was, in seconds, if it is known.
+            witness: Is told of the end.
+
+        Returns:
+            The generation.
+
+        Raises:
+            StillRunning: If it has not ended in time, or if the API does not tell.
+        """
+        return self._go(self._waiting(submission, elapsed_seconds, witness))
 
     def models(self) -> list[ImageModel]:
         """List the models that the API offers.
@@ -298,7 +178,7 @@ class NanoBananaClient(_Core):
         Raises:
             ApiError: By cause.
         """
-        return self._look_up("/models", read_models)
+        return self._go(self._models_of())
 
     def credits(self) -> Credits:
         """Read the account's balance in credits.
@@ -306,32 +186,47 @@ class NanoBananaClient(_Core):
         Raises:
             ApiError: By cause.
         """
-        return self._look_up("/credits", read_credits)
+        return self._go(self._credits_of())
 
-    def _look_up(self, path: str, read: Callable[[Answer], T]) -> T:
-        pace = self._read_pace()
-        while True:
-            try:
-                return self._read(self._send(self._request(path)), read)
-            except ApiError as error:
-                delay = pace.delay_seconds(error)
-            time.sleep(delay)
-
-    def _send(self, request: dict[str, Any]) -> Answer:
-        started = time.monotonic()
+    def _go(self, steps: Steps[T]) -> T:
         try:
-            with self._http.stream(**request) as response:
-                content = bytearray()
-                chunks: Iterator[bytes] = response.iter_bytes()
-                for chunk in chunks:
-                    content += chunk
-                    self._too_much(len(content), started)
+            step = next(steps)
+            while True:
+                try:
+                    found = self._perform(step)
+                except BaseException as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(found)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    def _perform(self, step: Step) -> Any:
+        match step:
+            case Sleep():
+                return time.sleep(step.seconds)
+            case Board():
+                return self._gate.board(step.first)
+            case Ask():
+                with self._gate.hold() if step.witness else nullcontext(), self._watched(step):
+                    return self._read(step, self._send(step))
+
+    def _send(self, ask: Ask) -> Answer:
+        started = time.monotonic()
+        content, size = bytearray(), 0
+        try:
+            with self._http.stream(**ask.request) as response:
+                stream = self._stream_of(ask, response)
+                for chunk in response.iter_bytes():
+                    size += len(chunk)
+                    self._too_much(ask, size, started)
+                    content += chunk if stream is None else stream.feed(chunk)
                 return Answer(response.status_code, response.headers, bytes(content))
         except httpx.HTTPError as error:
-            raise self._fault(error) from None
+            return self._broken(ask, error)
 
 
-class AsyncNanoBananaClient(_Core):
+class AsyncNanoBananaClient(Core):
     """The API for async code: as `NanoBananaClient`, awaited."""
 
     def __init__(
@@ -358,6 +253,8 @@ class AsyncNanoBananaClient(_Core):
         aspect_ratio: str = DEFAULT_ASPECT_RATIO,
         quantity: int = 1,
         reference_image_urls: Sequence[str] = (),
+        mode: Mode = "sync",
+        witness: Witness | None = None,
     ) -> Generation:
         """Have images made; see `NanoBananaClient.generate`.
 
@@ -365,23 +262,58 @@ class AsyncNanoBananaClient(_Core):
             NotCharged: If it was refused, or never delivered as long as the time budget allowed.
             UnknownOutcome: If the request left and no usable answer came. It is not sent again.
         """
-        request = self._generate_request(
-            prompt,
-            model=model,
-            aspect_ratio=aspect_ratio,
-            quantity=quantity,
-            reference_image_urls=reference_image_urls,
-            mode="sync",
+        return await self._go(
+            self._generating(
+                prompt,
+                model=model,
+                aspect_ratio=aspect_ratio,
+                quantity=quantity,
+                reference_image_urls=reference_image_urls,
+                mode=mode,
+                witness=witness,
+            )
         )
-        pace = Pace(self._retry_for)
-        while True:
-            try:
-                async with self._gate.ahold():
-                    with self._learning():
-                        return self._read(await self._send(request), self._generation(model, "sync"))
-            except NotCharged as error:
-                delay = pace.delay_seconds(error)
-            await asyncio.sleep(delay)
+
+    async def submit(
+        self,
+        prompt: str,
+        *,
+        model: str = DEFAULT_MODEL,
+        aspect_ratio: str = DEFAULT_ASPECT_RATIO,
+        quantity: int = 1,
+        reference_image_urls: Sequence[str] = (),
+        witness: Witness | None = None,
+    ) -> Submission | Generation:
+        """Begin a generation and do not wait for its end; see `NanoBananaClient.submit`.
+
+        Raises:
+            NotCharged: If it was refused, or never delivered as long as the time budget allowed.
+            UnknownOutcome: If the request left and no usable answer came. It is not sent again.
+        """
+        return await self._go(
+            self._submitting(
+                prompt,
+                model=model,
+                aspect_ratio=aspect_ratio,
+                quantity=quantity,
+                reference_image_urls=reference_image_urls,
+                witness=witness,
+            )
+        )
+
+    async def wait(
+        self,
+        submission: Submission,
+        *,
+        elapsed_seconds: float | None = None,
+        witness: Witness | None = None,
+    ) -> Generation:
+        """Wait for the end of a generation; see `NanoBananaClient.wait`.
+
+        Raises:
+            StillRunning: If it has not ended in time, or if the API does not tell.
+        """
+        return await self._go(self._waiting(submission, elapsed_seconds, witness))
 
     async def models(self) -> list[ImageModel]:
         """List the models that the API offers.
@@ -389,7 +321,7 @@ class AsyncNanoBananaClient(_Core):
         Raises:
             ApiError: By cause.
         """
-        return await self._look_up("/models", read_models)
+        return await self._go(self._models_of())
 
     async def credits(self) -> Credits:
         """Read the account's balance in credits.
@@ -397,26 +329,42 @@ class AsyncNanoBananaClient(_Core):
         Raises:
             ApiError: By cause.
         """
-        return await self._look_up("/credits", read_credits)
+        return await self._go(self._credits_of())
 
-    async def _look_up(self, path: str, read: Callable[[Answer], T]) -> T:
-        pace = self._read_pace()
-        while True:
-            try:
-                return self._read(await self._send(self._request(path)), read)
-            except ApiError as error:
-                delay = pace.delay_seconds(error)
-            await asyncio.sleep(delay)
-
-    async def _send(self, request: dict[str, Any]) -> Answer:
-        started = time.monotonic()
+    async def _go(self, steps: Steps[T]) -> T:
         try:
-            async with self._http.stream(**request) as response:
-                content = bytearray()
-                chunks: AsyncIterator[bytes] = response.aiter_bytes()
-                async for chunk in chunks:
-                    content += chunk
-                    self._too_much(len(content), started)
+            step = next(steps)
+            while True:
+                try:
+                    found = await self._perform(step)
+                except BaseException as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(found)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    async def _perform(self, step: Step) -> Any:
+        match step:
+            case Sleep():
+                return await asyncio.sleep(step.seconds)
+            case Board():
+                return await self._gate.aboard(step.first)
+            case Ask():
+                async with self._gate.ahold() if step.witness else nullcontext():
+                    with self._watched(step):
+                        return self._read(step, await self._send(step))
+
+    async def _send(self, ask: Ask) -> Answer:
+        started = time.monotonic()
+        content, size = bytearray(), 0
+        try:
+            async with self._http.stream(**ask.request) as response:
+                stream = self._stream_of(ask, response)
+                async for chunk in response.aiter_bytes():
+                    size += len(chunk)
+                    self._too_much(ask, size, started)
+                    content += chunk if stream is None else stream.feed(chunk)
                 return Answer(response.status_code, response.headers, bytes(content))
         except httpx.HTTPError as error:
-            raise self._fault(error) from None
+            return self._broken(ask, error)

@@ -36,7 +36,7 @@ def live_progress(console: Console | None = None) -> Iterator[None]:
     """
     out = console or Console()
     if not out.is_terminal:
-        with watch_progress(lambda p: out.print(_line(p)) if p.prompt is not None else None):
+        with watch_progress(lambda p: out.print(_line(p)) if p.status is not None else None):
             yield
         return
     with Bars(
@@ -51,7 +51,7 @@ def live_progress(console: Console | None = None) -> Iterator[None]:
         def show(progress: Progress) -> None:
             bars.update(
                 bar,
-                description="generating" if progress.done < progress.prompts else "done",
+                description=_description(progress),
                 total=progress.prompts,
                 completed=progress.done,
                 numbers=_numbers(progress),
@@ -93,6 +93,12 @@ def print_report(report: RunReport, console: Console | None = None) -> None:
             out.print(Text(f"{outcome.position}: {outcome.message}", _COLORS[outcome.status]))
     out.print(Text(summary(report), "bold"))
     out.print(Text(f"manifest: {report.manifest_uri}\ngallery:  {report.gallery_uri}"), soft_wrap=True)
+
+
+def _description(progress: Progress) -> str:
+    if progress.done == progress.prompts:
+        return "done"
+    return "generating" if progress.percent is None else f"generating ({progress.percent} %)"
 
 
 def _numbers(progress: Progress) -> str:

@@ -142,6 +142,12 @@ class NanoBananaCredentials(CredentialsBlock):
         return hashlib.sha256(secret.encode()).hexdigest()[:12]
 
     @property
+    def trusted_hosts(self) -> list[str]:
+        """Hosts that images may be fetched from over plain http: those of an API on this machine."""
+        local = self.base_url.startswith("http://")
+        return ["localhost", "127.0.0.1", "::1", urlsplit(self.base_url).hostname or ""] if local else []
+
+    @property
     def slots(self) -> Slots:
         """The account's request slots in this process."""
         return slots_for(self.account, self.max_concurrent_requests)

@@ -17,7 +17,8 @@ The tree is sorted by what a failure means for money, because that decides what 
     │   │       └── AccessNotEnabled          403
     │   └── UnknownOutcome            the request left, no usable answer came: maybe charged,
     │       │                         never sent again by default
-    │       └── AnswerNotUnderstood   an answer came, but it cannot be read
+    │       ├── AnswerNotUnderstood   an answer came, but it cannot be read
+    │       └── StillRunning          begun, and not finished when the waiting ended: ask by its id
     ├── StorageError                  S3 and image hosts
     │   ├── ImageNotCopied            this one image could not be copied
     │   └── BucketNotUsable           no image can be stored: access, bucket or credentials are wrong
@@ -53,6 +54,7 @@ __all__ = [
     "Rejected",
     "RunFailed",
     "ServerBusy",
+    "StillRunning",
     "StorageError",
     "UnknownOutcome",
 ]
@@ -182,6 +184,13 @@ class UnknownOutcome(ApiError):
 
 class AnswerNotUnderstood(UnknownOutcome):
     """An answer came that cannot be read: truncated JSON, an empty body, HTML."""
+
+
+class StillRunning(UnknownOutcome):
+    """The API has begun the generation, and it was not seen to end in time.
+
+    Most likely paid. Its `generation_id` is kept, and its end can be asked for later, at no cost.
+    """
 
 
 class StorageError(NanoBananaError):

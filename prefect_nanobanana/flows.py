@@ -4,7 +4,6 @@
 
 from contextlib import suppress
 from typing import Annotated, Any, Literal, cast
-from urllib.parse import urlsplit
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -14,9 +13,10 @@ from prefect_aws import S3Bucket
 from pydantic import Field
 
 from prefect_nanobanana._budget import Budget
-from prefect_nanobanana._job import Job, as_recorded, tell
+from prefect_nanobanana._job import Again, Job, as_recorded, forget, tell
 from prefect_nanobanana._run import CEILING_REACHED, Run
 from prefect_nanobanana._s3 import Bucket
+from prefect_nanobanana._settling import SETTLE_AFTER_SECONDS
 from prefect_nanobanana.errors import ApiError, InvalidInput, LedgerError, RunFailed, StorageError
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.ledger import Claimed, Ledger, Record, check_batch, prompt_keys
@@ -28,18 +28,20 @@ from prefect_nanobanana.models import (
     ImageRequest,
     RunReport,
 )
+from prefect_nanobanana.pending import copy_pending
 from prefect_nanobanana.prompts import Listed, gather_prompts
 from prefect_nanobanana.report import (
+    GALLERY,
+    MANIFEST,
     Told,
     artifact_markdown,
     build_report,
-    gallery_page,
-    manifest,
+    publish_pages,
     summary,
 )
 from prefect_nanobanana.storage import Copier, slug
 
-__all__ = ["generate_images"]
+__all__ = ["copy_pending", "generate_images"]
 
 
 @flow(name="generate_images", persist_result=False)
@@ -52,6 +54,9 @@ def generate_images(
     batch: str | None = None,
     max_credits: Annotated[int, Field(ge=0)] | None = None,
     fail_on: Literal["error", "warning", "never"] = "error",
+    on_unknown: Literal["keep", "resend"] = "keep",
+    retry_warnings: bool = False,
+    retry_failed: bool = False,
 ) -> RunReport:
     """Have images made for a list of prompts, copy them to S3, and report what they cost.
 
@@ -65,6 +70,10 @@ def generate_images(
             resumes it and pays for nothing twice. Empty for a new one.
         max_credits: The most that this run may spend, in credits. Empty for no bound.
         fail_on: What turns the run red: an error, also a warning of the safety check, or nothing.
+        on_unknown: What to do with requests that were maybe paid and have no answer: keep them as they
+            are, or send them again, which may pay twice.
+        retry_warnings: Whether to ask again, and pay again, for what the safety check has refused.
+        retry_failed: Whether to ask again, and pay again, for what was paid and has failed.
 
     Returns:
         The report of the run.
@@ -85,7 +94,13 @@ def generate_images(
     with generator.credentials.get_client() as client:
         models = {model.name: model for model in client.models()}
         before = client.credits()
-    jobs = _plan(listed, generator, models, ledger, max_credits)
+    again = Again(
+        warnings=retry_warnings,
+        failed=retry_failed,
+        unknown=on_unknown == "resend",
+        in_flight_seconds=max(SETTLE_AFTER_SECONDS, generator.credentials.request_timeout_seconds),
+    )
+    jobs = _plan(listed, generator, models, ledger, max_credits, again)
     logger.info(
         "Batch %r: %d prompts, %d to ask for; the account has %s credits",
         name,
@@ -93,8 +108,12 @@ def generate_images(
         sum(job.record.may_be_asked for job in jobs),
         before,
     )
-    with Copier(opened, _trusted_hosts(generator)) as copier:
-        run = Run(jobs, generator, copier, ledger, Budget(max_credits), logger)
+    with Copier(opened, generator.credentials.trusted_hosts) as copier:
+        run = Run(
+            *(jobs, generator, copier, Budget(max_credits), logger),
+            balance=before,
+            resend=again.unknown,
+        )
         told = run.go()
     report = build_report(
         name,
@@ -102,8 +121,8 @@ def generate_images(
         [item.outcome for item in told],
         balance_before=before,
         balance_after=_balance(generator, logger),
-        manifest_uri=opened.uri(opened.key(name, "manifest.jsonl")),
-        gallery_uri=opened.uri(opened.key(name, "index.html")),
+        manifest_uri=opened.uri(opened.key(name, MANIFEST)),
+        gallery_uri=opened.uri(opened.key(name, GALLERY)),
     )
     report = _publish(report, told + _earlier(jobs, ledger, logger), opened, logger)
     # The final state carries the message; a caller of the flow gets the report out of it.
@@ -116,14 +135,18 @@ def _plan(
     models: dict[str, ImageModel],
     ledger: Ledger,
     max_credits: int | None,
+    again: Again,
 ) -> list[Job]:
     """Make a job of each prompt, with what the ledger knows of it; all is checked first."""
-    requests = [generator.request(item.prompt) for item in listed]
-    problems = [
-        f"{item.place}: {problem}"
-        for item, request in zip(listed, requests, strict=True)
-        for problem in _problems(request, models)
-    ]
+    requests: list[ImageRequest] = []
+    problems: list[str] = []
+    for item in listed:
+        try:
+            requests.append(generator.request(item.prompt))
+        except InvalidInput as error:
+            problems += [f"{item.place}: {problem}" for problem in error.problems]
+        else:
+            problems += [f"{item.place}: {problem}" for problem in _problems(requests[-1], models)]
     if problems:
         raise InvalidInput(*problems)
     prices = [r.cost(models[r.model]) if r.model in models else None for r in requests]
@@ -140,8 +163,11 @@ def _plan(
         zip(keys, listed, requests, prices, strict=True), 1
     ):
         record = records.get(key) or Record(key=key, prompt=item.prompt, request=request)
+        if again.wants(record):
+            forget(record)
         if record.may_be_asked:
             record.prompt, record.request = item.prompt, request
+        record.position = position
         jobs.append(Job(position, record, price, ledger))
     first = next((job for job in jobs if not job.reused), None)
     if first is not None:
@@ -159,13 +185,6 @@ def _problems(request: ImageRequest, models: dict[str, ImageModel]) -> list[str]
     if request.reference_image_urls and not model.supports_image_input:
         return [f"reference_image_urls: {model.name} takes no reference images: remove them"]
     return []
-
-
-def _trusted_hosts(generator: NanoBananaGenerator) -> list[str]:
-    # A base URL over plain http is one on this machine, by whatever name.
-    local = generator.credentials.base_url.startswith("http://")
-    host = urlsplit(generator.credentials.base_url).hostname or ""
-    return ["localhost", "127.0.0.1", "::1", host] if local else []
 
 
 def _balance(generator: NanoBananaGenerator, logger: Any) -> Credits | None:
@@ -193,20 +212,7 @@ def _earlier(jobs: list[Job], ledger: Ledger, logger: Any) -> list[Told]:
 
 def _publish(report: RunReport, told: list[Told], bucket: Bucket, logger: Any) -> RunReport:
     """Write manifest, gallery and artifact; what cannot be written is said, and fails nothing."""
-    pages = {
-        "gallery_uri": ("index.html", "text/html; charset=utf-8"),
-        "manifest_uri": ("manifest.jsonl", "application/x-ndjson"),
-    }
-    for field, (name, content_type) in pages.items():
-        try:
-            if field == "gallery_uri":
-                body = gallery_page(report, told, bucket)
-            else:
-                body = manifest([item.outcome for item in told])
-            bucket.put(bucket.key(report.batch, name), body, content_type)
-        except StorageError as error:
-            logger.error("%s could not be written: %s", name, error)
-            report = report.model_copy(update={field: None})
+    report = publish_pages(report, told, bucket, logger)
     try:
         create_markdown_artifact(
             artifact_markdown(report, told[: report.prompts]),

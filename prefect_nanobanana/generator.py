@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prefect.blocks.core import Block
+from prefect.blocks.abstract import JobBlock
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
+from prefect_nanobanana._dispatch import async_dispatch
 from prefect_nanobanana.client import Witness
 from prefect_nanobanana.credentials import DOCUMENTATION_URL, LOGO_URL, NanoBananaCredentials
 from prefect_nanobanana.errors import InvalidInput
+from prefect_nanobanana.generation_run import GenerationRun
 from prefect_nanobanana.models import (
     DEFAULT_ASPECT_RATIO,
     DEFAULT_MODEL,
@@ -21,18 +23,19 @@ from prefect_nanobanana.models import (
     ImagePrompt,
     ImageRequest,
     Mode,
+    Submission,
     clean_reference_urls,
     describe_errors,
 )
 
 
-class NanoBananaGenerator(Block):
+class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized model is a block type more
     """Says how images are made: with which account, model, aspect ratio and references.
 
     Attributes:
         credentials: The account that pays.
         model: The model's name, as `GET /models` lists it.
-        mode: How the API is asked.
+        mode: How the API is asked: `sync`, `async` or `stream`.
         aspect_ratio: As `16:9`.
         quantity: How many images per prompt, 1 to 4.
         reference_image_urls: Images to start from.
@@ -44,6 +47,13 @@ class NanoBananaGenerator(Block):
 
         generator = NanoBananaGenerator.load("BLOCK_NAME")
         print(generator.generate("a lighthouse in fog").image_urls)
+        ```
+
+        Begin a generation, and fetch it later, from its id alone if need be:
+        ```python
+        run = generator.trigger("a lighthouse in fog")
+        run.wait_for_completion()
+        print(run.generation_id, run.fetch_result().image_urls)
         ```
     """
 
@@ -64,7 +74,10 @@ class NanoBananaGenerator(Block):
     mode: Mode = Field(
         default="sync",
         title="Mode",
-        description="How the API is asked: sync waits for the image in one request.",
+        description=(
+            "How the API is asked: sync waits for the image in one request; async submits, frees the "
+            "account's slot at once, and survives a crash; stream tells of its progress."
+        ),
     )
     aspect_ratio: str = Field(
         default=DEFAULT_ASPECT_RATIO,
@@ -114,12 +127,18 @@ class NanoBananaGenerator(Block):
             given = ImagePrompt.model_validate({**given.model_dump(), **overrides})
         except ValidationError as error:
             raise InvalidInput(*describe_errors(error)) from None
+        quantity = given.quantity or self.quantity
+        if self.mode == "stream" and quantity > 1:
+            raise InvalidInput(
+                f"quantity: stream mode makes one image, not {quantity}: set it to 1, or the generator "
+                "to sync or async"
+            )
         references = given.reference_image_urls
         return ImageRequest(
             prompt=given.prompt,
             model=given.model or self.model,
             aspect_ratio=given.aspect_ratio or self.aspect_ratio,
-            quantity=given.quantity or self.quantity,
+            quantity=quantity,
             reference_image_urls=tuple(self.reference_image_urls if references is None else references),
         )
 
@@ -143,9 +162,11 @@ class NanoBananaGenerator(Block):
         """
         request = self.request(prompt, **overrides)
         with self.credentials.get_client() as client:
-            return client.generate(**dict(request), witness=witness)
+            return client.generate(**dict(request), mode=self.mode, witness=witness)
 
-    async def agenerate(self, prompt: str | ImagePrompt, **overrides: Any) -> Generation:
+    async def agenerate(
+        self, prompt: str | ImagePrompt, *, witness: Witness | None = None, **overrides: Any
+    ) -> Generation:
         """Have images made, from async code; see `generate`.
 
         Raises:
@@ -155,7 +176,74 @@ class NanoBananaGenerator(Block):
         """
         request = self.request(prompt, **overrides)
         async with self.credentials.get_async_client() as client:
-            return await client.generate(**dict(request))
+            return await client.generate(**dict(request), mode=self.mode, witness=witness)
+
+    async def atrigger(self, prompt: str | ImagePrompt, **overrides: Any) -> GenerationRun:
+        """Begin a generation in async mode, from async code; see `trigger`.
+
+        Raises:
+            InvalidInput: If a value is wrong; nothing was sent.
+            NotCharged: If the API refused it, or was not reached for as long as the client tries.
+            UnknownOutcome: If no usable answer came; maybe charged, and not sent again.
+        """
+        request = self.request(prompt, **overrides)
+        async with self.credentials.get_async_client() as client:
+            return self._run_of(await client.submit(**dict(request)))
+
+    @async_dispatch(atrigger)
+    def trigger(self, prompt: str | ImagePrompt, **overrides: Any) -> GenerationRun:  # type: ignore[override]
+        """Begin a generation in async mode, whatever the block's own mode. Costs credits.
+
+        From async code this returns an awaitable, as Prefect's job blocks do; `atrigger` always does.
+
+        Args:
+            prompt: The text, or a prompt with settings of its own.
+            **overrides: `model`, `aspect_ratio`, `quantity`, `reference_image_urls`.
+
+        Returns:
+            The run; its `generation_id` is all that is needed to fetch the result later.
+
+        Raises:
+            InvalidInput: If a value is wrong; nothing was sent.
+            NotCharged: If the API refused it, or was not reached for as long as the client tries.
+            UnknownOutcome: If no usable answer came; maybe charged, and not sent again.
+        """
+        request = self.request(prompt, **overrides)
+        with self.credentials.get_client() as client:
+            return self._run_of(client.submit(**dict(request)))
+
+    def wait(
+        self,
+        submission: Submission,
+        *,
+        elapsed_seconds: float | None = None,
+        witness: Witness | None = None,
+    ) -> Generation:
+        """Wait for the end of a generation that was begun earlier. Costs nothing.
+
+        Args:
+            submission: What was submitted.
+            elapsed_seconds: How long ago that was, in seconds, if it is known.
+            witness: Is told of the end.
+
+        Raises:
+            StillRunning: If it has not ended in time.
+        """
+        with self.credentials.get_client() as client:
+            return client.wait(submission, elapsed_seconds=elapsed_seconds, witness=witness)
+
+    def generation_run(self, generation_id: str) -> GenerationRun:
+        """Return the run of a generation that was begun earlier, on any machine.
+
+        Args:
+            generation_id: The API's id of it.
+        """
+        return GenerationRun(self.credentials, generation_id, model=self.model)
+
+    def _run_of(self, found: Submission | Generation) -> GenerationRun:
+        if isinstance(found, Submission):
+            return GenerationRun(self.credentials, found.generation_id, submission=found)
+        return GenerationRun(self.credentials, found.generation_id or "", result=found)
 
     def estimate_credits(
         self, *prompts: str | ImagePrompt, models: Sequence[ImageModel] | None = None

@@ -5,12 +5,14 @@ follows, so that whatever dies when, the next run of the batch knows what was pa
 
     planned      never asked: ask
     asked        a request left, no answer was recorded: maybe paid, never asked again
+    submitted    the API has begun it and named it: ask for its end, which costs nothing
     not_charged  asked, and the API said that it charged nothing: ask
     generated    paid, images wait at their URLs: copy them
     stored       paid, all images are in S3: nothing to do
     warning      paid, refused by the safety check: nothing to do
     failed       paid, no image: nothing to do, unless the API said that it cost nothing
     unknown      asked, no usable answer came: maybe paid, never asked again
+    lost         paid, but its images were gone before they were copied: nothing to do
 
 A record that cannot be read is never taken for one that is not there: the run stops.
 """
@@ -38,7 +40,18 @@ from prefect_nanobanana.errors import (
 )
 from prefect_nanobanana.models import Credits, Generation, ImagePrompt, ImageRequest, StoredImage
 
-State = Literal["planned", "asked", "not_charged", "generated", "stored", "warning", "failed", "unknown"]
+State = Literal[
+    "planned",
+    "asked",
+    "submitted",
+    "not_charged",
+    "generated",
+    "stored",
+    "warning",
+    "failed",
+    "unknown",
+    "lost",
+]
 _MAX_BATCH_CHARACTERS = 200
 
 
@@ -50,13 +63,15 @@ class Record(BaseModel):
         key: The prompt's key.
         prompt: As it was given.
         request: What the API was, or will be, asked.
+        position: Its place in the list that named it last, from 1; plays no part in the key.
         state: How far it got.
         asked_at: When the last request left.
         asked_by: The flow run that sent it.
         attempt: Tells that request from all others.
         generation: What the API answered.
-        generation_id: The id of a generation whose outcome is unknown, if an answer named one.
+        generation_id: The id by which its end can be asked for, once an answer named it.
         credits_used: What it cost; an estimate where `generation.credits_used` is None.
+        credits_before: What earlier requests for the same cost, before it was asked again on request.
         images: What is in S3, by the place of its URL in the generation.
         thumbnails: Small pictures as `data:` URLs, by the same places.
         message: Why, for everything that is not well.
@@ -69,6 +84,7 @@ class Record(BaseModel):
     key: str
     prompt: ImagePrompt
     request: ImageRequest
+    position: int | None = None
     state: State = "planned"
     asked_at: datetime | None = None
     asked_by: str | None = None
@@ -76,6 +92,7 @@ class Record(BaseModel):
     generation: Generation | None = None
     generation_id: str | None = None
     credits_used: Credits = 0
+    credits_before: Credits = 0
     images: dict[int, StoredImage] = {}
     thumbnails: dict[int, str] = {}
     message: str | None = None
@@ -86,6 +103,11 @@ class Record(BaseModel):
         """Whether asking cannot pay twice."""
         told = self.generation.credits_used if self.generation else None
         return self.state in ("planned", "not_charged") or (self.state == "failed" and told == 0)
+
+    @property
+    def has_an_end(self) -> bool:
+        """Whether the API can be asked, at no cost, what became of it."""
+        return self.state in ("submitted", "unknown") and self.generation_id is not None
 
     @property
     def missing(self) -> dict[int, str]:
@@ -187,7 +209,7 @@ class Ledger:
 
     def _known(self) -> set[str]:
         prefix = self.bucket.key(self.batch, "records") + "/"
-        names = (key.removeprefix(prefix) for key in self.bucket.keys(prefix))
+        names = (key.removeprefix(prefix) for key, _ in self.bucket.keys(prefix))
         return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
     def _read_all(self, keys: Sequence[str]) -> dict[str, Record]:
@@ -217,6 +239,28 @@ class Ledger:
             )
         self._versions[key] = version
         return record
+
+
+def batches_with_records(bucket: Bucket, since: datetime) -> dict[str, list[str]]:
+    """Find the records of all batches in a bucket's folder.
+
+    Args:
+        bucket: Where.
+        since: Records that were written before are left out.
+
+    Returns:
+        Their keys, by batch.
+
+    Raises:
+        BucketNotUsable: If the bucket cannot be listed.
+    """
+    root = bucket.key() + "/" if bucket.key() else ""
+    found: dict[str, list[str]] = {}
+    for path, written in bucket.keys(root):
+        match = re.fullmatch(r"(.+)/records/([0-9a-f]{24})\.json", path.removeprefix(root))
+        if match and written >= since:
+            found.setdefault(match[1], []).append(match[2])
+    return found
 
 
 def prompt_keys(prompts: Sequence[ImagePrompt], requests: Sequence[ImageRequest]) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-Mode = Literal["sync"]
+Mode = Literal["sync", "async", "stream"]
 GenerationStatus = Literal["completed", "warning", "failed"]
 OutcomeStatus = Literal["stored", "warning", "failed", "unknown", "skipped"]
 
@@ -168,6 +168,24 @@ class Generation(_Frozen):
     mode: Mode = "sync"
 
 
+class Submission(_Frozen):
+    """A generation that the API has begun, and whose end can be asked for by its id.
+
+    Attributes:
+        generation_id: The API's id.
+        credits_used: What it cost in credits; None if the API did not say.
+        remaining_credits: What the account had left after it; None if the API did not say.
+        model: The model that was asked.
+        mode: How it was asked.
+    """
+
+    generation_id: str
+    credits_used: Credits | None = None
+    remaining_credits: Credits | None = None
+    model: str = DEFAULT_MODEL
+    mode: Mode = "async"
+
+
 class StoredImage(_Frozen):
     """An image in S3.
 
@@ -203,7 +221,8 @@ class Outcome(_Frozen):
         generation: What the API made of it, if it was asked and answered.
         images: Its images in S3.
         credits_used: What it cost in credits, by this run or, if `reused`, by an earlier one.
-        reused: Whether an earlier run of the batch had paid for it.
+        credits_at_risk: What may have been paid besides: the price of each request without an answer.
+        reused: Whether it was an earlier run of the batch that asked for it.
         message: Why, for everything but `stored`.
     """
 
@@ -213,6 +232,7 @@ class Outcome(_Frozen):
     generation: Generation | None = None
     images: tuple[StoredImage, ...] = ()
     credits_used: Credits = 0
+    credits_at_risk: Credits = 0
     reused: bool = False
     message: str | None = None
 
@@ -264,6 +284,47 @@ class RunReport(_Frozen):
         if self.balance_before is None or self.balance_after is None:
             return None
         return self.balance_before - self.balance_after - self.credits_used
+
+    @property
+    def credits_at_risk(self) -> Credits:
+        """What this run may have paid besides `credits_used`, at worst: requests without an answer."""
+        return sum(o.credits_at_risk for o in self.outcomes if not o.reused)
+
+    @property
+    def credits_of_others(self) -> Credits | None:
+        """Credits that somebody else spent from the account meanwhile, at least; None if not known."""
+        gap = self.credits_unexplained
+        return None if gap is None else max(0, gap - self.credits_at_risk)
+
+    @property
+    def credits_by_status(self) -> dict[str, Credits]:
+        """What was paid, split by outcome: `reused` by earlier runs, the rest by this one."""
+        split: dict[str, Credits] = dict.fromkeys((*get_args(OutcomeStatus), "reused"), 0)
+        for outcome in self.outcomes:
+            split["reused" if outcome.reused else outcome.status] += outcome.credits_used
+        return split
+
+
+class PendingReport(_Frozen):
+    """What `copy_pending` found, and what became of it.
+
+    Attributes:
+        batches: The batches in which images were owed.
+        generations: Paid generations whose images were not all in S3.
+        images: Images that were copied now.
+        waiting: Generations that still owe images; the next run tries them again.
+        lost: Generations whose images are gone: their URLs died before they were copied.
+        credits_lost: What the lost ones had cost, in credits.
+        messages: One line per generation that still owes images or lost them.
+    """
+
+    batches: tuple[str, ...]
+    generations: int
+    images: int
+    waiting: int
+    lost: int
+    credits_lost: Credits
+    messages: tuple[str, ...] = ()
 
 
 class ImageModel(BaseModel):

@@ -22,8 +22,9 @@ class Progress:
         images: Images in S3.
         credits_used: Paid by this run so far, in credits.
         seconds_left: An estimate from what past generations took; None before the first.
-        prompt: The prompt that has just come to an end.
-        status: Its end.
+        prompt: The prompt that has just come to an end, or got further.
+        status: Its end; None if it has not ended.
+        percent: How far it is, if the API tells (stream mode).
     """
 
     prompts: int
@@ -33,6 +34,7 @@ class Progress:
     seconds_left: float | None
     prompt: str | None = None
     status: OutcomeStatus | None = None
+    percent: int | None = None
 
     @property
     def done(self) -> int:
@@ -101,7 +103,16 @@ class Tracker:
             self._asked += asked
         self.announce(prompt, status)
 
-    def announce(self, prompt: str | None = None, status: OutcomeStatus | None = None) -> None:
+    def moved(self, prompt: str, percent: int) -> None:
+        """Tell how far a prompt is that has not ended."""
+        self.announce(prompt, percent=percent)
+
+    def announce(
+        self,
+        prompt: str | None = None,
+        status: OutcomeStatus | None = None,
+        percent: int | None = None,
+    ) -> None:
         """Tell the watcher how far the run is."""
         if self._watcher is None:
             return
@@ -116,6 +127,7 @@ class Tracker:
                 seconds_left=None if pace is None else pace * left,
                 prompt=prompt,
                 status=status,
+                percent=percent,
             )
             try:
                 self._watcher(snapshot)

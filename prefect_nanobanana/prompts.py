@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
-from prefect_nanobanana.client import USER_AGENT
+from prefect_nanobanana._core import USER_AGENT
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.models import ImagePrompt, describe_errors
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 from jinja2 import Environment, Template
 
 from prefect_nanobanana._s3 import Bucket
-from prefect_nanobanana.errors import BooksDoNotBalance
+from prefect_nanobanana.errors import BooksDoNotBalance, StorageError
 from prefect_nanobanana.models import Credits, Outcome, OutcomeStatus, RunReport
 
 ARTIFACT_BYTES = 900_000
 """Prefect's run page downloads every artifact whole: they are kept below 1 MB."""
+MANIFEST = "manifest.jsonl"
+GALLERY = "index.html"
 ACROSS = 4
 SHOWN_CHARACTERS = 200
 
@@ -120,17 +123,22 @@ def summary(report: RunReport) -> str:
 
 def books(report: RunReport) -> str:
     """Say how far the account's balance agrees with what this run accounts for."""
-    gap = report.credits_unexplained
+    gap, risk = report.credits_unexplained, report.credits_at_risk
+    maybe = f"; requests without an answer cost up to {_credits(risk)}" if risk else ""
     if gap is None:
-        return "the account's balance could not be read, so the books were not compared"
+        return "the account's balance could not be read, so the books were not compared" + maybe
     if gap == 0:
-        return "the account's balance agrees"
-    if gap > 0:
-        return (
-            f"the account lost {_credits(gap)} more than this run accounts for: unknown outcomes, "
-            "or someone else using the account"
-        )
-    return f"the account lost {_credits(-gap)} less than this run accounts for: refunds or a purchase"
+        settled = ", so requests without an answer seem to have cost nothing" if risk else ""
+        return "the account's balance agrees" + settled
+    if gap < 0:
+        lost = f"the account lost {_credits(-gap)} less than this run accounts for"
+        return f"{lost}: refunds or a purchase{maybe}"
+    text = f"the account lost {_credits(gap)} more than this run has answers for{maybe}"
+    others = report.credits_of_others
+    if others:
+        least = "at least " if risk else ""
+        text += f"; {least}{_credits(others)} were spent by someone else on the same account"
+    return text
 
 
 def manifest(outcomes: Sequence[Outcome]) -> bytes:
@@ -170,6 +178,30 @@ def gallery_page(report: RunReport, told: Sequence[Told], bucket: Bucket) -> byt
     return page.encode()
 
 
+def publish_pages(
+    report: RunReport,
+    told: Sequence[Told],
+    bucket: Bucket,
+    logger: logging.Logger | logging.LoggerAdapter[Any],
+) -> RunReport:
+    """Write manifest and gallery; what cannot be written is said, and fails nothing.
+
+    Returns:
+        The report, without the address of what could not be written.
+    """
+    pages = {
+        "gallery_uri": (GALLERY, "text/html; charset=utf-8", gallery_page(report, told, bucket)),
+        "manifest_uri": (MANIFEST, "application/x-ndjson", manifest([item.outcome for item in told])),
+    }
+    for field, (name, content_type, body) in pages.items():
+        try:
+            bucket.put(bucket.key(report.batch, name), body, content_type)
+        except StorageError as error:
+            logger.error("%s could not be written: %s", name, error)
+            report = report.model_copy(update={field: None})
+    return report
+
+
 def artifact_markdown(report: RunReport, told: Sequence[Told]) -> str:
     """The run's markdown artifact: what it cost, and a gallery that outlives every URL."""
     lines = [
@@ -180,17 +212,17 @@ def artifact_markdown(report: RunReport, told: Sequence[Told]) -> str:
         "| | prompts | credits |",
         "| --- | ---: | ---: |",
     ]
+    split = report.credits_by_status
     for status, (name, _) in _NAMES.items():
         these = [o for o in report.outcomes if o.status == status]
         if these:
-            paid: Mapping[bool, Credits] = {
-                reused: sum(o.credits_used for o in these if o.reused is reused)
-                for reused in (False, True)
-            }
-            earlier = f" (and {paid[True]} earlier)" if paid[True] else ""
-            lines.append(f"| {name} | {len(these)} | {paid[False]}{earlier} |")
+            reused = sum(o.reused for o in these)
+            earlier = f" ({reused} from earlier runs)" if reused else ""
+            lines.append(f"| {name} | {len(these)}{earlier} | {split[status]} |")
     lines += [
         f"| **all** | **{report.prompts}** | **{report.credits_used}** |",
+        f"| paid by earlier runs | | {split['reused']} |",
+        f"| at worst, for requests without an answer | | {report.credits_at_risk} |",
         "",
         f"Balance before: {_known(report.balance_before)}, after: {_known(report.balance_after)}; "
         f"{books(report)}.",
@@ -218,10 +250,10 @@ def artifact_markdown(report: RunReport, told: Sequence[Told]) -> str:
 
 def _cells(item: Told) -> list[str]:
     outcome = item.outcome
-    shown = _plain(outcome.prompt.prompt)
+    shown = plain(outcome.prompt.prompt)
     cost = _credits(outcome.credits_used) + (" earlier" if outcome.reused else "")
     if not item.thumbnails:
-        why = _plain(outcome.message or "")
+        why = plain(outcome.message or "")
         return [f"<td><b>{outcome.status}</b><br>{shown}<br>{cost}<br><i>{why}</i></td>"]
     many = len(item.thumbnails)
     of = [f"{n} of {many}, together {cost}" for n in range(1, many + 1)] if many > 1 else [cost]
@@ -231,7 +263,7 @@ def _cells(item: Told) -> list[str]:
     ]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text as a table cell in markdown shows it to the letter, cut to a bearable length."""
     short = text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
     # Markdown's own signs would be read inside a table cell too.

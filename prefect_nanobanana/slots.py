@@ -2,8 +2,10 @@
 
 An account may have a fixed number of requests open at once, by default one, and that is what limits
 a run. Whoever asks the API holds a slot for as long as the API counts the request, no longer: not
-while copying to S3, not while waiting to try again. A slot that becomes free is handed to the one
-who has waited longest, at once, be it a thread or a coroutine.
+while copying to S3, not while waiting to try again, not while an async generation runs. A slot that
+becomes free is handed to the one who has waited longest, at once, be it a thread or a coroutine.
+
+How many async generations may run at once is not told by the API: it is learned from its refusals.
 
 Other processes are not seen from here: they are met as 429, which is waited out as the API asks.
 """
@@ -11,6 +13,7 @@ Other processes are not seen from here: they are met as 429, which is waited out
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -18,92 +21,85 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 
-from prefect_nanobanana.errors import ConcurrencyLimitReached, Paced
+from prefect_nanobanana.errors import ConcurrencyLimitReached, Paced, ServerBusy
 
 LONGEST_PAUSE_SECONDS = 120.0
 """No refusal holds everybody back for longer; who then meets another one waits again."""
+PROBE_AFTER_SECONDS = 10.0
+"""So long after the last refusal or success, one async generation more than it took then is tried."""
 
 
-class Slots:
-    """The slots of one account; a `client.Gate`.
+class Turns:
+    """Hands out turns, first come, first served, to threads and coroutines.
 
     Args:
-        limit: How many requests may be open at once.
+        limit: How many may be out at once.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: float) -> None:
         self._limit = limit
-        self._learned: int | None = None
-        self._held = 0
+        self._out = 0
         self._waiting: deque[Future[None]] = deque()
         self._pause_until = 0.0
         self._waking = False
         self._lock = threading.Lock()
 
     @property
-    def limit(self) -> int:
-        """How many requests may be open: what was set, or less if the API said so."""
-        return self._limit if self._learned is None else min(self._limit, self._learned)
+    def limit(self) -> float:
+        """How many may be out at once."""
+        return self._limit
 
-    def allow(self, limit: int) -> None:
-        """Set how many requests may be open at once."""
+    def allow(self, limit: float) -> None:
+        """Set how many may be out at once."""
         with self._lock:
             self._limit = limit
             self._hand_out()
 
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Hold a slot; wait for one first."""
-        turn = self._queue()
+    def pause(self, seconds: float) -> None:
+        """Hand out nothing for a while."""
+        with self._lock:
+            self._pause_until = max(self._pause_until, time.monotonic() + seconds)
+
+    def take(self, first: bool = False) -> None:
+        """Wait for a turn.
+
+        Args:
+            first: Whether to go before those who wait already.
+        """
+        turn = self._queue(first)
         try:
             turn.result()
         except BaseException:
-            # Interrupted while waiting: a slot that was handed over meanwhile goes to the next.
+            # Interrupted while waiting: a turn that was handed over meanwhile goes to the next.
             if not turn.cancel():
-                self._give_back()
+                self.give_back()
             raise
-        try:
-            yield
-        finally:
-            self._give_back()
 
-    @asynccontextmanager
-    async def ahold(self) -> AsyncIterator[None]:
-        """Hold a slot; wait for one first, without blocking the event loop."""
-        turn = self._queue()
+    async def atake(self, first: bool = False) -> None:
+        """Wait for a turn without blocking the event loop; see `take`."""
+        turn = self._queue(first)
         try:
             await asyncio.wrap_future(turn)
         except BaseException:
             if not turn.cancel():
-                self._give_back()
+                self.give_back()
             raise
-        try:
-            yield
-        finally:
-            self._give_back()
 
-    def paced(self, error: Paced) -> None:
-        """Learn from a refusal: how many requests the account may have, and how long all must wait."""
+    def give_back(self) -> None:
+        """End a turn."""
         with self._lock:
-            if isinstance(error, ConcurrencyLimitReached):
-                if error.limit:
-                    self._learned = error.limit
-                if error.retry_after_seconds:
-                    asked = min(error.retry_after_seconds, LONGEST_PAUSE_SECONDS)
-                    until = time.monotonic() + asked
-                    self._pause_until = max(self._pause_until, until)
+            self._out -= 1
+            self._hand_out()
 
-    def _queue(self) -> Future[None]:
+    def _queue(self, first: bool) -> Future[None]:
         turn: Future[None] = Future()
         with self._lock:
-            self._waiting.append(turn)
+            if first:
+                self._waiting.appendleft(turn)
+            else:
+                self._waiting.append(turn)
             self._hand_out()
         return turn
-
-    def _give_back(self) -> None:
-        with self._lock:
-            self._held -= 1
-            self._hand_out()
 
     def _hand_out(self) -> None:
         pause = self._pause_until - time.monotonic()
@@ -114,17 +110,114 @@ class Slots:
                 timer.daemon = True
                 timer.start()
             return
-        while self._waiting and self._held < self.limit:
+        while self._waiting and self._out < self.limit:
             turn = self._waiting.popleft()
-            # Running futures cannot be cancelled: from here on the slot has an owner.
+            # Running futures cannot be cancelled: from here on the turn has an owner.
             if turn.set_running_or_notify_cancel():
-                self._held += 1
+                self._out += 1
                 turn.set_result(None)
 
     def _wake(self) -> None:
         with self._lock:
             self._waking = False
             self._hand_out()
+
+
+class Room(Turns):
+    """How many async generations the API has room for: as many as it took before it said 503."""
+
+    def __init__(self) -> None:
+        super().__init__(math.inf)
+        self._learned_at = 0.0
+
+    @property
+    def limit(self) -> float:
+        """How many may be in flight at once: a while after a refusal, one more than the API took."""
+        if time.monotonic() - self._learned_at > PROBE_AFTER_SECONDS:
+            return self._limit + 1
+        return self._limit
+
+    def refused(self) -> None:
+        """The API took all that are out but one."""
+        with self._lock:
+            self._limit = max(1, self._out - 1)
+            self._learned_at = time.monotonic()
+
+    def taken(self) -> None:
+        """The API took all that are out."""
+        with self._lock:
+            if self._out > self._limit:
+                self._limit = self._out
+                self._learned_at = time.monotonic()
+
+
+class Slots:
+    """The slots of one account; the `Gate` of its clients.
+
+    Args:
+        limit: How many requests may be open at once.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._allowed = limit
+        self._learned: int | None = None
+        self.requests = Turns(limit)
+        self.room = Room()
+
+    @property
+    def limit(self) -> int:
+        """How many requests may be open: what was set, or less if the API said so."""
+        return self._allowed if self._learned is None else min(self._allowed, self._learned)
+
+    def allow(self, limit: int) -> None:
+        """Set how many requests may be open at once."""
+        self._allowed = limit
+        self.requests.allow(self.limit)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold a slot; wait for one first."""
+        self.requests.take()
+        try:
+            yield
+        finally:
+            self.requests.give_back()
+
+    @asynccontextmanager
+    async def ahold(self) -> AsyncIterator[None]:
+        """Hold a slot; wait for one first, without blocking the event loop."""
+        await self.requests.atake()
+        try:
+            yield
+        finally:
+            self.requests.give_back()
+
+    def board(self, first: bool) -> None:
+        """Wait until the API may take one more async generation."""
+        self.room.take(first)
+
+    async def aboard(self, first: bool) -> None:
+        """The same without blocking the event loop."""
+        await self.room.atake(first)
+
+    def boarded(self) -> None:
+        """The API has taken an async generation."""
+        self.room.taken()
+
+    def leave(self) -> None:
+        """An async generation has ended, or was not taken."""
+        self.room.give_back()
+
+    def paced(self, error: Paced) -> None:
+        """Learn from a refusal: how many requests the account may have, and how long all must wait."""
+        if isinstance(error, ServerBusy):
+            self.room.refused()
+        if isinstance(error, ConcurrencyLimitReached):
+            if error.limit:
+                self._learned = error.limit
+                self.requests.allow(self.limit)
+            if error.retry_after_seconds:
+                self.requests.pause(min(error.retry_after_seconds, LONGEST_PAUSE_SECONDS))
 
 
 _ACCOUNTS: dict[str, Slots] = {}

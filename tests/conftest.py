@@ -8,6 +8,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,13 @@ else:
 
 import httpx  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 from prefect_aws import MinIOCredentials, S3Bucket  # noqa: E402
 from prefect_aws.client_parameters import AwsClientParameters  # noqa: E402
 from pydantic import SecretStr  # noqa: E402
 
-from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator  # noqa: E402
+from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator, _core, _polling, _settling  # noqa: E402  # noqa: E402
 from prefect_nanobanana import _pace as pace  # noqa: E402
 from prefect_nanobanana.sandbox import Sandbox  # noqa: E402
 from prefect_nanobanana.sandbox.s3 import LocalS3  # noqa: E402
@@ -75,14 +77,38 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A Prefect server of the session's own; it takes 16 s and more to start."""
-    with prefect_test_harness(server_startup_timeout=180):
+    with prefect_test_harness(server_startup_timeout=180), quick():
         yield
 
 
+QUICK: list[tuple[Any, str, float]] = [
+    (pace, "FIRST_DELAY_SECONDS", 0.01),
+    (_polling, "FIRST_POLL_SECONDS", 0.05),
+    (_polling, "POLL_EVERY_SECONDS", 0.1),
+    (_polling, "CLOSE_POLL_SECONDS", 0.05),
+    (_settling, "SETTLE_AFTER_SECONDS", 0.0),
+    (_core, "SETTLE_FOR_SECONDS", 0.3),
+]
+"""Waiting shows nothing: the pace without the waiting, but for what servers ask for."""
+
+
+@contextmanager
+def quick() -> Iterator[None]:
+    """Wait for nothing but servers, and let Prefect's heartbeats be.
+
+    A flow with heartbeats ends up to a second late: their thread sleeps for whole seconds.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, seconds in QUICK:
+            patch.setattr(module, name, seconds)
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            yield
+
+
 @pytest.fixture(autouse=True)
-def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting shows nothing: the pace without the waiting, but for what servers ask for."""
-    monkeypatch.setattr(pace, "FIRST_DELAY_SECONDS", 0.01)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, seconds in QUICK:
+        monkeypatch.setattr(module, name, seconds)
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_first_come_first_served() -> None:
         threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
         for number, thread in enumerate(threads):
             thread.start()
-            while len(slots._waiting) <= number:
+            while len(slots.requests._waiting) <= number:
                 time.sleep(0.001)
     for thread in threads:
         thread.join(5)
@@ -136,22 +136,22 @@ def test_a_cancelled_coroutine_gives_its_turn_away() -> None:
         await asyncio.wait_for(hold_for(0), 2)
 
     asyncio.run(run())
-    assert slots._held == 0
+    assert slots.requests._out == 0
 
 
 def test_an_interrupted_thread_gives_its_slot_back(monkeypatch: pytest.MonkeyPatch) -> None:
     slots = Slots(1)
-    queue = slots._queue
+    queue = slots.requests._queue
 
-    def interrupted() -> object:
-        turn = queue()
+    def interrupted(first: bool) -> object:
+        turn = queue(first)
         monkeypatch.setattr(turn, "result", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
         return turn
 
-    monkeypatch.setattr(slots, "_queue", interrupted)
+    monkeypatch.setattr(slots.requests, "_queue", interrupted)
     with pytest.raises(KeyboardInterrupt), slots.hold():
         pass
-    assert slots._held == 0
+    assert slots.requests._out == 0
 
 
 def test_one_keeper_per_account() -> None:

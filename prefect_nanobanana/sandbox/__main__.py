@@ -44,12 +44,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--fault", type=_fault, action="append", default=[], help="as reset_after:0.05; may be repeated"
     )
+    parser.add_argument(
+        "--poll-fault", type=_fault, action="append", default=[], help="the same for GET /generate?id="
+    )
     parser.add_argument("--pixels", type=int, default=1024, help="longer side of the pictures")
     parser.add_argument(
         "--url-style", choices=["absolute", "relative", "protocol-relative", "data"], default="absolute"
     )
     parser.add_argument("--url-lifetime", type=float, default=URL_LIFETIME_SECONDS, help="in seconds")
     parser.add_argument("--envelope", action="store_true", help="wrap answers in `data`")
+    parser.add_argument("--stream-ids", action="store_true", help="streams name their generation")
     options = parser.parse_args(argv)
     try:
         sandbox = Sandbox(
@@ -59,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
             limit=options.limit,
             latency=options.latency,
             faults=dict(options.fault),
+            poll_faults=dict(options.poll_fault),
+            stream_ids=options.stream_ids,
             picture_pixels=options.pixels,
             url_style=options.url_style,
             url_lifetime_seconds=options.url_lifetime,

@@ -108,16 +108,16 @@ class ApiHandler(WireHandler):
             except OutOfCredits:
                 self.answer(402, {"error": "Insufficient credits"})
                 return
-            if row.mode == "async":
-                self._submitted(row, fault)
-            elif row.mode == "stream":
+            if row.mode == "stream":
                 self._stream(row, fault)
-            else:
+            elif row.mode == "sync":
                 self.sandbox.finish(row, fault)
         finally:
             account.give_slot()
         if row.mode == "sync":
             self._deliver(self._result(row), fault)
+        elif row.mode == "async":
+            self._submitted(row, fault)
 
     def _note(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -165,7 +165,7 @@ class ApiHandler(WireHandler):
         if fault == "reset_after":
             self.reset()
         elif fault == "stall":
-            self.sandbox.stopping.wait()
+            self.wait_until_closed(self.sandbox.stopping)
             self.reset()
         elif fault in ("500", "502", "503_html", "504"):
             html = fault != "500"
@@ -231,7 +231,10 @@ class ApiHandler(WireHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
-        self._event({"type": "status", "message": "Generation started", "progress": 5})
+        started: dict[str, Any] = {"type": "status", "message": "Generation started", "progress": 5}
+        if self.sandbox.stream_ids:
+            started["data"] = {"generationId": row.generation_id}
+        self._event(started)
         finished = threading.Thread(target=self.sandbox.finish, args=(row, fault), daemon=True)
         finished.start()
         while finished.is_alive():
@@ -240,7 +243,7 @@ class ApiHandler(WireHandler):
                 self._event({"type": "status", "message": "Processing", "progress": 0})
         if fault in ("reset_after", "stall", "cut"):
             if fault == "stall":
-                self.sandbox.stopping.wait()
+                self.wait_until_closed(self.sandbox.stopping)
             if fault != "cut":
                 self.reset()
             return
@@ -256,6 +259,13 @@ class ApiHandler(WireHandler):
         self.wfile.flush()
 
     def _status(self, generation_id: str) -> None:
+        fault = self.sandbox.poll_faults.next()
+        if fault == "reset_before":
+            self.reset()
+            return
+        if fault in _REFUSALS:
+            self._refuse(fault)
+            return
         row = self.sandbox.account.find(generation_id)
         if row is None:
             self.answer(404, {"error": "Generation not found"})
@@ -271,7 +281,7 @@ class ApiHandler(WireHandler):
         }
         if row.message:
             data["errorMessage"] = row.message
-        self.answer(200, {"data": data})
+        self._deliver({"data": data}, fault)
 
     def _image(self, path: str) -> None:
         content = self.sandbox.images.get(path)

@@ -39,6 +39,8 @@ class Sandbox:
         url_style: How the answers name the images.
         url_lifetime_seconds: After this an image's URL is dead.
         envelope: Whether answers come wrapped in `data`, as public clients have seen.
+        stream_ids: Whether a stream's first event names the generation, which nobody has promised.
+        poll_faults: As `faults`, for `GET /generate?id=`.
         seed: Makes chance repeatable.
 
     Example:
@@ -64,10 +66,14 @@ class Sandbox:
         url_style: UrlStyle = "absolute",
         url_lifetime_seconds: float = URL_LIFETIME_SECONDS,
         envelope: bool = False,
+        stream_ids: bool = False,
+        poll_faults: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
         self.account = Account(credits, limit)
         self.faults = Faults(faults, seed)
+        self.poll_faults = Faults(poll_faults, seed)
+        self.stream_ids = stream_ids
         self.api_key = api_key
         self.url_style: UrlStyle = url_style
         self.envelope = envelope
@@ -116,6 +122,17 @@ class Sandbox:
         self.running.set()
         self._server.shutdown()
         self._server.server_close()
+
+    def go_away(self) -> None:
+        """Refuse connections until `come_back`; what is open goes on."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def come_back(self) -> None:
+        """Answer again, at the same port."""
+        self._server = SandboxServer(("127.0.0.1", self.port), ApiHandler)
+        self._server.sandbox = self
+        self.start()
 
     def __enter__(self) -> Sandbox:
         return self.start()

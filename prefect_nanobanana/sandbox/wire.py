@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import struct
+import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -44,6 +46,13 @@ class WireHandler(BaseHTTPRequestHandler):
         self.wfile.write(raw[: len(raw) // 2] if cut else raw)
         if cut:
             self.close_connection = True
+
+    def wait_until_closed(self, stopping: threading.Event) -> None:
+        """Say nothing more until the client hangs up, or the server is stopped."""
+        while not stopping.is_set():
+            readable, _, _ = select.select([self.connection], [], [], 0.05)
+            if readable and not self.connection.recv(1, socket.MSG_PEEK):
+                return
 
     def reset(self) -> None:
         """Close the connection with a reset rather than an orderly end."""
