@@ -25,7 +25,17 @@ from prefect_nanobanana._answers import (
 )
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana._polling import Clock, durations_of
-from prefect_nanobanana._steps import Ask, Board, EventStream, Gate, Open, Sleep, Steps, Witness
+from prefect_nanobanana._steps import (
+    Ask,
+    Board,
+    EventStream,
+    Gate,
+    Open,
+    Overbooked,
+    Sleep,
+    Steps,
+    Witness,
+)
 from prefect_nanobanana._version import __version__
 from prefect_nanobanana.errors import (
     AnswerNotUnderstood,
@@ -169,7 +179,7 @@ class Core:
                 return found
             return (yield from self._ending(found, told, Clock()))
         finally:
-            self._gate.leave()
+            self._gate.leave(boarded=True)
 
     def _submitting(
         self, prompt: str, *, model: str, witness: Witness | None, **settings: Any
@@ -177,7 +187,7 @@ class Core:
         """Submit and do not wait; how many are in flight is then not known here."""
         told = witness or Witness()
         found = yield from self._boarding(prompt, model=model, told=told, **settings)
-        self._gate.leave()
+        self._gate.leave(boarded=True)
         return found
 
     def _boarding(
@@ -196,18 +206,20 @@ class Core:
                 yield Board(first=refused)
                 aboard = True
                 try:
-                    found: Submission | Generation = yield Ask(request, read, told)
+                    found: Submission | Generation = yield Ask(request, read, told, boards=True)
                     self._gate.boarded()
                     return found
+                except Overbooked:
+                    delay, refused = 0.0, True
                 except NotCharged as error:
                     delay, refused = pace.delay_seconds(error), True
                 # Others may use the room meanwhile.
-                self._gate.leave()
+                self._gate.leave(boarded=False)
                 aboard = False
                 yield Sleep(delay)
         except BaseException:
             if aboard:
-                self._gate.leave()
+                self._gate.leave(boarded=False)
             raise
 
     def _waiting(
@@ -234,7 +246,7 @@ class Core:
         model, generation_id = submission.model, submission.generation_id
         past = durations_of(self._base_url, model)
         until = max(self._timeout, clock.elapsed + SETTLE_FOR_SECONDS * ask_first)
-        refusals = 0
+        refusals = polls = 0
 
         def read(answer: Answer) -> Generation | None:
             return read_status(answer, base_url=self._base_url, model=model, mode=submission.mode)
@@ -245,10 +257,11 @@ class Core:
             if isinstance(problem, Paced):
                 delay = max(delay, problem.retry_after_seconds or 0.0)
             left = until - clock.elapsed
-            if left <= 0:
+            if left <= 0 and polls:
                 break
             ask_first = False
-            yield Sleep(min(delay, left))
+            polls += 1
+            yield Sleep(max(0.0, min(delay, left)))
             try:
                 found: Generation | None = yield Ask(request, read)
             except ApiError as error:
@@ -366,6 +379,8 @@ class Core:
         if ask.witness is None:
             yield
             return
+        if ask.boards and self._gate.overbooked():
+            raise Overbooked
         ask.witness.sending()
         try:
             yield

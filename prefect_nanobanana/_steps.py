@@ -30,11 +30,14 @@ class Gate(Protocol):
     async def aboard(self, first: bool) -> None:
         """The same for async code."""
 
+    def overbooked(self) -> bool:
+        """Whether more have boarded than there is room for, as a refusal has shown meanwhile."""
+
     def boarded(self) -> None:
         """The API has taken an async generation."""
 
-    def leave(self) -> None:
-        """An async generation has ended, or was not taken."""
+    def leave(self, boarded: bool) -> None:
+        """An async generation has ended, or (not `boarded`) was never begun."""
 
     def paced(self, error: Paced) -> None:
         """Learn from a refusal: the account's limit, and how long all have to wait."""
@@ -74,10 +77,13 @@ class Open:
     async def aboard(self, first: bool) -> None:
         pass
 
+    def overbooked(self) -> bool:
+        return False
+
     def boarded(self) -> None:
         pass
 
-    def leave(self) -> None:
+    def leave(self, boarded: bool) -> None:
         pass
 
     def paced(self, error: Paced) -> None:
@@ -153,12 +159,18 @@ class Ask:
         read: Makes the step's result of the answer.
         witness: Is told; None for a request that is never charged and takes no slot of the account.
         stream: Takes the body as it arrives, if it is an event stream.
+        boards: Whether it begins an async generation.
     """
 
     request: dict[str, Any]
     read: Callable[[Answer], Any]
     witness: Witness | None = None
     stream: EventStream | None = None
+    boards: bool = False
+
+
+class Overbooked(Exception):
+    """The API has shown meanwhile that it has no room for this one; nothing was sent."""
 
 
 @dataclass

@@ -128,6 +128,7 @@ class Room(Turns):
 
     def __init__(self) -> None:
         super().__init__(math.inf)
+        self._in_flight = 0
         self._learned_at = 0.0
 
     @property
@@ -138,17 +139,28 @@ class Room(Turns):
         return self._limit
 
     def refused(self) -> None:
-        """The API took all that are out but one."""
+        """The API had no room for more than are in flight."""
         with self._lock:
-            self._limit = max(1, self._out - 1)
+            self._limit = max(1, self._in_flight)
             self._learned_at = time.monotonic()
 
-    def taken(self) -> None:
-        """The API took all that are out."""
+    def overbooked(self) -> bool:
+        """Whether more are out than there is room for."""
         with self._lock:
-            if self._out > self._limit:
-                self._limit = self._out
+            return self._out > self.limit
+
+    def taken(self) -> None:
+        """The API took one more."""
+        with self._lock:
+            self._in_flight += 1
+            if self._in_flight > self._limit:
+                self._limit = self._in_flight
                 self._learned_at = time.monotonic()
+
+    def ended(self) -> None:
+        """One that the API took has ended."""
+        with self._lock:
+            self._in_flight -= 1
 
 
 class Slots:
@@ -200,12 +212,18 @@ class Slots:
         """The same without blocking the event loop."""
         await self.room.atake(first)
 
+    def overbooked(self) -> bool:
+        """Whether more have boarded than there is room for, as a refusal has shown meanwhile."""
+        return self.room.overbooked()
+
     def boarded(self) -> None:
         """The API has taken an async generation."""
         self.room.taken()
 
-    def leave(self) -> None:
-        """An async generation has ended, or was not taken."""
+    def leave(self, boarded: bool) -> None:
+        """An async generation has ended, or (not `boarded`) was never begun."""
+        if boarded:
+            self.room.ended()
         self.room.give_back()
 
     def paced(self, error: Paced) -> None:
