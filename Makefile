@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test test-server import-cost check format lock clean
+.PHONY: help demo test test-server fault-matrix import-cost check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -14,6 +14,9 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install -q --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $(READY)
+
+fault-matrix: $(READY) ## what each fault does to credits, requests and pictures, as a table
+	cd tests && ../$(BIN)/python fault_matrix.py 2>/dev/null
 
 demo: $(READY) ## the main job for real, against a local API server and a local S3 server
 	$(BIN)/python flows/demo.py

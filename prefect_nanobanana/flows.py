@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, cast
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect_aws import S3Bucket
@@ -224,6 +225,13 @@ def _publish(report: RunReport, told: list[Told], bucket: Bucket, logger: Any) -
     return report
 
 
+def _has_retries() -> bool:
+    """Whether Prefect retries this run. It retries what is raised, not a state that is returned."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context is not None else None
+    return run is not None and bool(run.empirical_policy.retries)
+
+
 def _final_state(report: RunReport, fail_on: str) -> Any:
     message = summary(report)
     wrong = report.failed + report.unknown
@@ -236,5 +244,7 @@ def _final_state(report: RunReport, fail_on: str) -> Any:
         )
         if first:
             message += f"; first: {first}"
+        if _has_retries():
+            raise RunFailed(message, report)
         return Failed(message=message, data=RunFailed(message, report))
     return Completed(message=message, data=report)

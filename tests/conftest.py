@@ -54,8 +54,17 @@ from prefect_aws import MinIOCredentials, S3Bucket  # noqa: E402
 from prefect_aws.client_parameters import AwsClientParameters  # noqa: E402
 from pydantic import SecretStr  # noqa: E402
 
-from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator, _core, _polling, _settling  # noqa: E402  # noqa: E402
+from prefect_nanobanana import (  # noqa: E402
+    NanoBananaCredentials,
+    NanoBananaGenerator,
+    RunFailed,
+    RunReport,
+    _core,
+    _polling,
+    _settling,
+)
 from prefect_nanobanana import _pace as pace  # noqa: E402
+from prefect_nanobanana.flows import generate_images  # noqa: E402
 from prefect_nanobanana.sandbox import Sandbox  # noqa: E402
 from prefect_nanobanana.sandbox.s3 import LocalS3  # noqa: E402
 
@@ -177,6 +186,21 @@ def bucket(make_bucket: MakeBucket) -> S3Bucket:
 def folder(s3: LocalS3, bucket: S3Bucket) -> Path:
     """Where the files of `bucket` are on disk."""
     return s3.folder / bucket.bucket_name / bucket.bucket_folder
+
+
+@pytest.fixture
+def run(generator: NanoBananaGenerator, bucket: S3Bucket) -> Callable[..., RunReport]:
+    """Runs the main job; a run that turned red yields its report too."""
+
+    def call(*prompts: Any, **changes: Any) -> RunReport:
+        settings = {"generator": generator, "bucket": bucket, "batch": "b", **changes}
+        try:
+            return generate_images(prompts=list(prompts), **settings)
+        except RunFailed as error:
+            assert isinstance(error.report, RunReport)
+            return error.report
+
+    return call
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -16,12 +17,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prefect_aws import MinIOCredentials, S3Bucket
 from prefect_aws.client_parameters import AwsClientParameters
 from pydantic import SecretStr
 from servers import FaultyS3, Reply, Seen, s3_error
 
 from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator, RunFailed, RunReport
+from prefect_nanobanana import _run as run_module
 from prefect_nanobanana.flows import generate_images
 from prefect_nanobanana.sandbox import Sandbox
 from prefect_nanobanana.sandbox.s3 import LocalS3
@@ -92,14 +95,26 @@ def run_store_cell(s3: LocalS3, column: str, fault: str) -> str:
         def meet(request: Seen) -> Reply | None:
             if request.method != "PUT" or f"/{column}s/" not in request.path:
                 return None
-            seen.append(request.path)
             if fault == "denied":
-                # The first image, or what the first prompt writes, gets through.
-                return s3_error(403, "AccessDenied") if len(seen) > _FIRST[column] else None
+                return _deny(request)
+            seen.append(request.path)
             if len(seen) != 2:
                 return None
             return Reply(reset=True) if fault == "reset" else _ANSWERS[fault]
 
+        def _deny(request: Seen) -> Reply | None:
+            """Access is lost once the first prompt's answer is recorded, or its image is stored."""
+            if not seen:
+                if column == "image" or b'"generated"' in request.body:
+                    seen.append(request.path)
+                return None
+            while column == "image" and sandbox.account.charged < len(PROMPTS):
+                time.sleep(0.01)  # so that it is known how many were asked by then
+            return s3_error(403, "AccessDenied")
+
+        # Who may not write will not be let in by waiting.
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(run_module, "WRITE_AGAIN_FOR_SECONDS", 1.0 if fault == "denied" else 60.0)
         proxy.fault = meet
         generator = NanoBananaGenerator(
             credentials=NanoBananaCredentials(
@@ -114,7 +129,6 @@ def run_store_cell(s3: LocalS3, column: str, fault: str) -> str:
 
 
 _ANSWERS = {"SlowDown": s3_error(503, "SlowDown"), "500": s3_error(500, "InternalError")}
-_FIRST = {"record": 4, "image": 1}
 
 
 def _twice(

@@ -10,12 +10,14 @@ import json
 import os
 import sys
 
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect_aws import S3Bucket
 
-from prefect_nanobanana import NanoBananaGenerator
+from prefect_nanobanana import NanoBananaGenerator, _polling
 from prefect_nanobanana.flows import generate_images
 
 if __name__ == "__main__":
+    _polling.FIRST_POLL_SECONDS = _polling.CLOSE_POLL_SECONDS = _polling.POLL_EVERY_SECONDS = 0.1
     for line in sys.stdin:
         child = os.fork()
         if child:
@@ -24,11 +26,12 @@ if __name__ == "__main__":
             print(os.waitstatus_to_exitcode(status), flush=True)
         else:
             settings = json.loads(line)
-            generate_images(
-                prompts=settings["prompts"],
-                generator=NanoBananaGenerator.model_validate(settings["generator"]),
-                bucket=S3Bucket.model_validate(settings["bucket"]),
-                batch="b",
-                fail_on="never",
-            )
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                generate_images(
+                    prompts=settings["prompts"],
+                    generator=NanoBananaGenerator.model_validate(settings["generator"]),
+                    bucket=S3Bucket.model_validate(settings["bucket"]),
+                    batch="b",
+                    fail_on="never",
+                )
             os._exit(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import hashlib
 import json
 import threading
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from flow_checks import adds_up, statuses
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
@@ -54,49 +54,6 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 MakeBucket = Callable[..., S3Bucket]
 
 
-@pytest.fixture
-def run(generator: NanoBananaGenerator, bucket: S3Bucket) -> Callable[..., RunReport]:
-    """Runs the main job; a run that turned red yields its report too."""
-
-    def call(*prompts: Any, **changes: Any) -> RunReport:
-        settings = {"generator": generator, "bucket": bucket, "batch": "b", **changes}
-        try:
-            return generate_images(prompts=list(prompts), **settings)
-        except RunFailed as error:
-            assert isinstance(error.report, RunReport)
-            return error.report
-
-    return call
-
-
-def _statuses(report: RunReport) -> list[str]:
-    return [outcome.status for outcome in report.outcomes]
-
-
-def _adds_up(report: RunReport, sandbox: Sandbox, folder: Path) -> None:
-    """What is promised of every run: counts, credits and bytes."""
-    counts = [report.stored, report.warnings, report.failed, report.unknown, report.skipped]
-    assert sum(counts) == report.prompts == len(report.outcomes)
-    assert [o.position for o in report.outcomes] == list(range(1, report.prompts + 1))
-    paid_for = [row.prompt for row in sandbox.account.rows]
-    asked = [o.prompt.prompt for o in report.outcomes]
-    for prompt in set(paid_for):
-        assert paid_for.count(prompt) <= max(1, asked.count(prompt)), f"paid twice for {prompt!r}"
-    manifest = [
-        json.loads(row)
-        for row in (folder / report.batch / "manifest.jsonl").read_text("utf-8").splitlines()
-    ]
-    assert [row["status"] for row in manifest][: report.prompts] == _statuses(report)
-    served = {hashlib.sha256(content).hexdigest() for content in sandbox.images.values()}
-    named = [image for row in manifest for image in row.get("images", [])]
-    for image in named:
-        content = (folder.parent / image["key"]).read_bytes()
-        assert hashlib.sha256(content).hexdigest() == image["sha256"]
-        assert image["sha256"] in served
-    on_disk = [p for p in (folder / report.batch / "images").rglob("*") if p.is_file()]
-    assert len(on_disk) == len(named) >= report.images
-
-
 def test_prompts_become_pictures(run: Callable[..., RunReport], sandbox: Sandbox, folder: Path) -> None:
     report = run(
         "a cat",
@@ -110,13 +67,13 @@ def test_prompts_become_pictures(run: Callable[..., RunReport], sandbox: Sandbox
             reference_image_urls=["https://e/1", "https://e/2"],
         ),
     )
-    assert _statuses(report) == ["stored", "stored", "warning", "stored", "stored"]
+    assert statuses(report) == ["stored", "stored", "warning", "stored", "stored"]
     assert report.credits_used == 1 + 3 + 1 + 1 + 3 == sandbox.account.charged
     assert (report.balance_before, report.balance_after, report.remaining_credits) == (100, 91, 91)
     assert report.credits_without_image == 1
     assert report.credits_unexplained == 0
     assert report.images == 6
-    _adds_up(report, sandbox, folder)
+    adds_up(report, sandbox, folder)
     names = sorted(p.name for p in (folder / "b/images").iterdir())
     assert any(name.startswith("hero-") for name in names)
     assert sum(name.startswith("ein-grosser-bar-auf-zwei-zeilen-") for name in names) == 3
@@ -135,10 +92,10 @@ def test_a_finished_batch_makes_no_post(
     again = run("a cat", "a bloody sword", "a dog")
     assert sandbox.account.posts == posts == 3
     assert (again.credits_used, again.credits_reused) == (0, first.credits_used)
-    assert _statuses(again) == _statuses(first)
+    assert statuses(again) == statuses(first)
     assert all(o.reused for o in again.outcomes)
     assert [o.images for o in again.outcomes] == [o.images for o in first.outcomes]
-    _adds_up(again, sandbox, folder)
+    adds_up(again, sandbox, folder)
 
 
 def test_inserting_and_moving_prompts_pays_for_what_is_new_only(
@@ -148,7 +105,7 @@ def test_inserting_and_moving_prompts_pays_for_what_is_new_only(
     report = run("new", "b", "a", "b", "b")
     assert [o.reused for o in report.outcomes] == [False, True, True, True, False]
     assert sorted(row.prompt for row in sandbox.account.rows) == ["a", "b", "b", "b", "new"]
-    _adds_up(report, sandbox, folder)
+    adds_up(report, sandbox, folder)
 
 
 def test_a_shorter_list_leaves_no_image_out_of_the_manifest(
@@ -157,7 +114,7 @@ def test_a_shorter_list_leaves_no_image_out_of_the_manifest(
     run("a", "nude", ImagePrompt(prompt="b", quantity=2))
     report = run("c")
     assert (report.prompts, report.images, report.credits_reused) == (1, 1, 0)
-    _adds_up(report, sandbox, folder)
+    adds_up(report, sandbox, folder)
     rows = (folder / "b/manifest.jsonl").read_text("utf-8").splitlines()
     assert sorted(json.loads(row)["prompt"]["prompt"] for row in rows) == ["a", "b", "c", "nude"]
     page = (folder / "b/index.html").read_text("utf-8")
@@ -185,7 +142,7 @@ def test_an_unknown_outcome_keeps_the_id_that_was_told(
     assert "generation g17 was not seen to end" in str(report.outcomes[0].message)
     (record,) = (folder / "b/records").iterdir()
     assert json.loads(record.read_text())["generation_id"] == "g17"
-    assert _statuses(run("a")) == ["unknown"]
+    assert statuses(run("a")) == ["unknown"]
     assert sandbox.account.posts == 1
 
 
@@ -202,9 +159,9 @@ def test_one_copy_that_breaks_in_an_unexpected_way_is_one_failed_prompt(
     with monkeypatch.context() as patch:
         patch.setattr(Copier, "copy", break_once)
         report = run("a", "b", "c")
-    assert _statuses(report) == ["stored", "failed", "stored"]
+    assert statuses(report) == ["stored", "failed", "stored"]
     assert "a bug" in str(report.outcomes[1].message)
-    _adds_up(report, sandbox, folder)
+    adds_up(report, sandbox, folder)
     again = run("a", "b", "c")
     assert (again.stored, again.credits_used, sandbox.account.posts) == (3, 0, 3)
 
@@ -227,7 +184,7 @@ def test_a_store_that_is_away_for_a_while_costs_nothing(
         finish, sandbox.finish = sandbox.finish, go_away  # type: ignore[method-assign]
         report = generate_images(prompts=["a", "b"], generator=generator, bucket=bucket, batch="b")
     assert report.stored == 2
-    _adds_up(report, sandbox, tmp_path / "s3/pictures" / bucket.bucket_folder)
+    adds_up(report, sandbox, tmp_path / "s3/pictures" / bucket.bucket_folder)
 
 
 def test_a_refusal_that_could_not_be_recorded_is_asked_again(
@@ -332,20 +289,20 @@ def test_one_bad_prompt_does_not_stop_the_others_and_is_never_paid_twice(
         sandbox.account.limit = 2  # the request that hangs holds its slot at the server
     sandbox.faults.queue(None, fault)
     report = run("one", "two", "three")
-    assert sorted(_statuses(report)) == sorted(["stored", status, "stored"])
+    assert sorted(statuses(report)) == sorted(["stored", status, "stored"])
     assert sandbox.account.charged == 2 + charged
     assert report.credits_used == 2 + (charged if status != "unknown" else 0)
     assert report.credits_unexplained == (charged if status == "unknown" else 0)
     (told,) = [o.message for o in report.outcomes if o.status != "stored"] or [None]
     assert told is None if message is None else message in str(told)
-    _adds_up(report, sandbox, folder)
+    adds_up(report, sandbox, folder)
     # Again: what was charged, or may have been, is not asked for again.
     posts = sandbox.account.posts
     again = run("one", "two", "three")
     assert sandbox.account.posts - posts == (1 if fault == "400" else 0)
-    assert _statuses(again).count("stored") == (3 if fault == "400" else report.stored)
-    assert _statuses(again) == _statuses(report) or fault == "400"
-    _adds_up(again, sandbox, folder)
+    assert statuses(again).count("stored") == (3 if fault == "400" else report.stored)
+    assert statuses(again) == statuses(report) or fault == "400"
+    adds_up(again, sandbox, folder)
 
 
 @pytest.mark.parametrize(("fault", "second"), [("401", "failed"), ("402", "skipped"), ("403", "failed")])
@@ -355,11 +312,11 @@ def test_what_no_other_prompt_would_survive_stops_the_run(
     sandbox.latency = (0.05, 0.05)
     sandbox.faults.queue(None, *[fault] * 20)
     report = run(*"abcdefgh")
-    assert sorted(_statuses(report)) == sorted(["stored", second, *["skipped"] * 6])
+    assert sorted(statuses(report)) == sorted(["stored", second, *["skipped"] * 6])
     assert all(fault in str(o.message) for o in report.outcomes if o.status != "stored")
     assert sandbox.account.posts == 2, "what is hopeless is not asked"
     assert sandbox.account.charged == 1 == report.credits_used
-    _adds_up(report, sandbox, folder)
+    adds_up(report, sandbox, folder)
 
 
 def test_credits_that_run_out(run: Callable[..., RunReport], sandbox: Sandbox, folder: Path) -> None:
@@ -367,7 +324,7 @@ def test_credits_that_run_out(run: Callable[..., RunReport], sandbox: Sandbox, f
     report = run("a", "b", "c", "d")
     assert (report.stored, report.skipped) == (2, 2)
     assert report.remaining_credits == 0
-    _adds_up(report, sandbox, folder)
+    adds_up(report, sandbox, folder)
     sandbox.account.credits = 10
     again = run("a", "b", "c", "d")
     assert (again.stored, again.credits_used, again.credits_reused) == (4, 2, 2)
@@ -394,7 +351,7 @@ def test_the_ceiling_holds(
     assert report.credits_used == sandbox.account.charged
     assert report.stored >= min(stored, 2)
     assert report.stored + report.skipped == 4
-    _adds_up(report, sandbox, folder)
+    adds_up(report, sandbox, folder)
 
 
 BAD_STARTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
@@ -490,16 +447,16 @@ def test_images_that_could_not_be_copied_are_copied_by_the_next_run(
     monkeypatch.setattr("prefect_nanobanana.storage.Copier.__init__.__defaults__", ((), 0.0))
     sandbox.url_lifetime_seconds = -1
     first = run("a cat", ImagePrompt(prompt="a dog", quantity=2))
-    assert _statuses(first) == ["failed", "failed"]
+    assert statuses(first) == ["failed", "failed"]
     assert "2 of 2 images could not be copied" in str(first.outcomes[1].message)
     assert "answered 404" in str(first.outcomes[1].message)
     assert (first.credits_used, first.credits_without_image) == (3, 3)
-    _adds_up(first, sandbox, folder)
+    adds_up(first, sandbox, folder)
     sandbox.url_lifetime_seconds = 60
     again = run("a cat", ImagePrompt(prompt="a dog", quantity=2))
-    assert _statuses(again) == ["stored", "stored"]
+    assert statuses(again) == ["stored", "stored"]
     assert (again.credits_used, again.credits_reused, sandbox.account.posts) == (0, 3, 2)
-    _adds_up(again, sandbox, folder)
+    adds_up(again, sandbox, folder)
 
 
 def test_access_lost_in_mid_run(
@@ -532,7 +489,7 @@ def test_access_lost_in_mid_run(
         assert again.stored == 6
         assert sandbox.account.posts - posts == report.skipped
         folder = s3.folder / bucket.bucket_name / bucket.bucket_folder
-        _adds_up(again, sandbox, folder)
+        adds_up(again, sandbox, folder)
 
 
 def test_an_answer_that_cannot_be_recorded_is_said_in_the_log(
@@ -829,7 +786,7 @@ def test_an_interrupted_run_keeps_what_it_paid_for(
     again = generate_images(prompts=[*"abcdef"], generator=generator, bucket=bucket, batch="b")
     assert (again.stored, again.unknown, again.credits_reused) == (6, 0, paid)
     assert sandbox.account.charged == 6
-    _adds_up(again, sandbox, folder)
+    adds_up(again, sandbox, folder)
 
 
 def test_errors_of_ours_have_one_root() -> None:

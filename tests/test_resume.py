@@ -1,0 +1,424 @@
+"""Never twice: runs that resume, outcomes that are settled, and what is asked again on request."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flow_checks import adds_up, statuses
+from prefect_aws import S3Bucket
+
+from prefect_nanobanana import (
+    ImagePrompt,
+    InvalidInput,
+    NanoBananaGenerator,
+    PendingReport,
+    Progress,
+    RunFailed,
+    RunReport,
+    watch_progress,
+)
+from prefect_nanobanana._s3 import Bucket
+from prefect_nanobanana.flows import copy_pending, generate_images
+from prefect_nanobanana.ledger import Ledger, Record
+from prefect_nanobanana.sandbox import Sandbox
+from prefect_nanobanana.sandbox.account import GenerationRow
+from prefect_nanobanana.storage import Copier
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+Run = Callable[..., RunReport]
+
+
+def _records(folder: Path) -> dict[str, dict[str, Any]]:
+    read = (json.loads(path.read_text("utf-8")) for path in (folder / "b/records").iterdir())
+    return {record["prompt"]["prompt"]: record for record in read}
+
+
+# The modes, through the whole flow.
+
+
+@pytest.mark.parametrize("mode", ["async", "stream"])
+def test_every_mode_through_the_flow(
+    run: Run, generator: NanoBananaGenerator, sandbox: Sandbox, folder: Path, mode: Any
+) -> None:
+    generator.mode = mode
+    sandbox.latency = (0.05, 0.1)
+    told: list[Progress] = []
+    with watch_progress(told.append):
+        report = run("a", "nude", ImagePrompt(prompt="c", model="nanobanan-2"), "d")
+    assert statuses(report) == ["stored", "warning", "stored", "stored"]
+    assert report.credits_used == 5 == sandbox.account.charged
+    assert report.credits_unexplained == 0
+    assert {o.generation.mode for o in report.outcomes if o.generation} == {mode}
+    assert any(p.percent == 5 for p in told) is (mode == "stream")
+    assert sandbox.account.refusals == 0
+    adds_up(report, sandbox, folder)
+    posts = sandbox.account.posts
+    again = run("a", "nude", ImagePrompt(prompt="c", model="nanobanan-2"), "d")
+    assert (sandbox.account.posts, again.credits_used, again.credits_reused) == (posts, 0, 5)
+
+
+def test_stream_mode_refuses_several_images_with_the_place(
+    run: Run, generator: NanoBananaGenerator, sandbox: Sandbox
+) -> None:
+    generator.mode = "stream"
+    with pytest.raises(InvalidInput, match="prompts, row 2: quantity: stream mode makes one image"):
+        run("a", ImagePrompt(prompt="b", quantity=2))
+    assert sandbox.account.posts == 0
+
+
+# Async generations that were not over when the run was.
+
+
+def test_what_is_still_running_is_picked_up_by_the_next_run(
+    run: Run, generator: NanoBananaGenerator, sandbox: Sandbox, folder: Path
+) -> None:
+    generator.mode = "async"
+    generator.credentials.request_timeout_seconds = 0.5
+    sandbox.running.clear()
+    report = run("a", "nude", "c")
+    assert statuses(report) == ["unknown"] * 3
+    assert all("its id is kept" in str(o.message) for o in report.outcomes)
+    assert report.credits_used == 3 == sandbox.account.charged
+    assert (report.credits_unexplained, report.credits_at_risk) == (0, 0)
+    sandbox.running.set()
+    generator.mode = "sync"  # whatever the mode is now
+    again = run("a", "nude", "c")
+    assert statuses(again) == ["stored", "warning", "stored"]
+    assert (again.credits_used, again.credits_reused, sandbox.account.posts) == (0, 3, 3)
+    adds_up(again, sandbox, folder)
+
+
+def test_a_generation_that_the_api_has_forgotten_stays_unknown(
+    run: Run, generator: NanoBananaGenerator, sandbox: Sandbox, folder: Path
+) -> None:
+    generator.mode = "async"
+    generator.credentials.request_timeout_seconds = 0.5
+    sandbox.running.clear()
+    run("a")
+    sandbox.account._rows.clear()
+    again = run("a")
+    assert statuses(again) == ["unknown"]
+    assert "not found" in str(again.outcomes[0].message)
+    assert _records(folder)["a"]["state"] == "unknown"
+    resent = run("a", on_unknown="resend")
+    sandbox.running.set()
+    assert statuses(resent) in (["stored"], ["unknown"])
+    assert sandbox.account.posts == 2
+
+
+# Outcomes that are not known, and the balance.
+
+
+def test_a_request_that_cost_nothing_is_proven_so_and_sent_again(
+    run: Run, sandbox: Sandbox, folder: Path
+) -> None:
+    sandbox.faults.queue(None, "reset_before", "reset_before")
+    report = run("a", "b", "c")
+    assert statuses(report) == ["stored"] * 3
+    assert (report.credits_used, report.credits_at_risk, sandbox.account.posts) == (3, 0, 5)
+    adds_up(report, sandbox, folder)
+
+
+def test_a_request_that_is_lost_again_and_again_is_not_sent_for_ever(run: Run, sandbox: Sandbox) -> None:
+    sandbox.faults.queue(*["reset_before"] * 10)
+    report = run("a")
+    assert statuses(report) == ["unknown"]
+    assert sandbox.account.posts == 3
+
+
+def test_a_balance_that_somebody_else_spends_from_proves_nothing(run: Run, sandbox: Sandbox) -> None:
+    finish = sandbox.finish
+
+    def spend(row: GenerationRow, fault: str | None) -> None:
+        finish(row, fault)
+        if len(sandbox.account.rows) == 1:
+            sandbox.account.credits -= 7
+
+    sandbox.finish = spend  # type: ignore[method-assign]
+    sandbox.faults.queue(None, "reset_before")
+    report = run("a", "b", "c")
+    assert sorted(statuses(report)) == ["stored", "stored", "unknown"]
+    assert (report.credits_used, report.credits_unexplained, report.credits_at_risk) == (2, 7, 1)
+    assert report.credits_of_others == 6, "one of the seven may have been ours"
+    assert report.credits_by_status == {
+        **dict.fromkeys(("warning", "failed", "unknown", "skipped", "reused"), 0),
+        "stored": 2,
+    }
+
+
+def test_credits_that_are_bought_meanwhile_prove_nothing(run: Run, sandbox: Sandbox) -> None:
+    finish = sandbox.finish
+
+    def buy(row: GenerationRow, fault: str | None) -> None:
+        finish(row, fault)
+        if len(sandbox.account.rows) == 1:
+            sandbox.account.credits += 50
+
+    sandbox.finish = buy  # type: ignore[method-assign]
+    sandbox.faults.queue(None, "reset_after")
+    report = run("a", "b", "c")
+    assert report.unknown == 1
+    assert sandbox.account.posts == 3
+
+
+def test_the_balance_is_waited_for_until_the_request_must_have_ended(
+    run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An account that is charged only when the generation ends."""
+    monkeypatch.setattr("prefect_nanobanana._settling.SETTLE_AFTER_SECONDS", 1.5)
+
+    def charge_late() -> None:
+        sandbox.account.credits -= 1
+
+    sandbox.faults.queue("reset_before")
+    timer = threading.Timer(1.0, charge_late)
+    timer.start()
+    report = run("a")
+    timer.join()
+    assert statuses(report) == ["unknown"]
+    assert sandbox.account.posts == 1
+
+
+def test_resending_is_for_those_who_accept_the_risk(run: Run, sandbox: Sandbox, folder: Path) -> None:
+    sandbox.faults.queue("cut")
+    report = run("a", "b", on_unknown="resend")
+    assert statuses(report) == ["stored", "stored"]
+    assert (sandbox.account.charged, report.credits_used, report.credits_at_risk) == (3, 2, 1)
+    assert report.credits_unexplained == 1
+    assert report.credits_of_others == 0
+
+
+def test_resending_what_an_earlier_run_left_unknown(run: Run, sandbox: Sandbox, folder: Path) -> None:
+    sandbox.faults.queue("cut")
+    assert statuses(run("a")) == ["unknown"]
+    kept = run("a")
+    assert (statuses(kept), kept.outcomes[0].credits_at_risk, kept.outcomes[0].reused) == (
+        ["unknown"],
+        1,
+        True,
+    )
+    assert kept.credits_at_risk == 0, "that was not this run"
+    again = run("a", on_unknown="resend")
+    assert (statuses(again), again.credits_used, again.credits_at_risk) == (["stored"], 1, 0)
+    assert sandbox.account.charged == 2
+
+
+def test_a_request_that_may_still_be_answered_is_not_resent(
+    run: Run, sandbox: Sandbox, bucket: S3Bucket, folder: Path
+) -> None:
+    sandbox.faults.queue("cut")
+    run("a")
+    (path,) = (folder / "b/records").iterdir()
+    record = Record.model_validate_json(path.read_bytes())
+    record.state = "asked"  # as if another run were waiting for it
+    path.write_text(record.model_dump_json())
+    assert statuses(run("a", on_unknown="resend")) == ["unknown"]
+    record.asked_at = datetime.now(timezone.utc) - timedelta(hours=1)
+    path.write_text(record.model_dump_json())
+    assert statuses(run("a", on_unknown="resend")) == ["stored"]
+
+
+# What is asked again, and paid again, on request.
+
+
+def test_warnings_and_paid_failures_are_asked_again_on_request_only(
+    run: Run, sandbox: Sandbox, folder: Path
+) -> None:
+    sandbox.faults.queue(None, "warning", "failed")
+    assert sorted(statuses(run("a", "b", "c"))) == ["failed", "stored", "warning"]
+    assert sorted(statuses(run("a", "b", "c"))) == ["failed", "stored", "warning"]
+    assert sandbox.account.posts == 3
+    second = run("a", "b", "c", retry_warnings=True)
+    assert sorted(statuses(second)) == ["failed", "stored", "stored"]
+    assert (second.credits_used, second.credits_reused) == (1, 2)
+    third = run("a", "b", "c", retry_failed=True)
+    assert statuses(third) == ["stored"] * 3
+    assert (third.credits_used, third.credits_reused) == (1, 3), "one cost twice, and that is told"
+    assert sandbox.account.charged == 5
+    fourth = run("a", "b", "c", retry_failed=True, retry_warnings=True)
+    assert (fourth.credits_used, fourth.credits_reused, sandbox.account.posts) == (0, 5, 5)
+
+
+def test_after_thirty_percent_failures_exactly_those_are_asked_again(
+    run: Run, sandbox: Sandbox, folder: Path
+) -> None:
+    failing = set(random.Random(3).sample(range(20), 6))
+    sandbox.faults.queue(*["400" if n in failing else None for n in range(20)])
+    prompts = [f"p{n}" for n in range(20)]
+    report = run(*prompts)
+    assert (report.stored, report.failed) == (14, 6)
+    posts = sandbox.account.posts
+    again = run(*prompts)
+    assert sandbox.account.posts - posts == 6
+    assert (again.stored, again.credits_used, again.credits_reused) == (20, 6, 14)
+    adds_up(again, sandbox, folder)
+
+
+# Prefect's own retries.
+
+
+def test_a_flow_that_prefect_retries_resumes_by_itself(
+    generator: NanoBananaGenerator, bucket: S3Bucket, sandbox: Sandbox, folder: Path
+) -> None:
+    """Without a batch name: the flow run's id stays the same."""
+    sandbox.faults.queue(None, "400", "cut")
+    retried = generate_images.with_options(retries=1, retry_delay_seconds=0)
+    with pytest.raises(RunFailed) as caught:
+        retried(prompts=["a", "b", "c"], generator=generator, bucket=bucket)
+    report = caught.value.report
+    assert sorted(statuses(report)) == ["stored", "stored", "unknown"]
+    assert (sandbox.account.posts, report.credits_used, report.credits_reused) == (4, 1, 1)
+    assert len(list(folder.iterdir())) == 1
+
+
+# Images that are still owed.
+
+
+def _pending(generator: NanoBananaGenerator, bucket: S3Bucket, **settings: Any) -> PendingReport:
+    try:
+        return copy_pending(generator=generator, bucket=bucket, **settings)
+    except RunFailed as error:
+        return error.report  # type: ignore[no-any-return]
+
+
+def test_nothing_is_owed(run: Run, generator: NanoBananaGenerator, bucket: S3Bucket) -> None:
+    run("a")
+    assert _pending(generator, bucket) == PendingReport(
+        batches=(), generations=0, images=0, waiting=0, lost=0, credits_lost=0
+    )
+
+
+def test_images_that_are_owed_are_copied_oldest_first(
+    run: Run,
+    generator: NanoBananaGenerator,
+    bucket: S3Bucket,
+    sandbox: Sandbox,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: dict[str, bytes] = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(Copier.__init__, "__defaults__", ((), 0.0))
+        patch.setattr(sandbox, "images", _Hidden(made))
+        for batch in ("b", "deep/er"):
+            report = run("z", ImagePrompt(prompt="y", quantity=2), batch=batch)
+            assert report.failed == 2
+    sandbox.images = made
+    oldest = _age(folder / "b/records", "y", days=3)
+    order: list[str] = []
+    _watch(monkeypatch, order)
+    report = _pending(generator, bucket)
+    assert (report.batches, report.generations, report.images) == (("b", "deep/er"), 4, 6)
+    assert (report.waiting, report.lost, report.messages) == (0, 0, ())
+    assert order[0] == oldest
+    assert sandbox.account.posts == 4
+    for batch in ("b", "deep/er"):
+        rows = (folder / batch / "manifest.jsonl").read_text().splitlines()
+        assert [json.loads(row)["prompt"]["prompt"] for row in rows] == ["z", "y"]
+        assert [len(json.loads(row)["images"]) for row in rows] == [1, 2]
+        assert (folder / batch / "index.html").read_text().count("data:image/webp") == 3
+    again = run("z", ImagePrompt(prompt="y", quantity=2))
+    assert (again.stored, again.credits_used, again.credits_reused) == (2, 0, 3)
+
+
+class _Hidden(dict[str, bytes]):
+    """Pictures that are made, and not served."""
+
+    def __init__(self, made: dict[str, bytes]) -> None:
+        super().__init__()
+        self.made = made
+
+    def __setitem__(self, key: str, value: bytes) -> None:
+        self.made[key] = value
+
+
+def _age(records: Path, prompt: str, days: float) -> str:
+    """Make a record older than it is; returns its key."""
+    for path in records.iterdir():
+        record = Record.model_validate_json(path.read_bytes())
+        if record.prompt.prompt == prompt:
+            record.asked_at = datetime.now(timezone.utc) - timedelta(days=days)
+            path.write_text(record.model_dump_json())
+            return record.key
+    raise AssertionError(prompt)
+
+
+def _watch(monkeypatch: pytest.MonkeyPatch, order: list[str]) -> None:
+    from prefect_nanobanana import _run
+
+    finish = _run.Run._finish_copy
+
+    def watched(self: Any, job: Any) -> None:
+        order.append(job.record.key)
+        finish(self, job)
+
+    monkeypatch.setattr(_run.Run, "_finish_copy", watched)
+
+
+def test_what_is_still_running_is_asked_for(
+    run: Run, generator: NanoBananaGenerator, bucket: S3Bucket, sandbox: Sandbox, folder: Path
+) -> None:
+    generator.mode = "async"
+    generator.credentials.request_timeout_seconds = 0.5
+    sandbox.running.clear()
+    run("a", "nude")
+    waiting = _pending(generator, bucket)
+    assert (waiting.generations, waiting.waiting, waiting.images) == (2, 2, 0)
+    assert "was not seen to end" in waiting.messages[0]
+    sandbox.running.set()
+    report = _pending(generator, bucket, batches=["b"])
+    assert (report.generations, report.waiting, report.images, report.lost) == (2, 0, 1, 0)
+    assert sandbox.account.posts == 2
+    assert sorted(r["state"] for r in _records(folder).values()) == ["stored", "warning"]
+
+
+def test_what_is_lost_is_said_once(
+    run: Run,
+    generator: NanoBananaGenerator,
+    bucket: S3Bucket,
+    sandbox: Sandbox,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Copier.__init__, "__defaults__", ((), 0.0))
+    sandbox.images = _Hidden({})
+    run("young", ImagePrompt(prompt="old", quantity=2))
+    _age(folder / "b/records", "old", days=15.1)
+    report = _pending(generator, bucket)
+    assert (report.generations, report.images, report.waiting, report.lost) == (2, 0, 1, 1)
+    assert report.credits_lost == 2
+    assert "are lost" in report.messages[0]
+    assert "old" in report.messages[0]
+    again = _pending(generator, bucket)
+    assert (again.generations, again.waiting, again.lost) == (1, 1, 0)
+    assert statuses(run("young", ImagePrompt(prompt="old", quantity=2))) == ["failed", "failed"]
+    assert sandbox.account.posts == 2
+    assert _pending(generator, bucket, batches=["other"]).generations == 0
+
+
+def test_a_record_that_cannot_be_read_stops_it(
+    run: Run, generator: NanoBananaGenerator, bucket: S3Bucket, folder: Path
+) -> None:
+    run("a")
+    (path,) = (folder / "b/records").iterdir()
+    path.write_text("{")
+    with pytest.raises(Exception, match="cannot be read"):
+        copy_pending(generator=generator, bucket=bucket)
+
+
+def test_old_records_are_left_alone(run: Run, bucket: S3Bucket) -> None:
+    from prefect_nanobanana.ledger import batches_with_records
+
+    run("a")
+    now = datetime.now(timezone.utc)
+    opened = Bucket(bucket)
+    assert set(batches_with_records(opened, now - timedelta(hours=1))) == {"b"}
+    assert batches_with_records(opened, now + timedelta(hours=1)) == {}
+    assert Ledger(opened, "b").read_others(())
