@@ -55,6 +55,24 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", help="the name of this piece of work; the same name again resumes it")
     parser.add_argument("--max-credits", type=int, help="the most that this run may spend")
     parser.add_argument("--fail-on", choices=["error", "warning", "never"], default="error")
+    parser.add_argument(
+        "--mode",
+        choices=["sync", "async", "stream"],
+        default="sync",
+        help="how the API is asked; async survives a crash without losing an image (default: sync)",
+    )
+    parser.add_argument(
+        "--retry-warnings", action="store_true", help="ask, and pay, again for what was refused"
+    )
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="ask, and pay, again for what was paid and failed"
+    )
+    parser.add_argument(
+        "--on-unknown",
+        choices=["keep", "resend"],
+        default="keep",
+        help="resend asks again for what was maybe paid: that may pay twice (default: keep)",
+    )
     parser.add_argument("--model", default="nano-banana", help="default: nano-banana")
     parser.add_argument("--aspect-ratio", default="default", help="as 16:9")
     parser.add_argument("--quantity", type=int, default=1, help="images per prompt, 1 to 4")
@@ -75,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         generator = NanoBananaGenerator(
             credentials=NanoBananaCredentials.from_env(max_concurrent_requests=options.requests_at_once),
             model=options.model,
+            mode=options.mode,
             aspect_ratio=options.aspect_ratio,
             quantity=options.quantity,
         )
@@ -95,6 +114,9 @@ def main(argv: list[str] | None = None) -> int:
                 batch=options.batch,
                 max_credits=options.max_credits,
                 fail_on=options.fail_on,
+                on_unknown=options.on_unknown,
+                retry_warnings=options.retry_warnings,
+                retry_failed=options.retry_failed,
             )
     except RunFailed as error:
         print_report(error.report)

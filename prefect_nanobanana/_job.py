@@ -213,7 +213,8 @@ def as_recorded(record: Record, estimate: Credits | None) -> tuple[OutcomeStatus
                 record.message
                 or f"generation {record.generation_id} was begun; its end was not seen yet"
             )
-            return "unknown", f"{why}; paid, and the batch's next run asks for its end"
+            paid = "paid" if record.credits_used else "maybe paid"
+            return "unknown", f"{why}; {paid}, and the batch's next run asks for its end"
         case "unknown":
             return "unknown", f"{record.message}; {maybe_paid(estimate)}"
         case _:

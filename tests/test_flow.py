@@ -252,7 +252,7 @@ def test_without_a_batch_name_each_run_is_new(run: Callable[..., RunReport], san
 @pytest.mark.parametrize(
     ("fault", "status", "charged", "message"),
     [
-        ("reset_before", "unknown", 0, "maybe paid (1 credits), and not asked again"),
+        ("reset_before", "stored", 1, None),
         ("reset_after", "unknown", 1, "maybe paid (1 credits), and not asked again"),
         ("cut", "unknown", 1, "maybe paid"),
         ("stall", "unknown", 1, "no answer within"),

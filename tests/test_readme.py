@@ -97,9 +97,9 @@ def test_the_readme_in_the_order_of_a_reader(
     assert "Nano Banana Generator" in _shell(server, next_command("prefect block register"))
 
     # Blocks, as printed; then the code on the first screen, and the flow of the reader's own.
-    save, first, tasks = (
+    save, first, tasks, job, pending = (
         next(code for code in CODE if mark in code)
-        for mark in ("from_env()", "report = generate_images", "def cover")
+        for mark in ("from_env()", "report = generate_images", "def cover", ".trigger(", "copy_pending(")
     )
     server.python(SAVE_BUCKET)
     server.python(save)
@@ -108,7 +108,9 @@ def test_the_readme_in_the_order_of_a_reader(
     sandbox.url_style = "data"
     assert "covers/Dune" in server.python(tasks + "\nprint(cover('Dune').key)")
     sandbox.url_style = "absolute"
-    assert len(CODE) == 3
+    assert "completed" in server.python(job)
+    assert "0 images copied" in server.python(pending)
+    assert len(CODE) == 5
 
     _shell(server, next_command("prefect work-pool create"))
     _shell(server, next_command("prefect deploy"), cwd=ROOT)

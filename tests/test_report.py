@@ -99,19 +99,34 @@ def test_counts_that_do_not_add_up_raise(positions: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "says"),
+    ("before", "after", "at_risk", "says"),
     [
-        (10, 9, "agrees"),
-        (10, 4, "lost 5 credits more than this run accounts for"),
-        (10, 10, "lost 1 credit less than this run accounts for"),
-        (None, 9, "could not be read"),
+        (10, 9, 0, "the account's balance agrees"),
+        (10, 9, 2, "agrees, so requests without an answer seem to have cost nothing"),
+        (10, 4, 0, "lost 5 credits more than this run has answers for; 5 credits were spent by someone"),
+        (
+            10,
+            8,
+            2,
+            "lost 1 credit more than this run has answers for; requests without an answer cost up",
+        ),
+        (10, 4, 2, "cost up to 2 credits; at least 3 credits were spent by someone else"),
+        (10, 10, 0, "lost 1 credit less than this run accounts for: refunds or a purchase"),
+        (None, 9, 1, "could not be read, so the books were not compared; requests without an answer"),
     ],
 )
-def test_a_difference_is_shown_never_hidden(before: int | None, after: int, says: str) -> None:
-    report = _report(_outcome(1), balance_before=before, balance_after=after)
+def test_a_difference_is_shown_never_hidden(
+    before: int | None, after: int, at_risk: int, says: str
+) -> None:
+    report = _report(
+        _outcome(1),
+        _outcome(2, "unknown", credits_at_risk=at_risk, message="?"),
+        balance_before=before,
+        balance_after=after,
+    )
     assert says in books(report)
-    if "lost" in says:
-        assert says in summary(report)
+    assert (says in summary(report)) is (report.credits_unexplained not in (0, None))
+    assert ("someone else" in says) is bool(report.credits_of_others)
 
 
 def test_the_balance_falls_back_to_what_answers_said() -> None:
@@ -155,7 +170,9 @@ def test_the_artifact_stays_small_and_says_what_it_left_out(prompts: int) -> Non
 def test_what_earlier_runs_paid_is_told_apart() -> None:
     report = _report(_outcome(1), _outcome(2, reused=True, credits_used=3))
     text = artifact_markdown(report, _told(report))
-    assert "| stored | 2 | 1 (and 3 earlier) |" in text
+    assert "| stored | 2 (1 from earlier runs) | 1 |" in text
+    assert "| paid by earlier runs | | 3 |" in text
+    assert report.credits_by_status["reused"] == 3
     assert "3 credits earlier" in text
 
 

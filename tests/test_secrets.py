@@ -19,16 +19,19 @@ from prefect_nanobanana.sandbox.s3 import LocalS3
 KEY = "nb_do-not-tell-anybody-4711"
 
 
-@pytest.fixture
+@pytest.fixture(params=["sync", "async", "stream"])
 def told(
     prefect_server: None,
     sandbox: Sandbox,
     generator: NanoBananaGenerator,
     bucket: S3Bucket,
     caplog: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
 ) -> str:
     """All that a run with every kind of fault said in its log and its error."""
     sandbox.api_key = KEY
+    sandbox.stream_ids = True
+    generator.mode = request.param
     generator.credentials.api_key = SecretStr(KEY)
     sandbox.faults.queue(
         "reset_after", "500", "bad_json", "429", "400", None, "warning", "failed", "401"
