@@ -78,7 +78,7 @@ def run_cell(s3: LocalS3, column: str, fault: str) -> str:
             credentials=NanoBananaCredentials(
                 api_key=SecretStr(sandbox.api_key),
                 base_url=sandbox.base_url,
-                request_timeout_seconds=1 if fault == "stall" else 20,
+                request_timeout_seconds=3 if fault == "stall" else 20,
             ),
             mode=column.split()[0].rstrip(","),  # type: ignore[arg-type]
         )

@@ -425,7 +425,7 @@ def test_trigger_from_async_code(generator: NanoBananaGenerator, sandbox: Sandbo
 def test_a_run_that_is_not_over_in_time() -> None:
     with Sandbox(picture_pixels=32) as sandbox:
         credentials = NanoBananaCredentials(
-            api_key=SecretStr(sandbox.api_key), base_url=sandbox.base_url, request_timeout_seconds=0.5
+            api_key=SecretStr(sandbox.api_key), base_url=sandbox.base_url, request_timeout_seconds=1.5
         )
         sandbox.running.clear()
         run = NanoBananaGenerator(credentials=credentials).trigger("a cat")

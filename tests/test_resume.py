@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from flow_checks import adds_up, statuses
 from prefect_aws import S3Bucket
+from servers import FaultyS3, Reply, Seen, s3_error
 
 from prefect_nanobanana import (
     ImagePrompt,
@@ -29,6 +31,7 @@ from prefect_nanobanana.flows import copy_pending, generate_images
 from prefect_nanobanana.ledger import Ledger, Record
 from prefect_nanobanana.sandbox import Sandbox
 from prefect_nanobanana.sandbox.account import GenerationRow
+from prefect_nanobanana.sandbox.s3 import LocalS3
 from prefect_nanobanana.storage import Copier
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -80,7 +83,7 @@ def test_what_is_still_running_is_picked_up_by_the_next_run(
     run: Run, generator: NanoBananaGenerator, sandbox: Sandbox, folder: Path
 ) -> None:
     generator.mode = "async"
-    generator.credentials.request_timeout_seconds = 0.5
+    generator.credentials.request_timeout_seconds = 1.5
     sandbox.running.clear()
     report = run("a", "nude", "c")
     assert statuses(report) == ["unknown"] * 3
@@ -99,7 +102,7 @@ def test_a_generation_that_the_api_has_forgotten_stays_unknown(
     run: Run, generator: NanoBananaGenerator, sandbox: Sandbox, folder: Path
 ) -> None:
     generator.mode = "async"
-    generator.credentials.request_timeout_seconds = 0.5
+    generator.credentials.request_timeout_seconds = 1.5
     sandbox.running.clear()
     run("a")
     sandbox.account._rows.clear()
@@ -168,20 +171,43 @@ def test_credits_that_are_bought_meanwhile_prove_nothing(run: Run, sandbox: Sand
     assert sandbox.account.posts == 3
 
 
+def test_a_balance_that_cannot_be_read_proves_nothing(
+    run: Run, generator: NanoBananaGenerator, sandbox: Sandbox
+) -> None:
+    seen: list[str] = []
+
+    def refuse(request: Seen) -> Reply | None:
+        if not request.path.endswith("/credits"):
+            return None
+        seen.append(request.path)
+        return Reply(b"{}", 401) if len(seen) > 1 else None
+
+    with FaultyS3(sandbox.origin) as api:
+        api.fault = refuse
+        generator.credentials.base_url = f"{api.url}/api/v1"
+        sandbox.faults.queue("reset_before")
+        report = run("a", "b")
+    assert sorted(statuses(report)) == ["stored", "unknown"]
+    assert (report.credits_unexplained, report.credits_of_others) == (None, None)
+    assert sandbox.account.posts == 2
+
+
 def test_the_balance_is_waited_for_until_the_request_must_have_ended(
-    run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]
 ) -> None:
     """An account that is charged only when the generation ends."""
-    monkeypatch.setattr("prefect_nanobanana._settling.SETTLE_AFTER_SECONDS", 1.5)
+    monkeypatch.setattr("prefect_nanobanana._settling.SETTLE_AFTER_SECONDS", 4.0)
 
     def charge_late() -> None:
+        wait_for(lambda: sandbox.account.posts == 1)
+        time.sleep(0.5)
         sandbox.account.credits -= 1
 
     sandbox.faults.queue("reset_before")
-    timer = threading.Timer(1.0, charge_late)
-    timer.start()
+    charging = threading.Thread(target=charge_late)
+    charging.start()
     report = run("a")
-    timer.join()
+    charging.join()
     assert statuses(report) == ["unknown"]
     assert sandbox.account.posts == 1
 
@@ -366,7 +392,7 @@ def test_what_is_still_running_is_asked_for(
     run: Run, generator: NanoBananaGenerator, bucket: S3Bucket, sandbox: Sandbox, folder: Path
 ) -> None:
     generator.mode = "async"
-    generator.credentials.request_timeout_seconds = 0.5
+    generator.credentials.request_timeout_seconds = 1.5
     sandbox.running.clear()
     run("a", "nude")
     waiting = _pending(generator, bucket)
@@ -401,6 +427,35 @@ def test_what_is_lost_is_said_once(
     assert statuses(run("young", ImagePrompt(prompt="old", quantity=2))) == ["failed", "failed"]
     assert sandbox.account.posts == 2
     assert _pending(generator, bucket, batches=["other"]).generations == 0
+
+
+def test_pages_that_cannot_be_made_anew_lose_no_image(
+    run: Run,
+    generator: NanoBananaGenerator,
+    make_bucket: Callable[..., S3Bucket],
+    s3: LocalS3,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: dict[str, bytes] = {}
+    with FaultyS3(s3.endpoint_url) as proxy:
+        bucket = make_bucket(endpoint_url=proxy.url)
+        with monkeypatch.context() as patch:
+            patch.setattr(Copier.__init__, "__defaults__", ((), 0.0))
+            patch.setattr(sandbox, "images", _Hidden(made))
+            run("a", bucket=bucket)
+        sandbox.images = made
+        stored: list[str] = []
+
+        def lose_access(request: Seen) -> Reply | None:
+            if b'"stored"' in request.body:
+                stored.append(request.path)
+                return None
+            return s3_error(403, "AccessDenied") if stored else None
+
+        proxy.fault = lose_access
+        report = _pending(generator, bucket)
+    assert (report.images, report.waiting, report.lost) == (1, 0, 0)
 
 
 def test_a_record_that_cannot_be_read_stops_it(

@@ -150,6 +150,28 @@ def test_stream(sandbox: Sandbox, prompt: str, last: str) -> None:
     assert events[-1]["data"]["success"] is (last == "complete")
 
 
+def test_it_can_go_away_and_come_back(sandbox: Sandbox) -> None:
+    sandbox.go_away()
+    with pytest.raises(httpx.ConnectError):
+        _post(sandbox, prompt="x")
+    sandbox.come_back()
+    assert _post(sandbox, prompt="x").json()["success"]
+
+
+@pytest.mark.parametrize("fault", ["reset_before", "429", "500", "stall"])
+def test_faults_of_polls(sandbox: Sandbox, fault: str) -> None:
+    generation_id = _post(sandbox, prompt="x", mode="async").json()["generationId"]
+    sandbox.poll_faults.queue(fault)
+    ask = {"url": f"{sandbox.base_url}/generate", "params": {"id": generation_id}, "timeout": 0.5}
+    headers = {"authorization": f"Bearer {sandbox.api_key}"}
+    try:
+        assert httpx.get(headers=headers, **ask).status_code == int(fault)
+    except httpx.HTTPError:
+        assert fault in ("reset_before", "stall")
+    ask["timeout"] = 30
+    assert httpx.get(headers=headers, **ask).status_code == 200
+
+
 def test_a_stream_has_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefect_nanobanana.sandbox.handler.HEARTBEAT_SECONDS", 0.05)
     with Sandbox(latency=0.4, picture_pixels=32) as sandbox:
