@@ -112,10 +112,21 @@ class Bucket:
         Raises:
             StorageError: If it cannot be read, or is not there.
         """
+        found = self.find(key)
+        if found is None:
+            raise StorageError(f"{self.uri(key)} is not there")
+        return found
+
+    def find(self, key: str) -> tuple[bytes, str] | None:
+        """Read an object that may not be there; see `get`."""
         try:
             answer = self.client.get_object(Bucket=self.name, Key=key)
             return answer["Body"].read(), answer["ETag"]
-        except (BotoCoreError, ClientError) as error:
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
+                return None
+            raise self.problem(error, key) from None
+        except BotoCoreError as error:
             raise self.problem(error, key) from None
 
     def put(self, key: str, body: Any, content_type: str, **options: Any) -> str:

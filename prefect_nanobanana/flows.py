@@ -101,7 +101,7 @@ def generate_images(
         unknown=on_unknown == "resend",
         in_flight_seconds=max(SETTLE_AFTER_SECONDS, generator.credentials.request_timeout_seconds),
     )
-    jobs = _plan(listed, generator, models, ledger, max_credits, again)
+    jobs = _plan(listed, generator, models, ledger, max_credits, again, logger)
     logger.info(
         "Batch %r: %d prompts, %d to ask for; the account has %s credits",
         name,
@@ -137,6 +137,7 @@ def _plan(
     ledger: Ledger,
     max_credits: int | None,
     again: Again,
+    logger: Any,
 ) -> list[Job]:
     """Make a job of each prompt, with what the ledger knows of it; all is checked first."""
     requests: list[ImageRequest] = []
@@ -174,6 +175,10 @@ def _plan(
     if first is not None:
         with suppress(Claimed):  # another run has it in hand, which is met again when it is asked for
             ledger.claim(first.record)  # a bucket that refuses writing is found before it costs anything
+            if not ledger.probe(first.record):
+                logger.info(
+                    "The store ignores conditional writes: do not run one batch twice at the same time"
+                )
     return jobs
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,9 @@ State = Literal[
     "lost",
 ]
 _MAX_BATCH_CHARACTERS = 200
+CLAIM_SECONDS = 0.2
+"""How long after a claim it is looked at again, on stores without conditional writes."""
+_CLAIMED = "another run of this batch is asking for it at this moment: run the batch again later"
 
 
 class Record(BaseModel):
@@ -133,7 +137,10 @@ class Ledger:
         self.bucket = bucket
         self.batch = batch
         self.flow_run = flow_run
+        self.conditional: bool | None = None
+        """Whether the store honours conditional writes; None until that is known."""
         self._versions: dict[str, str] = {}
+        self._attempts: dict[str, str | None] = {}
 
     def read(self, wanted: Iterable[str]) -> dict[str, Record]:
         """Read the records that there are of some prompts.
@@ -168,13 +175,16 @@ class Ledger:
         """Write a record only if nobody else has since this ledger read or wrote it.
 
         Of two runs that ask for a prompt at the same moment, one gets past this, where the store honours
-        conditional writes (AWS, Ceph and others); on a store that ignores them both do.
+        conditional writes (AWS, Ceph and others). Elsewhere the record is read before, and again a
+        moment after: both get past it only if one takes longer than that moment from reading to writing.
 
         Raises:
             Claimed: If another run has written it.
             BucketNotUsable: If nothing can be written there.
             LedgerError: If it could not be written for another reason.
         """
+        if not self.conditional and self._attempt(record.key) != self._attempts.get(record.key):
+            raise Claimed(_CLAIMED)
         version = self._versions.get(record.key)
         condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
         try:
@@ -183,9 +193,32 @@ class Ledger:
             # A write whose answer was lost is sent again by boto3, and then meets itself.
             if self.holds(record):
                 return
-            raise Claimed(
-                "another run of this batch is asking for it at this moment: run the batch again later"
-            ) from None
+            raise Claimed(_CLAIMED) from None
+        if self.conditional is False:
+            time.sleep(CLAIM_SECONDS)
+            if not self.holds(record):
+                raise Claimed(_CLAIMED)
+
+    def probe(self, record: Record) -> bool:
+        """Find out whether the store honours conditional writes.
+
+        Args:
+            record: One that this ledger has just written; it is written once more, as it is.
+
+        Returns:
+            Whether it does.
+
+        Raises:
+            BucketNotUsable: If nothing can be written there.
+            LedgerError: If it could not be written for another reason.
+        """
+        try:
+            self._put(record, IfNoneMatch="*")
+        except Changed:
+            self.conditional = True
+        else:
+            self.conditional = False
+        return self.conditional
 
     def holds(self, record: Record) -> bool:
         """Whether what is stored is this very attempt.
@@ -193,8 +226,17 @@ class Ledger:
         Raises:
             LedgerError: If that cannot be read.
         """
-        known = self._read_all([record.key]) if record.key in self._known() else {}
-        return record.key in known and known[record.key].attempt == record.attempt
+        return self._attempt(record.key) == record.attempt
+
+    def _attempt(self, key: str) -> str | None:
+        """Which attempt the stored record is of, if there is one."""
+        try:
+            found = self.bucket.find(self._path(key))
+        except BucketNotUsable:
+            raise
+        except StorageError as error:
+            raise LedgerError(f"a record could not be read, so nothing is spent: {error}") from None
+        return self._parsed(key, *found).attempt if found else None
 
     def _put(self, record: Record, **condition: str) -> None:
         record.updated_at = datetime.now(timezone.utc)
@@ -206,6 +248,7 @@ class Ledger:
             raise
         except StorageError as error:
             raise LedgerError(f"a record could not be written: {error}") from None
+        self._attempts[record.key] = record.attempt
 
     def _known(self) -> set[str]:
         prefix = self.bucket.key(self.batch, "records") + "/"
@@ -226,6 +269,11 @@ class Ledger:
             raise
         except StorageError as error:
             raise LedgerError(f"a record could not be read, so nothing is spent: {error}") from None
+        record = self._parsed(key, content, version)
+        self._attempts[key] = record.attempt
+        return record
+
+    def _parsed(self, key: str, content: bytes, version: str) -> Record:
         try:
             record = Record.model_validate_json(content)
         except ValidationError:

@@ -62,6 +62,7 @@ from prefect_nanobanana import (  # noqa: E402
     _core,
     _polling,
     _settling,
+    ledger,
 )
 from prefect_nanobanana import _pace as pace  # noqa: E402
 from prefect_nanobanana.flows import generate_images  # noqa: E402
@@ -97,6 +98,7 @@ QUICK: list[tuple[Any, str, float]] = [
     (_polling, "CLOSE_POLL_SECONDS", 0.05),
     (_settling, "SETTLE_AFTER_SECONDS", 0.0),
     (_core, "SETTLE_FOR_SECONDS", 0.3),
+    (ledger, "CLAIM_SECONDS", 0.0),
 ]
 """Waiting shows nothing: the pace without the waiting, but for what servers ask for."""
 

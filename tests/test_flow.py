@@ -213,12 +213,21 @@ def test_a_refusal_that_could_not_be_recorded_is_asked_again(
         assert generate_images(**settings).stored == 1
 
 
+@pytest.mark.parametrize("conditional", [True, False])
 def test_two_runs_of_a_batch_at_once_do_not_both_pay(
-    generator: NanoBananaGenerator, sandbox: Sandbox, make_bucket: MakeBucket, moto_url: str
+    generator: NanoBananaGenerator,
+    sandbox: Sandbox,
+    make_bucket: MakeBucket,
+    moto_url: str,
+    s3: LocalS3,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    conditional: bool,
 ) -> None:
-    """Where the store honours conditional writes; both have read the ledger before either asks."""
+    """On a store with conditional writes and on one without; both have read the ledger before."""
     sandbox.latency = (0.1, 0.2)
-    bucket = make_bucket(endpoint_url=moto_url)
+    monkeypatch.setattr("prefect_nanobanana.ledger.CLAIM_SECONDS", 1.0)
+    bucket = make_bucket(endpoint_url=moto_url if conditional else s3.endpoint_url)
     read, barrier = Ledger.read, threading.Barrier(2)
 
     def read_together(self: Ledger, wanted: Any) -> Any:

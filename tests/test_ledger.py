@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,36 @@ def test_of_two_runs_one_claims_a_prompt(make_bucket: Any, moto_url: str) -> Non
         one.claim(first)
     one.write(first)
     assert other.read(["k1"])["k1"].attempt == "3"
+
+
+def test_without_conditional_writes_a_claim_is_looked_at_again(
+    bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a store that ignores the conditions, as `rclone serve s3` does."""
+    monkeypatch.setattr("prefect_nanobanana.ledger.CLAIM_SECONDS", 0.3)
+    one, other = (Ledger(Bucket(bucket), "b") for _ in range(2))
+    planned = _record()
+    assert one.conditional is None
+    one.claim(planned)
+    assert one.probe(planned) is one.conditional is False
+    other.probe(planned)
+    first, second = (planned.model_copy(update={"attempt": name}) for name in ("one", "other"))
+    with ThreadPoolExecutor(2) as pool:
+        claims = [
+            pool.submit(ledger.claim, record) for ledger, record in ((one, first), (other, second))
+        ]
+        errors = [claim.exception(30) for claim in claims]
+    assert sorted(type(error) for error in errors if error) == [Claimed]
+    late = Ledger(Bucket(bucket), "b")
+    with pytest.raises(Claimed):
+        late.claim(planned.model_copy(update={"attempt": "late"}))
+
+
+def test_conditional_writes_are_found(make_bucket: Any, moto_url: str) -> None:
+    ledger = Ledger(Bucket(make_bucket(endpoint_url=moto_url)), "b")
+    record = _record()
+    ledger.claim(record)
+    assert ledger.probe(record) is ledger.conditional is True
 
 
 @pytest.mark.parametrize("times", [1, 3])

@@ -338,12 +338,12 @@ def test_images_that_are_owed_are_copied_oldest_first(
             assert report.failed == 2
     sandbox.images = made
     oldest = _age(folder / "b/records", "y", days=3)
-    order: list[str] = []
+    order: list[tuple[str, str]] = []
     _watch(monkeypatch, order)
     report = _pending(generator, bucket)
     assert (report.batches, report.generations, report.images) == (("b", "deep/er"), 4, 6)
     assert (report.waiting, report.lost, report.messages) == (0, 0, ())
-    assert order[0] == oldest
+    assert order[0] == ("b", oldest)
     assert sandbox.account.posts == 4
     for batch in ("b", "deep/er"):
         rows = (folder / batch / "manifest.jsonl").read_text().splitlines()
@@ -376,13 +376,13 @@ def _age(records: Path, prompt: str, days: float) -> str:
     raise AssertionError(prompt)
 
 
-def _watch(monkeypatch: pytest.MonkeyPatch, order: list[str]) -> None:
+def _watch(monkeypatch: pytest.MonkeyPatch, order: list[tuple[str, str]]) -> None:
     from prefect_nanobanana import _run
 
     finish = _run.Run._finish_copy
 
     def watched(self: Any, job: Any) -> None:
-        order.append(job.record.key)
+        order.append((job.ledger.batch, job.record.key))
         finish(self, job)
 
     monkeypatch.setattr(_run.Run, "_finish_copy", watched)
