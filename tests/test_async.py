@@ -113,6 +113,27 @@ def test_an_async_submission_holds_the_slot_and_nothing_after_it_does(
     assert (sandbox.account.most_open, sandbox.account.refusals) == (1, 0)
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_polls_and_look_ups_take_no_slot(
+    generator: NanoBananaGenerator, sandbox: Sandbox, kind: str
+) -> None:
+    run = generator.trigger("a cat")
+
+    async def ask() -> Any:
+        async with generator.credentials.get_async_client() as client:
+            return await client.credits(), await run.afetch_result()  # type: ignore[union-attr]
+
+    def work() -> Any:
+        if kind == "async":
+            return asyncio.run(ask())
+        with generator.credentials.get_client() as client:
+            return client.credits(), run.fetch_result()  # type: ignore[union-attr]
+
+    with generator.credentials.slots.hold(), ThreadPoolExecutor(1) as pool:
+        credits, generation = pool.submit(work).result(20)
+    assert (credits, generation.status) == (99, "completed")
+
+
 def test_how_many_are_in_flight_follows_what_the_api_takes(
     generator: NanoBananaGenerator, sandbox: Sandbox
 ) -> None:
