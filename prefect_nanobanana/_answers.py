@@ -200,7 +200,12 @@ def _ended(facts: Mapping[str, Any], *, base_url: str, model: str, mode: Mode) -
 
 
 def _id(facts: Mapping[str, Any]) -> str | None:
-    return _text(facts.get("generationId")) or _text(facts.get("id"))
+    for field in ("generationId", "id"):
+        value = facts.get(field)
+        found = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+        if found:
+            return found
+    return None
 
 
 def read_credits(answer: Answer) -> Credits:

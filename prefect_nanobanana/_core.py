@@ -247,6 +247,7 @@ class Core:
         past = durations_of(self._base_url, model)
         until = max(self._timeout, clock.elapsed + SETTLE_FOR_SECONDS * ask_first)
         refusals = polls = 0
+        from_the_start = not ask_first
 
         def read(answer: Answer) -> Generation | None:
             return read_status(answer, base_url=self._base_url, model=model, mode=submission.mode)
@@ -270,14 +271,16 @@ class Core:
                 continue
             problem, refusals = None, 0
             if found is not None:
-                past.saw(clock.elapsed)
+                if from_the_start:  # else it was found long after it had ended
+                    past.saw(clock.elapsed)
                 generation = found.model_copy(
                     update={
                         "generation_id": generation_id,
-                        "credits_used": _either(found.credits_used, submission.credits_used),
-                        "remaining_credits": _either(
-                            found.remaining_credits, submission.remaining_credits
-                        ),
+                        # Nothing that was taken at submission is given back (vendor's documentation).
+                        "credits_used": _larger(found.credits_used, submission.credits_used),
+                        "remaining_credits": submission.remaining_credits
+                        if found.remaining_credits is None
+                        else found.remaining_credits,
                     }
                 )
                 told.answered(generation)
@@ -334,6 +337,8 @@ class Core:
         return UnknownOutcome(f"the connection was lost after the request was sent ({what})")
 
     def _too_much(self, ask: Ask, size: int, started: float) -> None:
+        if ask.stream is not None and ask.stream.last is not None:
+            return  # its end is known, and all that follows is idle talk
         if size > MAX_ANSWER_BYTES:
             raise UnknownOutcome(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
         # A read time-out starts anew with each byte; an answer that drips needs an end of its own.
@@ -395,5 +400,5 @@ class Core:
             raise
 
 
-def _either(first: Credits | None, second: Credits | None) -> Credits | None:
-    return second if first is None else first
+def _larger(first: Credits | None, second: Credits | None) -> Credits | None:
+    return max((c for c in (first, second) if c is not None), default=None)

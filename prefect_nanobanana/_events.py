@@ -25,8 +25,10 @@ class EventReader:
 
     def __init__(self, secret: str = "") -> None:
         self._secret = secret.encode()
-        self._rest = b""
+        self._line: list[bytes] = []
+        """The pieces of a line that has not ended yet."""
         self._data: list[bytes] = []
+        self._size = 0
 
     def feed(self, chunk: bytes) -> Iterator[dict[str, Any]]:
         """Take in what has arrived.
@@ -38,13 +40,20 @@ class EventReader:
             The events that are whole now.
         """
         # Lines end in LF, CRLF or CR. A CR at the end of a chunk may be half of a CRLF.
-        text = self._rest + chunk
+        half = bool(self._line) and self._line[-1].endswith(b"\r")
+        self._size += len(chunk)
+        self._line.append(chunk)
+        if self._size > MAX_EVENT_BYTES:
+            self._line, self._data, self._size = [], [], 0
+        if chunk and not half and b"\n" not in chunk and b"\r" not in chunk:
+            return  # joining the pieces each time would take time that grows with the square
+        text = b"".join(self._line)
         whole = text[:-1] if text.endswith(b"\r") and chunk else text
         lines = whole.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._rest = lines.pop() + text[len(whole) :]
+        self._line = [lines.pop() + text[len(whole) :]]
         if not chunk:
-            lines += [self._rest, b""]
-            self._rest = b""
+            lines += [*self._line, b""]
+            self._line = []
         for line in lines:
             if line.startswith(b"data:"):
                 self._data.append(line[5:].removeprefix(b" "))
@@ -52,12 +61,10 @@ class EventReader:
                 event = self._event()
                 if event is not None:
                     yield event
-        if len(self._rest) + sum(map(len, self._data)) > MAX_EVENT_BYTES:
-            self._rest, self._data = b"", []
 
     def _event(self) -> dict[str, Any] | None:
         body = b"\n".join(self._data)
-        self._data = []
+        self._data, self._size = [], 0
         if self._secret:
             body = body.replace(self._secret, b"[key]")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from prefect_nanobanana.models import (
     Credits,
     Generation,
     ImagePrompt,
+    ImageRequest,
     Outcome,
     OutcomeStatus,
     Submission,
@@ -45,15 +47,19 @@ class Again:
         failed: What was paid and failed, or whose images were lost.
         unknown: What has no answer; it may have been paid.
         in_flight_seconds: A request without an answer that is younger may still get one.
+        flow_run: What this flow run has asked already is not asked again when Prefect retries it.
     """
 
     warnings: bool = False
     failed: bool = False
     unknown: bool = False
     in_flight_seconds: float = 0
+    flow_run: str | None = None
 
     def wants(self, record: Record) -> bool:
         """Whether this prompt is to be asked again."""
+        if record.asked_by is not None and record.asked_by == self.flow_run:
+            return False
         match record.state:
             case "warning":
                 return self.warnings
@@ -69,13 +75,20 @@ class Again:
                 return False
 
 
-def forget(record: Record) -> None:
-    """Make a record ready to be asked again; what it has cost so far is kept."""
-    record.credits_before += record.credits_used
-    record.credits_used = 0
-    record.generation = record.generation_id = None
-    record.images, record.thumbnails = {}, {}
-    record.state = "planned"
+def _anew(record: Record) -> Record:
+    """A record for asking again: what it has cost and stored so far is kept."""
+    return record.model_copy(
+        update={
+            "credits_before": record.credits_before + record.credits_used,
+            "credits_used": 0,
+            "offset": record.offset + (len(record.generation.image_urls) if record.generation else 0),
+            "generation": None,
+            "generation_id": None,
+            "message": None,
+            "images": dict(record.images),
+            "thumbnails": dict(record.thumbnails),
+        }
+    )
 
 
 class Job(Witness):
@@ -88,16 +101,36 @@ class Job(Witness):
         record: What the ledger knows of it.
         estimate: What it will cost in credits; None if the API does not say.
         ledger: Where to write.
+        again: Whether to ask although it was asked, and may be paid, already.
+        wanted: What to ask; by default what the record says.
     """
 
-    def __init__(self, position: int, record: Record, estimate: Credits | None, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        position: int,
+        record: Record,
+        estimate: Credits | None,
+        ledger: Ledger,
+        *,
+        again: bool = False,
+        wanted: tuple[ImagePrompt, ImageRequest] | None = None,
+    ) -> None:
         self.position = position
         self.record = record
         self.estimate = estimate
         self.ledger = ledger
-        self.reused = not record.may_be_asked
+        self.again = again
+        self._wanted = wanted
+        self._sent: set[str] = set()
+        self._before: tuple[Record, Credits, Credits] | None = None
         self.at_risk: Credits = 0
         """Credits that requests of this run may have cost that have no answer and were sent again."""
+        self.paid_already: Credits = 0
+        """Credits that requests of this run have cost that were sent again all the same."""
+        self.settled: Credits = 0
+        """What the run's budget has been told of it so far."""
+        self.lost_at = 0.0
+        """When its answer was given up, by the monotonic clock."""
         self.cost_told = True
         """Whether the API itself said what it cost."""
         self.error: Exception | None = None
@@ -109,8 +142,18 @@ class Job(Witness):
 
     @property
     def prompt(self) -> ImagePrompt:
-        """What was asked for."""
-        return self.record.prompt
+        """What is asked for."""
+        return self._wanted[0] if self._wanted and self.to_ask else self.record.prompt
+
+    @property
+    def to_ask(self) -> bool:
+        """Whether the API is to be asked for it."""
+        return self.again or self.record.may_be_asked
+
+    @property
+    def reused(self) -> bool:
+        """Whether what is known of it is an earlier run's doing."""
+        return not self.record.may_be_asked and self.record.attempt not in self._sent
 
     def sending(self) -> None:
         """Write down that a request leaves.
@@ -123,34 +166,44 @@ class Job(Witness):
         why = self.stopped()
         if why is not None:
             raise NotSent(why)
-        self.record.state = "asked"
-        self.record.asked_at = datetime.now(timezone.utc)
-        self.record.asked_by = self.ledger.flow_run
-        self.record.attempt = uuid4().hex
-        self.record.message = None
+        before, record = self.record, _anew(self.record)
+        if self._wanted:
+            record.prompt, record.request = self._wanted
+        record.state = "asked"
+        record.asked_at = datetime.now(timezone.utc)
+        record.asked_by = self.ledger.flow_run
+        record.attempt = uuid4().hex
         try:
-            self.ledger.claim(self.record)
+            self.ledger.claim(record)
         except Claimed:
-            self.record.state = "planned"
             raise
         except NanoBananaError:
-            self.record.state = "planned"
             # It may have been written all the same, and would then look like a request that left.
             with suppress(NanoBananaError):
-                if self.ledger.holds(self.record):
-                    self.ledger.write(self.record)
+                if self.ledger.holds(record):
+                    self.ledger.write(before)
             raise
+        self._before = (before, self.at_risk, self.paid_already) if self.again else None
+        if before.attempt in self._sent and self.again:
+            self.at_risk = self.worst
+            self.paid_already += before.credits_used
+        self._sent.add(record.attempt)
+        self.record = record
 
     def not_charged(self, error: NotCharged) -> None:
-        """Write down that the request cost nothing."""
-        self.record.state = "not_charged"
-        self.record.message = error.message
+        """Write down that the request cost nothing: what was known before it still holds."""
+        if self._before is not None:
+            self.record, self.at_risk, self.paid_already = self._before
+        else:
+            self.record.state = "not_charged"
+            self.record.message = error.message
         if isinstance(error, HOPELESS):
             self.stop(str(error), error)  # before the next request can leave
         self.write(self)
 
     def lost(self) -> None:
         """Write down that a request left, and nothing says what came of it."""
+        self.lost_at = time.monotonic()
         record, error = self.record, self.error
         gone = isinstance(error, ApiError) and error.status_code == 404
         if record.state != "submitted" or gone:
@@ -229,6 +282,7 @@ def tell(
     *,
     reused: bool,
     at_risk: Credits = 0,
+    paid_already: Credits = 0,
 ) -> Told:
     """Make the outcome of a prompt, and what the pages show of it."""
     earlier = reused and (record.credits_used > 0 or status == "unknown")
@@ -239,7 +293,7 @@ def tell(
         status=status,
         generation=generation and without_data(generation),
         images=tuple(record.images[n] for n in sorted(record.images)),
-        credits_used=record.credits_used + (record.credits_before if earlier else 0),
+        credits_used=record.credits_used + (record.credits_before if earlier else paid_already),
         credits_at_risk=at_risk,
         reused=earlier,
         message=message,

@@ -26,7 +26,7 @@ from prefect.runtime import task_run
 from prefect.states import Completed, Failed
 
 from prefect_nanobanana._budget import Budget
-from prefect_nanobanana._job import HOPELESS, Job, NotSent, as_recorded, forget, metadata, tell
+from prefect_nanobanana._job import HOPELESS, Job, NotSent, as_recorded, metadata, tell
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana._settling import nothing_was_charged
 from prefect_nanobanana.errors import (
@@ -190,7 +190,7 @@ class Run:
         try:
             under_way = []
             for job in self._jobs:
-                if job.record.may_be_asked:
+                if job.to_ask:
                     under_way.append(_submit(asking, self._ask, job, copying))
                 elif job.record.has_an_end:
                     under_way.append(_submit(settling, self._settle, job, copying))
@@ -216,17 +216,23 @@ class Run:
 
     def _ask(self, job: Job, copying: ThreadPoolExecutor) -> Future[None] | None:
         if self._stopped is not None:
-            self._end(job, "skipped", self._stopped)
+            self._end_unasked(job, self._stopped)
             return None
         estimate = job.estimate or 0
         if not self._budget.reserve(estimate):
-            self._end(job, "skipped", CEILING_REACHED)
+            self._end_unasked(job, CEILING_REACHED)
             return None
         try:
             self._call(job, lambda: _generate(job.prompt, self._generator, job, return_state=True))
         finally:
-            self._budget.settle(estimate, job.record.credits_used + job.worst)
+            self._settle_budget(job, estimate)
         return self._next(job, copying)
+
+    def _settle_budget(self, job: Job, reserved: Credits) -> None:
+        """Tell the budget what this prompt has cost, or may have, beyond what it was told before."""
+        worst = 0 if job.reused else job.record.credits_used + job.paid_already + job.worst
+        self._budget.settle(reserved, worst - job.settled)
+        job.settled = worst
 
     def _settle(self, job: Job, copying: ThreadPoolExecutor) -> Future[None] | None:
         """Ask for the end of what an earlier run has begun. Costs nothing."""
@@ -244,7 +250,8 @@ class Run:
     def _next(self, job: Job, copying: ThreadPoolExecutor) -> Future[None] | None:
         if job.record.state == "generated":
             return _submit(copying, self._finish_copy, job)
-        if job.record.state == "unknown" and (self._resend or not job.reused):
+        provable = not job.reused and job.record.generation_id is None
+        if job.record.state == "unknown" and (self._resend or provable):
             with self._lock:
                 self._lost.append(job)
         else:
@@ -259,20 +266,24 @@ class Run:
             return []
         if self._resend:
             for job in lost:
-                job.at_risk = 0 if job.reused else job.worst
-                job.reused = False
-                job.error = None
-                forget(job.record)
+                job.again, job.error = True, None
             return lost
         if not nothing_was_charged(self._jobs, lost, self._balance, self._credits, self._logger):
             self._lost = lost
             return []
+        again = []
         for job in lost:
-            job.error = None
-            job.record.state = "not_charged"
-            job.record.message = f"{job.record.message}; the account's balance shows: not charged"
-            self._write(job)
-        return lost
+            record = job.record.model_copy(update={"state": "not_charged"})
+            record.message = f"{record.message}; the account's balance shows: not charged"
+            try:
+                job.ledger.claim(record)  # unless another run has taken it in hand meanwhile
+            except NanoBananaError:
+                self._lost.append(job)
+                continue
+            job.record, job.error = record, None
+            self._settle_budget(job, 0)
+            again.append(job)
+        return again
 
     def _credits(self) -> Credits | None:
         try:
@@ -307,7 +318,7 @@ class Run:
             run_name(job.prompt.prompt),
             error,
             job.record.state,
-            generation.generation_id if generation else None,
+            job.record.generation_id,
             " ".join(urls) or "none",
         )
 
@@ -351,13 +362,25 @@ class Run:
         if record.state in ("warning", "failed", "unknown", "submitted"):
             self._end(job, *as_recorded(record, job.estimate))
         elif isinstance(error, CreditsUsedUp | NotSent | Claimed):
-            self._end(job, "skipped", str(error))
+            self._end_unasked(job, str(error))
         else:
             self._end(job, "failed", str(error or "it was not asked"))
 
+    def _end_unasked(self, job: Job, why: str) -> None:
+        """End a job that was not asked: as it was before, if it was to be asked again."""
+        if job.record.may_be_asked:
+            self._end(job, "skipped", why)
+        else:
+            self._end(job, *as_recorded(job.record, job.estimate))
+
     def _end(self, job: Job, status: OutcomeStatus, message: str | None) -> None:
         record = job.record
-        told = tell(job.position, record, status, message, reused=job.reused, at_risk=job.worst)
+        told = tell(
+            *(job.position, record, status, message),
+            reused=job.reused,
+            at_risk=job.worst,
+            paid_already=job.paid_already,
+        )
         outcome = told.outcome
         self._told[job.position] = told
         level = logging.INFO if status == "stored" else logging.WARNING

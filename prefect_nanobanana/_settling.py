@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from typing import Any
 
 from prefect_nanobanana._job import Job
 from prefect_nanobanana.models import Credits
 
 SETTLE_AFTER_SECONDS = 120.0
-"""A request that is older has ended, whatever became of its connection: a generation takes 10 to 60 s,
-and clients shall wait for at least 120 s (seed document). What was not charged by then will not be."""
+"""So long after its answer was given up, a request has ended, whatever became of its connection: a
+generation takes 10 to 60 s, and clients shall wait for at least 120 s (seed document)."""
 
 
 def nothing_was_charged(
@@ -39,13 +38,13 @@ def nothing_was_charged(
     if before is None or not all(job.cost_told and job.at_risk == 0 for job in asked):
         return False
     answered = sum(job.record.credits_used for job in asked)
-    youngest = max(job.record.asked_at or datetime.now(timezone.utc) for job in lost)
+    youngest = max(job.lost_at for job in lost)
     while True:
         now = balance()
         # Had the account lost less, credits were bought meanwhile, and may hide what was charged.
         if now is None or before - now != answered:
             return False
-        left = SETTLE_AFTER_SECONDS - (datetime.now(timezone.utc) - youngest).total_seconds()
+        left = SETTLE_AFTER_SECONDS - (time.monotonic() - youngest)
         if left <= 0:
             return True
         logger.info(

@@ -108,17 +108,12 @@ class EventStream:
         self.last: dict[str, Any] | None = None
         self.seen = False
 
-    def feed(self, chunk: bytes) -> bytes:
-        """Take in what has arrived of the body; nothing at its end.
-
-        Returns:
-            What of it is left to keep: nothing.
-        """
+    def feed(self, chunk: bytes) -> None:
+        """Take in what has arrived of the body; nothing at its end."""
         self.seen = True
         for event in self._reader.feed(chunk):
             if self.last is None:
                 self._see(event)
-        return b""
 
     def ended(self, base_url: str) -> Generation:
         """Make a generation of the last event.

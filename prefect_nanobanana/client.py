@@ -220,7 +220,12 @@ class NanoBananaClient(Core):
                 for chunk in response.iter_bytes():
                     size += len(chunk)
                     self._too_much(ask, size, started)
-                    content += chunk if stream is None else stream.feed(chunk)
+                    if stream is None:
+                        content += chunk
+                    elif stream.last is not None:
+                        break  # the server was to hang up after the last event, and goes on talking
+                    else:
+                        stream.feed(chunk)
                 return Answer(response.status_code, response.headers, bytes(content))
         except httpx.HTTPError as error:
             return self._broken(ask, error)
@@ -364,7 +369,12 @@ class AsyncNanoBananaClient(Core):
                 async for chunk in response.aiter_bytes():
                     size += len(chunk)
                     self._too_much(ask, size, started)
-                    content += chunk if stream is None else stream.feed(chunk)
+                    if stream is None:
+                        content += chunk
+                    elif stream.last is not None:
+                        break  # the server was to hang up after the last event, and goes on talking
+                    else:
+                        stream.feed(chunk)
                 return Answer(response.status_code, response.headers, bytes(content))
         except httpx.HTTPError as error:
             return self._broken(ask, error)

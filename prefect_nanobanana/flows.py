@@ -14,7 +14,7 @@ from prefect_aws import S3Bucket
 from pydantic import Field
 
 from prefect_nanobanana._budget import Budget
-from prefect_nanobanana._job import Again, Job, as_recorded, forget, tell
+from prefect_nanobanana._job import Again, Job, as_recorded, tell
 from prefect_nanobanana._run import CEILING_REACHED, Run
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana._settling import SETTLE_AFTER_SECONDS
@@ -100,13 +100,14 @@ def generate_images(
         failed=retry_failed,
         unknown=on_unknown == "resend",
         in_flight_seconds=max(SETTLE_AFTER_SECONDS, generator.credentials.request_timeout_seconds),
+        flow_run=run_id,
     )
     jobs = _plan(listed, generator, models, ledger, max_credits, again, logger)
     logger.info(
         "Batch %r: %d prompts, %d to ask for; the account has %s credits",
         name,
         len(jobs),
-        sum(job.record.may_be_asked for job in jobs),
+        sum(job.to_ask for job in jobs),
         before,
     )
     with Copier(opened, generator.credentials.trusted_hosts) as copier:
@@ -165,13 +166,12 @@ def _plan(
         zip(keys, listed, requests, prices, strict=True), 1
     ):
         record = records.get(key) or Record(key=key, prompt=item.prompt, request=request)
-        if again.wants(record):
-            forget(record)
         if record.may_be_asked:
             record.prompt, record.request = item.prompt, request
         record.position = position
-        jobs.append(Job(position, record, price, ledger))
-    first = next((job for job in jobs if not job.reused), None)
+        wanted = (item.prompt, request)
+        jobs.append(Job(position, record, price, ledger, again=again.wants(record), wanted=wanted))
+    first = next((job for job in jobs if job.to_ask), None)
     if first is not None:
         with suppress(Claimed):  # another run has it in hand, which is met again when it is asked for
             ledger.claim(first.record)  # a bucket that refuses writing is found before it costs anything

@@ -76,7 +76,8 @@ class Record(BaseModel):
         generation_id: The id by which its end can be asked for, once an answer named it.
         credits_used: What it cost; an estimate where `generation.credits_used` is None.
         credits_before: What earlier requests for the same cost, before it was asked again on request.
-        images: What is in S3, by the place of its URL in the generation.
+        offset: How many images those earlier requests yielded; places are counted on from there.
+        images: What is in S3, by place: that of its URL in the generation, from 1, plus the offset.
         thumbnails: Small pictures as `data:` URLs, by the same places.
         message: Why, for everything that is not well.
         updated_at: When this was written.
@@ -97,6 +98,7 @@ class Record(BaseModel):
     generation_id: str | None = None
     credits_used: Credits = 0
     credits_before: Credits = 0
+    offset: int = 0
     images: dict[int, StoredImage] = {}
     thumbnails: dict[int, str] = {}
     message: str | None = None
@@ -115,9 +117,9 @@ class Record(BaseModel):
 
     @property
     def missing(self) -> dict[int, str]:
-        """The image URLs that are not in S3 yet, by place from 1."""
+        """The image URLs that are not in S3 yet, by place."""
         urls = self.generation.image_urls if self.generation else ()
-        return {n: url for n, url in enumerate(urls, 1) if n not in self.images}
+        return {n: url for n, url in enumerate(urls, self.offset + 1) if n not in self.images}
 
 
 class Claimed(NanoBananaError):

@@ -26,7 +26,7 @@ from prefect_nanobanana import (
     UnknownOutcome,
 )
 from prefect_nanobanana._events import EventReader
-from prefect_nanobanana._polling import Durations
+from prefect_nanobanana._polling import Durations, durations_of
 from prefect_nanobanana.client import AsyncNanoBananaClient, NanoBananaClient, Witness
 from prefect_nanobanana.sandbox import Sandbox
 
@@ -207,6 +207,8 @@ def test_a_deadline_leaves_the_id(ask: Ask, sandbox: Sandbox, monkeypatch: pytes
     [
         {"success": True, "async": True, "generationId": "g1"},
         {"success": True, "data": {"id": "g1", "processingStatus": "processing"}},
+        {"success": True, "generationId": "g1", "id": 7},
+        {"async": True, "generationId": None, "data": {"id": "g1"}},
     ],
 )
 def test_shapes_of_submissions(ask: Ask, body: dict[str, Any]) -> None:
@@ -263,6 +265,14 @@ def test_polls_find_an_end_within_a_second_or_so_and_do_not_hammer(
     # The vendor's own advice: wait 5 s, then ask every 3 s.
     advised = 1 + ((low + high) / 2 - 5) / 3
     assert sum(polls) / len(polls) <= advised + 2
+
+
+def test_what_was_found_late_teaches_nothing(generator: NanoBananaGenerator, sandbox: Sandbox) -> None:
+    ids = [generator.trigger("x").generation_id for _ in range(4)]  # type: ignore[union-attr]
+    for generation_id in ids:
+        submission = Submission(generation_id=generation_id)
+        assert generator.wait(submission, elapsed_seconds=3600).status == "completed"
+    assert not durations_of(sandbox.base_url, "nano-banana")._seconds
 
 
 def test_the_vendors_pace_holds_until_something_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,6 +356,21 @@ def test_progress_rises_and_garbage_does_no_harm(ask: Ask) -> None:
     assert generation.image_urls == ("https://e/1.png",)
     assert generation.message is None
     assert notes.percents == [(5, "Started"), (60, "")]
+
+
+def test_a_stream_that_goes_on_after_its_last_event_is_left(ask: Ask) -> None:
+    body = _events(STARTED, DONE) + b": still here\n\n" * 400
+    headers = {"Content-Type": "text/event-stream"}
+    with Scripted(lambda _: Reply(body, headers=headers, length=-1, drip_seconds=0.002)) as server:
+        target = type("S", (), {"api_key": "k", "base_url": server.url})
+        assert ask(target, "generate", "x", mode="stream").status == "completed"
+
+
+def test_a_large_event_is_read_in_good_time() -> None:
+    reader = EventReader()
+    pieces = [b"data: ", *[b'"' + b"x" * 16_384 + b'"'] * 2000]
+    assert [event for piece in pieces for event in reader.feed(piece)] == []
+    assert len(reader._line) == 2001, "pieces are not joined before their line ends"
 
 
 def test_a_stream_that_is_cut_after_its_last_event_is_whole(ask: Ask) -> None:

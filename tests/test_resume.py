@@ -251,6 +251,80 @@ def test_a_request_that_may_still_be_answered_is_not_resent(
     assert statuses(run("a", on_unknown="resend")) == ["stored"]
 
 
+def test_what_the_api_has_named_is_never_proven_free(
+    run: Run, generator: NanoBananaGenerator, sandbox: Sandbox
+) -> None:
+    """Polls that answer 404 for a while say nothing about the submission, which was paid."""
+    generator.mode = "async"
+    answers = 0
+
+    def forget(request: Seen) -> Reply | None:
+        nonlocal answers
+        if "?id=" not in request.path or answers == 3:
+            return None
+        answers += 1
+        return Reply(b'{"error": "not found"}', 404)
+
+    with FaultyS3(sandbox.origin) as api:
+        api.fault = forget
+        generator.credentials.base_url = f"{api.url}/api/v1"
+        report = run("a")
+        assert statuses(report) == ["unknown"]
+        assert (report.credits_used, report.credits_unexplained, report.credits_at_risk) == (1, 0, 0)
+        again = run("a")
+    assert (statuses(again), again.credits_reused, sandbox.account.posts) == (["stored"], 1, 1)
+
+
+def test_the_wait_counts_from_when_the_answer_was_given_up(
+    run: Run, generator: NanoBananaGenerator, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that timed out was open until then, and may be charged at its end."""
+    monkeypatch.setattr("prefect_nanobanana._settling.SETTLE_AFTER_SECONDS", 2.0)
+    generator.credentials.request_timeout_seconds = 3
+
+    def charge_at_the_end(**asked: Any) -> GenerationRow:
+        row = charge(**asked)
+        sandbox.account.credits += row.credits
+        row.credits = 0
+
+        def end() -> None:
+            time.sleep(4)  # after the time-out, and more than 2 s after the request
+            sandbox.account.credits -= 1
+            row.credits = 1
+
+        threading.Thread(target=end).start()
+        return row
+
+    charge, sandbox.account.charge = sandbox.account.charge, charge_at_the_end  # type: ignore[method-assign]
+    sandbox.faults.queue("stall")
+    report = run("a")
+    assert (statuses(report), sandbox.account.posts) == (["unknown"], 1)
+
+
+def test_an_old_id_says_nothing_about_a_new_request(run: Run, sandbox: Sandbox) -> None:
+    refund = sandbox.finish
+
+    def fail_for_free(row: GenerationRow, fault: str | None) -> None:
+        refund(row, fault)
+        if fault == "failed":
+            sandbox.account.refund(row)
+            row.status = "failed"
+
+    sandbox.finish = fail_for_free  # type: ignore[method-assign]
+    sandbox.faults.queue("failed")
+    assert statuses(run("a")) == ["failed"]
+    sandbox.faults.queue("cut")
+    assert statuses(run("a")) == ["unknown"]
+    assert statuses(run("a")) == ["unknown"], "the failure was the first request's"
+    assert (sandbox.account.posts, sandbox.account.charged) == (2, 1)
+
+
+def test_what_was_proven_free_leaves_room_under_the_ceiling(run: Run, sandbox: Sandbox) -> None:
+    sandbox.faults.queue("reset_before")
+    report = run("a", "b", "c", max_credits=3)
+    assert (statuses(report), report.credits_used) == (["stored"] * 3, 3)
+
+
 # What is asked again, and paid again, on request.
 
 
@@ -287,6 +361,49 @@ def test_after_thirty_percent_failures_exactly_those_are_asked_again(
     adds_up(again, sandbox, folder)
 
 
+def test_what_was_to_be_asked_again_and_was_not_is_as_it_was(
+    run: Run, sandbox: Sandbox, folder: Path
+) -> None:
+    sandbox.faults.queue("warning", "warning")
+    run("a", "b")
+    before = _records(folder)
+    sandbox.faults.queue("400", "402")
+    report = run("a", "b", retry_warnings=True)
+    assert statuses(report) == ["warning", "warning"]
+    assert (report.credits_used, report.credits_reused) == (0, 2)
+    for prompt, record in _records(folder).items():
+        same = ("state", "generation", "generation_id", "credits_used", "attempt")
+        assert {k: record.get(k) for k in same} == {k: before[prompt].get(k) for k in same}
+    refused = run("a", "b", retry_warnings=True, max_credits=0)
+    assert (statuses(refused), refused.credits_reused) == (["warning", "warning"], 2)
+    assert run("a", "b").credits_reused == 2
+    assert sandbox.account.charged == 2
+
+
+def test_images_of_an_earlier_request_stay_when_it_is_made_again(
+    run: Run, generator: NanoBananaGenerator, bucket: S3Bucket, sandbox: Sandbox, folder: Path
+) -> None:
+    """Three of four images were stored, the fourth is lost; then all four are asked for again."""
+    four = ImagePrompt(prompt="a", quantity=4)
+
+    class ThreeOfFour(dict[str, bytes]):
+        def get(self, key: str, default: Any = None) -> Any:
+            return default if "-4." in key else super().get(key, default)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Copier.__init__, "__defaults__", ((), 0.0))
+        sandbox.images = ThreeOfFour()
+        assert statuses(run(four)) == ["failed"]
+        _age(folder / "b/records", "a", days=16)
+        assert _pending(generator, bucket).lost == 1
+    sandbox.images = {}
+    report = run(four, retry_failed=True)
+    assert (statuses(report), report.images, report.credits_used) == (["stored"], 7, 4)
+    assert len(list((folder / "b/images").iterdir())) == 7
+    again = run(four)
+    assert (again.stored, again.images, again.credits_reused) == (1, 7, 8)
+
+
 # Prefect's own retries.
 
 
@@ -302,6 +419,17 @@ def test_a_flow_that_prefect_retries_resumes_by_itself(
     assert sorted(statuses(report)) == ["stored", "stored", "unknown"]
     assert (sandbox.account.posts, report.credits_used, report.credits_reused) == (4, 1, 1)
     assert len(list(folder.iterdir())) == 1
+
+
+def test_retries_of_prefect_do_not_ask_again_what_was_asked_again_already(
+    generator: NanoBananaGenerator, bucket: S3Bucket, sandbox: Sandbox, run: Run
+) -> None:
+    run("nude")
+    retried = generate_images.with_options(retries=2, retry_delay_seconds=0)
+    settings: dict[str, Any] = {"generator": generator, "bucket": bucket, "batch": "b"}
+    with pytest.raises(RunFailed):
+        retried(prompts=["nude"], retry_warnings=True, fail_on="warning", **settings)
+    assert sandbox.account.charged == 2
 
 
 # Images that are still owed.
