@@ -24,7 +24,7 @@ demo: $(READY) ## the main job for real, against a local API server and a local 
 test: $(READY) ## the tests that need nothing but Python
 	$(BIN)/python -m pytest -m "not server" --cov --cov-report=term
 
-test-server: $(READY) ## the tests with a Prefect server and a worker of their own
+test-server: $(READY) ## the slow tests: deployments, the README, kills, the fault matrix, random lists
 	$(BIN)/python -m pytest -m server
 
 import-cost: $(READY) ## what importing the package costs, relative to importing Prefect

@@ -139,11 +139,25 @@ class Core:
         self, prompt: str, *, model: str, mode: Mode, witness: Witness | None, **settings: Any
     ) -> Steps[Generation]:
         """Have images made."""
-        told = witness or Witness()
-        if mode == "async":
-            return (yield from self._in_flight(prompt, model=model, told=told, **settings))
+        told, clock = witness or Witness(), Clock()
+        try:
+            if mode == "async":
+                return (yield from self._in_flight(prompt, model=model, told=told, **settings))
+            return (yield from self._at_once(prompt, model=model, mode=mode, told=told, **settings))
+        except UnknownOutcome as error:
+            if error.generation_id is None or isinstance(error, StillRunning):
+                raise
+            # It has a name: its end can be asked for, which costs nothing.
+            lost = error
+        submission = Submission(generation_id=str(lost.generation_id), model=model, mode=mode)
+        told.submitted(submission)
+        return (yield from self._ending(submission, told, clock, lost, ask_first=True))
+
+    def _at_once(
+        self, prompt: str, *, model: str, mode: Mode, told: Witness, **settings: Any
+    ) -> Steps[Generation]:
+        """Ask and have the answer in the same request; ask again only where nothing was charged."""
         request = self._generate_request(prompt, model=model, mode=mode, **settings)
-        clock = Clock()
         stream = EventStream(self._api_key, model, told) if mode == "stream" else None
 
         def read(answer: Answer) -> Generation:
@@ -152,22 +166,13 @@ class Core:
             return read_generation(answer, base_url=self._base_url, model=model, mode=mode)
 
         pace = Pace(self._retry_for)
-        try:
-            while True:
-                try:
-                    generation: Generation = yield Ask(request, read, told, stream)
-                    return generation
-                except NotCharged as error:
-                    delay = pace.delay_seconds(error)
-                yield Sleep(delay)
-        except UnknownOutcome as error:
-            if error.generation_id is None:
-                raise
-            # It has a name: its end can be asked for, which costs nothing.
-            lost = error
-        submission = Submission(generation_id=str(lost.generation_id), model=model, mode=mode)
-        told.submitted(submission)
-        return (yield from self._ending(submission, told, clock, lost, ask_first=True))
+        while True:
+            try:
+                generation: Generation = yield Ask(request, read, told, stream)
+                return generation
+            except NotCharged as error:
+                delay = pace.delay_seconds(error)
+            yield Sleep(delay)
 
     def _in_flight(
         self, prompt: str, *, model: str, told: Witness, **settings: Any

@@ -208,6 +208,8 @@ class Job(Witness):
         gone = isinstance(error, ApiError) and error.status_code == 404
         if record.state != "submitted" or gone:
             record.state = "unknown"
+        if isinstance(error, ApiError):
+            record.generation_id = record.generation_id or error.generation_id
         record.message = str(error or "no answer was recorded")
         self.write(self)
 

@@ -229,6 +229,24 @@ def test_a_server_that_ends_it_at_once(ask: Ask) -> None:
         assert ask(target, "submit", "x").status == "completed"
 
 
+@pytest.mark.parametrize("mode", ["sync", "async", "stream"])
+def test_a_lost_answer_that_names_its_generation_is_settled(ask: Ask, mode: str) -> None:
+    def answer(seen: Seen) -> Reply:
+        if seen.method == "POST":
+            return Reply(b'{"error": "oops", "generationId": "g1"}', 500)
+        assert seen.path.endswith("/generate?id=g1")
+        data = {"processingStatus": "completed", "outputImageUrls": ["/x.png"], "creditsUsed": 2}
+        return Reply(json.dumps({"data": data}).encode())
+
+    with Scripted(answer) as server:
+        target = type("S", (), {"api_key": "k", "base_url": server.url})
+        notes = Notes()
+        generation = ask(target, "generate", "x", mode=mode, witness=notes)
+    assert (generation.image_urls, generation.credits_used) == ((f"{server.url}/x.png",), 2)
+    assert notes.steps == ["sending", "submitted", "completed"]
+    assert [seen.method for seen in server.seen] == ["POST", "GET"]
+
+
 def test_a_submission_without_an_id_is_unknown(ask: Ask) -> None:
     with Scripted(lambda _: Reply(b'{"success": true, "async": true}')) as server:
         target = type("S", (), {"api_key": "k", "base_url": server.url})
