@@ -253,6 +253,34 @@ def test_two_runs_of_a_batch_at_once_do_not_both_pay(
     assert (again.stored, again.credits_used) == (6, 0)
 
 
+@pytest.mark.parametrize("conditional", [True, False])
+def test_a_run_that_comes_between_reading_and_claiming_is_seen(
+    generator: NanoBananaGenerator,
+    sandbox: Sandbox,
+    make_bucket: MakeBucket,
+    moto_url: str,
+    s3: LocalS3,
+    conditional: bool,
+) -> None:
+    bucket = make_bucket(endpoint_url=moto_url if conditional else s3.endpoint_url)
+    settings: dict[str, Any] = {"generator": generator, "bucket": bucket, "batch": "b"}
+    read = Ledger.read
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def read_and_be_overtaken(self: Ledger, wanted: Any) -> Any:
+            records = read(self, wanted)
+            patch.setattr(Ledger, "read", read)
+            generate_images(prompts=["a", "b"], **settings)
+            return records
+
+        patch.setattr(Ledger, "read", read_and_be_overtaken)
+        report = generate_images(prompts=["a", "b"], fail_on="never", **settings)
+    assert statuses(report) == ["skipped", "skipped"]
+    assert sandbox.account.posts == 2
+    assert generate_images(prompts=["a", "b"], **settings).credits_reused == 2
+
+
 def test_without_a_batch_name_each_run_is_new(run: Callable[..., RunReport], sandbox: Sandbox) -> None:
     assert run("a", batch=None).batch != run("a", batch=" ").batch
     assert sandbox.account.posts == 2
