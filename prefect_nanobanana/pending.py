@@ -25,7 +25,7 @@ from prefect_nanobanana.errors import (
 )
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.ledger import Ledger, Record, batches_with_records, check_batch
-from prefect_nanobanana.models import PendingReport
+from prefect_nanobanana.models import Credits, PendingReport
 from prefect_nanobanana.report import GALLERY, MANIFEST, build_report, plain, publish_pages
 from prefect_nanobanana.storage import Copier
 
@@ -155,12 +155,16 @@ def _refresh(ledger: Ledger, logger: Any) -> None:
     publish_pages(report, told, ledger.bucket, logger)
 
 
+def _some(number: Credits, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
 def _final_state(report: PendingReport) -> Any:
-    message = f"{report.images} images copied"
+    message = f"{_some(report.images, 'image')} copied"
     if report.waiting:
-        message += f", {report.waiting} generations still wait"
+        message += f", {_some(report.waiting, 'generation')} waiting"
     if report.lost:
-        message += f", {report.lost} generations are lost ({report.credits_lost} credits)"
+        message += f", {_some(report.lost, 'generation')} lost ({_some(report.credits_lost, 'credit')})"
     lines = "".join(f"- {plain(line)}\n" for line in report.messages[:_SHOWN])
     more = len(report.messages) - _SHOWN
     create_markdown_artifact(

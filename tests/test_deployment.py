@@ -16,7 +16,9 @@ import pytest
 from prefect_aws import S3Bucket
 from prefect_server_process import PrefectServer
 
-from prefect_nanobanana import NanoBananaGenerator
+from prefect_nanobanana import ImagePrompt, NanoBananaGenerator
+from prefect_nanobanana._s3 import Bucket
+from prefect_nanobanana.ledger import Ledger, Record
 from prefect_nanobanana.sandbox import Sandbox
 
 pytestmark = pytest.mark.server
@@ -108,7 +110,8 @@ def test_the_retry_button_goes_on_where_the_run_stopped(
     server.prefect("deployment", "run", "generate_images/prompt-list", "-p", f"prompts={prompts}")
 
     def ours() -> list[Any]:
-        return [run for run in _final(server, None) if run["parameters"]["prompts"][0] == "x"]
+        runs = _final(server, None)
+        return [run for run in runs if run["parameters"].get("prompts", [""])[0] == "x"]
 
     with server.process("worker", "start", "--pool", "nanobanana"):
         wait_for(lambda: [run["state_type"] for run in ours()] == ["FAILED"], 120)
@@ -132,6 +135,38 @@ def _final(server: PrefectServer, *batches: str | None) -> list[dict[str, Any]]:
         if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED")
         and run["parameters"].get("batch") in batches
     ]
+
+
+def test_pending_images_are_copied_by_the_other_deployment(
+    server: PrefectServer,
+    deployed: None,
+    generator: NanoBananaGenerator,
+    bucket: S3Bucket,
+    sandbox: Sandbox,
+    folder: Path,
+    wait_for: Callable[..., None],
+) -> None:
+    """An async generation was begun, and recorded, by a run that died."""
+    run = generator.trigger("a cat")
+    record = Record(
+        key="0" * 24,
+        prompt=ImagePrompt(prompt="a cat"),
+        request=generator.request("a cat"),
+        state="submitted",
+        generation_id=run.generation_id,  # type: ignore[union-attr]
+        credits_used=1,
+    )
+    Ledger(Bucket(bucket), "died").write(record)
+    server.prefect("deployment", "run", "copy_pending/copy-pending")
+
+    def ours() -> list[Any]:
+        return [run for run in _final(server, None) if "prompts" not in run["parameters"]]
+
+    with server.process("worker", "start", "--pool", "nanobanana"):
+        wait_for(lambda: len(ours()) == 1, 120)
+    assert ours()[0]["state"]["message"] == "1 image copied"
+    assert len(list((folder / "died/images").iterdir())) == 1
+    assert sandbox.account.posts == 1
 
 
 def test_a_missing_block_is_said(server: PrefectServer) -> None:

@@ -504,6 +504,13 @@ def _age(records: Path, prompt: str, days: float) -> str:
     raise AssertionError(prompt)
 
 
+def _unlose(records: Path, prompt: str) -> None:
+    for path in records.iterdir():
+        record = Record.model_validate_json(path.read_bytes())
+        if record.prompt.prompt == prompt:
+            path.write_text(record.model_copy(update={"state": "generated"}).model_dump_json())
+
+
 def _watch(monkeypatch: pytest.MonkeyPatch, order: list[tuple[str, str]]) -> None:
     from prefect_nanobanana import _run
 
@@ -545,6 +552,11 @@ def test_what_is_lost_is_said_once(
     sandbox.images = _Hidden({})
     run("young", ImagePrompt(prompt="old", quantity=2))
     _age(folder / "b/records", "old", days=15.1)
+    with pytest.raises(
+        RunFailed, match=r"0 images copied, 1 generation waiting, 1 generation lost \(2 cr"
+    ):
+        copy_pending(generator=generator, bucket=bucket, batches=["b"])
+    _unlose(folder / "b/records", "old")
     report = _pending(generator, bucket)
     assert (report.generations, report.images, report.waiting, report.lost) == (2, 0, 1, 1)
     assert report.credits_lost == 2
