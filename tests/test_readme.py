@@ -99,7 +99,13 @@ def test_the_readme_in_the_order_of_a_reader(
     # Blocks, as printed; then the code on the first screen, and the flow of the reader's own.
     save, first, tasks, job, pending = (
         next(code for code in CODE if mark in code)
-        for mark in ("from_env()", "report = generate_images", "def cover", ".trigger(", "copy_pending(")
+        for mark in (
+            "from_env()",
+            "report = generate_images",
+            "def cover",
+            ".trigger(",
+            "= copy_pending(",
+        )
     )
     server.python(SAVE_BUCKET)
     server.python(save)
@@ -109,7 +115,7 @@ def test_the_readme_in_the_order_of_a_reader(
     assert "covers/Dune" in server.python(tasks + "\nprint(cover('Dune').key)")
     sandbox.url_style = "absolute"
     assert "completed" in server.python(job)
-    assert "0 images copied" in server.python(pending)
+    assert "0 images copied, 0 lost" in server.python(pending)
     assert len(CODE) == 5
 
     _shell(server, next_command("prefect work-pool create"))
