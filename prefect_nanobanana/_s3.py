@@ -103,20 +103,6 @@ class Bucket:
         """The `s3://` address of a key."""
         return f"s3://{self.name}/{key}"
 
-    def get(self, key: str) -> tuple[bytes, str]:
-        """Read an object.
-
-        Returns:
-            Its bytes, and the tag that tells its versions apart.
-
-        Raises:
-            StorageError: If it cannot be read, or is not there.
-        """
-        found = self.find(key)
-        if found is None:
-            raise StorageError(f"{self.uri(key)} is not there")
-        return found
-
     def find(self, key: str) -> tuple[bytes, str] | None:
         """Read an object that may not be there; see `get`."""
         try:

@@ -232,13 +232,8 @@ class Ledger:
 
     def _attempt(self, key: str) -> str | None:
         """Which attempt the stored record is of, if there is one."""
-        try:
-            found = self.bucket.find(self._path(key))
-        except BucketNotUsable:
-            raise
-        except StorageError as error:
-            raise LedgerError(f"a record could not be read, so nothing is spent: {error}") from None
-        return self._parsed(key, *found).attempt if found else None
+        record = self._find(key)
+        return record.attempt if record else None
 
     def _put(self, record: Record, **condition: str) -> None:
         record.updated_at = datetime.now(timezone.utc)
@@ -265,17 +260,25 @@ class Ledger:
         return self.bucket.key(self.batch, "records", f"{key}.json")
 
     def _read(self, key: str) -> Record:
+        record = self._find(key)
+        if record is None:
+            uri = self.bucket.uri(self._path(key))
+            raise LedgerError(
+                f"a record could not be read, so nothing is spent: {uri} was listed, and is not there"
+            )
+        self._attempts[key] = record.attempt
+        return record
+
+    def _find(self, key: str) -> Record | None:
         try:
-            content, version = self.bucket.get(self._path(key))
+            found = self.bucket.find(self._path(key))
         except BucketNotUsable:
             raise
         except StorageError as error:
             raise LedgerError(f"a record could not be read, so nothing is spent: {error}") from None
-        record = self._parsed(key, content, version)
-        self._attempts[key] = record.attempt
-        return record
-
-    def _parsed(self, key: str, content: bytes, version: str) -> Record:
+        if found is None:
+            return None
+        content, version = found
         try:
             record = Record.model_validate_json(content)
         except ValidationError:

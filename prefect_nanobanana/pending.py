@@ -25,9 +25,10 @@ from prefect_nanobanana.errors import (
 )
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.ledger import Ledger, Record, batches_with_records, check_batch
-from prefect_nanobanana.models import Credits, PendingReport
-from prefect_nanobanana.report import GALLERY, MANIFEST, build_report, plain, publish_pages
+from prefect_nanobanana.models import PendingReport
+from prefect_nanobanana.report import GALLERY, MANIFEST, build_report, counted, plain, publish_pages
 from prefect_nanobanana.storage import Copier
+from prefect_nanobanana.tasks import run_name
 
 _SHOWN = 200
 
@@ -123,7 +124,7 @@ def _say_lost(job: Job, logger: Any) -> None:
 
 def _line(job: Job) -> str:
     record = job.record
-    text = " ".join((record.prompt.name or record.prompt.prompt).split())[:60]
+    text = run_name(record.prompt.name or record.prompt.prompt)
     _, why = as_recorded(record, None)
     return f"{job.ledger.batch}, {text!r}, {record.credits_used} credits: {why}"
 
@@ -155,16 +156,14 @@ def _refresh(ledger: Ledger, logger: Any) -> None:
     publish_pages(report, told, ledger.bucket, logger)
 
 
-def _some(number: Credits, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
-
-
 def _final_state(report: PendingReport) -> Any:
-    message = f"{_some(report.images, 'image')} copied"
+    message = f"{counted(report.images, 'image')} copied"
     if report.waiting:
-        message += f", {_some(report.waiting, 'generation')} waiting"
+        message += f", {counted(report.waiting, 'generation')} waiting"
     if report.lost:
-        message += f", {_some(report.lost, 'generation')} lost ({_some(report.credits_lost, 'credit')})"
+        message += (
+            f", {counted(report.lost, 'generation')} lost ({counted(report.credits_lost, 'credit')})"
+        )
     lines = "".join(f"- {plain(line)}\n" for line in report.messages[:_SHOWN])
     more = len(report.messages) - _SHOWN
     create_markdown_artifact(

@@ -279,8 +279,13 @@ def _template() -> Template:
     return environment.from_string(source)
 
 
+def counted(number: Credits, what: str) -> str:
+    """A number of things, as `1 credit` or `2 credits`."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
 def _credits(amount: Credits) -> str:
-    return f"{amount} credit" + ("" if amount == 1 else "s")
+    return counted(amount, "credit")
 
 
 def _known(value: Any) -> str:
