@@ -104,7 +104,14 @@ class Bucket:
         return f"s3://{self.name}/{key}"
 
     def find(self, key: str) -> tuple[bytes, str] | None:
-        """Read an object that may not be there; see `get`."""
+        """Read an object.
+
+        Returns:
+            Its bytes, and the tag that tells its versions apart; nothing if it is not there.
+
+        Raises:
+            StorageError: If it cannot be read.
+        """
         try:
             answer = self.client.get_object(Bucket=self.name, Key=key)
             return answer["Body"].read(), answer["ETag"]

@@ -1,166 +1,35 @@
-"""The account's request slots, shared by everything in this process.
+"""The account's request slots, shared by threads, coroutines, processes and machines.
 
 An account may have a fixed number of requests open at once, by default one, and that is what limits
 a run. Whoever asks the API holds a slot for as long as the API counts the request, no longer: not
 while copying to S3, not while waiting to try again, not while an async generation runs. A slot that
-becomes free is handed to the one who has waited longest, at once, be it a thread or a coroutine.
+becomes free is handed to the one in this process who has waited longest, at once, be it a thread or a
+coroutine (`_turns`). Which process has how many slots is settled on Prefect's server (`_keeper`).
 
 How many async generations may run at once is not told by the API: it is learned from its refusals.
 
-Other processes are not seen from here: they are met as 429, which is waited out as the API asks.
+Without Prefect's API, as in a script that runs no flow, slots are shared inside the process only. Others
+are met as 429 then, which is waited out as the API asks.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
+import os
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import copy_context
+from typing import TYPE_CHECKING
 
+from prefect_nanobanana._turns import Room, Turns
 from prefect_nanobanana.errors import ConcurrencyLimitReached, Paced, ServerBusy
+
+if TYPE_CHECKING:
+    from prefect_nanobanana._keeper import Keeper
 
 LONGEST_PAUSE_SECONDS = 120.0
 """No refusal holds everybody back for longer; who then meets another one waits again."""
-PROBE_AFTER_SECONDS = 10.0
-"""So long after the last refusal or success, one async generation more than it took then is tried."""
-
-
-class Turns:
-    """Hands out turns, first come, first served, to threads and coroutines.
-
-    Args:
-        limit: How many may be out at once.
-    """
-
-    def __init__(self, limit: float) -> None:
-        self._limit = limit
-        self._out = 0
-        self._waiting: deque[Future[None]] = deque()
-        self._pause_until = 0.0
-        self._waking = False
-        self._lock = threading.Lock()
-
-    @property
-    def limit(self) -> float:
-        """How many may be out at once."""
-        return self._limit
-
-    def allow(self, limit: float) -> None:
-        """Set how many may be out at once."""
-        with self._lock:
-            self._limit = limit
-            self._hand_out()
-
-    def pause(self, seconds: float) -> None:
-        """Hand out nothing for a while."""
-        with self._lock:
-            self._pause_until = max(self._pause_until, time.monotonic() + seconds)
-
-    def take(self, first: bool = False) -> None:
-        """Wait for a turn.
-
-        Args:
-            first: Whether to go before those who wait already.
-        """
-        turn = self._queue(first)
-        try:
-            turn.result()
-        except BaseException:
-            # Interrupted while waiting: a turn that was handed over meanwhile goes to the next.
-            if not turn.cancel():
-                self.give_back()
-            raise
-
-    async def atake(self, first: bool = False) -> None:
-        """Wait for a turn without blocking the event loop; see `take`."""
-        turn = self._queue(first)
-        try:
-            await asyncio.wrap_future(turn)
-        except BaseException:
-            if not turn.cancel():
-                self.give_back()
-            raise
-
-    def give_back(self) -> None:
-        """End a turn."""
-        with self._lock:
-            self._out -= 1
-            self._hand_out()
-
-    def _queue(self, first: bool) -> Future[None]:
-        turn: Future[None] = Future()
-        with self._lock:
-            if first:
-                self._waiting.appendleft(turn)
-            else:
-                self._waiting.append(turn)
-            self._hand_out()
-        return turn
-
-    def _hand_out(self) -> None:
-        pause = self._pause_until - time.monotonic()
-        if pause > 0:
-            if self._waiting and not self._waking:
-                self._waking = True
-                timer = threading.Timer(pause, self._wake)
-                timer.daemon = True
-                timer.start()
-            return
-        while self._waiting and self._out < self.limit:
-            turn = self._waiting.popleft()
-            # Running futures cannot be cancelled: from here on the turn has an owner.
-            if turn.set_running_or_notify_cancel():
-                self._out += 1
-                turn.set_result(None)
-
-    def _wake(self) -> None:
-        with self._lock:
-            self._waking = False
-            self._hand_out()
-
-
-class Room(Turns):
-    """How many async generations the API has room for: as many as it took before it said 503."""
-
-    def __init__(self) -> None:
-        super().__init__(math.inf)
-        self._in_flight = 0
-        self._learned_at = 0.0
-
-    @property
-    def limit(self) -> float:
-        """How many may be in flight at once: a while after a refusal, one more than the API took."""
-        if time.monotonic() - self._learned_at > PROBE_AFTER_SECONDS:
-            return self._limit + 1
-        return self._limit
-
-    def refused(self) -> None:
-        """The API had no room for more than are in flight."""
-        with self._lock:
-            self._limit = max(1, self._in_flight)
-            self._learned_at = time.monotonic()
-
-    def overbooked(self) -> bool:
-        """Whether more are out than there is room for."""
-        with self._lock:
-            return self._out > self.limit
-
-    def taken(self) -> None:
-        """The API took one more."""
-        with self._lock:
-            self._in_flight += 1
-            if self._in_flight > self._limit:
-                self._limit = self._in_flight
-                self._learned_at = time.monotonic()
-
-    def ended(self) -> None:
-        """One that the API took has ended."""
-        with self._lock:
-            self._in_flight -= 1
 
 
 class Slots:
@@ -173,7 +42,9 @@ class Slots:
     def __init__(self, limit: int) -> None:
         self._allowed = limit
         self._learned: int | None = None
-        self.requests = Turns(limit)
+        self._keeper: Keeper | None = None
+        self._typical_seconds = 0.0
+        self.requests = Turns(limit, self._changed)
         self.room = Room()
 
     @property
@@ -184,25 +55,57 @@ class Slots:
     def allow(self, limit: int) -> None:
         """Set how many requests may be open at once."""
         self._allowed = limit
-        self.requests.allow(self.limit)
+        self._apply()
+
+    def share(self, account: str) -> None:
+        """From now on, share the slots with other processes, by way of Prefect's server.
+
+        Args:
+            account: What tells accounts apart, without giving away the key.
+        """
+        if self._keeper is None:
+            from prefect_nanobanana._keeper import Keeper
+
+            self._keeper = Keeper(
+                account, self.requests, lambda: self.limit, lambda: self._typical_seconds
+            )
+            self.requests.allow(0)
+        # Prefect's settings are found in the context of the run.
+        self._keeper.context = copy_context()
+
+    def _apply(self) -> None:
+        if self._keeper is None:
+            self.requests.allow(self.limit)
+        else:
+            self._keeper.poke()
+
+    def _changed(self) -> None:
+        if self._keeper is not None:
+            self._keeper.poke()
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - started
+            self._typical_seconds += (seconds - self._typical_seconds) / 4
+            self.requests.give_back()
 
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Hold a slot; wait for one first."""
         self.requests.take()
-        try:
+        with self._timed():
             yield
-        finally:
-            self.requests.give_back()
 
     @asynccontextmanager
     async def ahold(self) -> AsyncIterator[None]:
         """Hold a slot; wait for one first, without blocking the event loop."""
         await self.requests.atake()
-        try:
+        with self._timed():
             yield
-        finally:
-            self.requests.give_back()
 
     def board(self, first: bool) -> None:
         """Wait until the API may take one more async generation."""
@@ -233,17 +136,34 @@ class Slots:
         if isinstance(error, ConcurrencyLimitReached):
             if error.limit:
                 self._learned = error.limit
-                self.requests.allow(self.limit)
+                self._apply()
             if error.retry_after_seconds:
-                self.requests.pause(min(error.retry_after_seconds, LONGEST_PAUSE_SECONDS))
+                pause = min(error.retry_after_seconds, LONGEST_PAUSE_SECONDS)
+                self.requests.pause(pause)
+                if self._keeper is not None:
+                    self._keeper.paced(pause)
 
 
 _ACCOUNTS: dict[str, Slots] = {}
 _ACCOUNTS_LOCK = threading.Lock()
 
 
+def _start_anew() -> None:
+    # A child process has the memory of its parent, and neither its threads nor its leases.
+    global _ACCOUNTS_LOCK
+    _ACCOUNTS.clear()
+    _ACCOUNTS_LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
+
+
 def slots_for(account: str, limit: int) -> Slots:
     """Return this process's slots of an account.
+
+    They are shared with other processes if Prefect is in use: inside of flow and task runs, and wherever
+    the address of a Prefect API is set.
 
     Args:
         account: What tells accounts apart, without giving away the key.
@@ -254,5 +174,15 @@ def slots_for(account: str, limit: int) -> Slots:
     """
     with _ACCOUNTS_LOCK:
         slots = _ACCOUNTS.setdefault(account, Slots(limit))
+        if _prefect_is_in_use():
+            slots.share(account)
     slots.allow(limit)
     return slots
+
+
+def _prefect_is_in_use() -> bool:
+    from prefect.context import FlowRunContext, TaskRunContext
+    from prefect.settings import get_current_settings
+
+    running = FlowRunContext.get() or TaskRunContext.get()
+    return running is not None or bool(get_current_settings().api.url)

@@ -45,6 +45,15 @@ class PrefectServer:
         self._log = (home / "server.log").open("w")
 
     def __enter__(self) -> PrefectServer:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+        self._log.close()
+
+    def start(self) -> None:
+        """Start it, anew if need be: its database stays, what it had in memory does not."""
         command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1"]
         self._process = subprocess.Popen(
             [*command, "--port", str(self.port)],
@@ -57,14 +66,14 @@ class PrefectServer:
         while time.monotonic() < end and self._process.poll() is None:
             try:
                 if httpx.get(f"{self.url}/api/health", timeout=5).status_code == 200:
-                    return self
+                    return
             except httpx.HTTPError:
                 time.sleep(0.5)
         raise RuntimeError((self.home / "server.log").read_text())
 
-    def __exit__(self, *exc_info: object) -> None:
+    def stop(self) -> None:
+        """End it."""
         _end(self._process)
-        self._log.close()
 
     def prefect(self, *arguments: str) -> str:
         """Run Prefect's command line to its end."""

@@ -161,11 +161,11 @@ def test_room_is_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> N
     assert room.overbooked()
     room.give_back()
     assert not room.overbooked()
-    monkeypatch.setattr("prefect_nanobanana.slots.PROBE_AFTER_SECONDS", -1.0)
+    monkeypatch.setattr("prefect_nanobanana._turns.PROBE_AFTER_SECONDS", -1.0)
     assert room.limit == 3
     room.take()
     room.taken()
-    monkeypatch.setattr("prefect_nanobanana.slots.PROBE_AFTER_SECONDS", 60.0)
+    monkeypatch.setattr("prefect_nanobanana._turns.PROBE_AFTER_SECONDS", 60.0)
     assert room.limit == 3
     for _ in range(3):
         room.ended()

@@ -91,6 +91,16 @@ class Account:
         """Generate requests answered with 429."""
         self.open = 0
         self.most_open = 0
+        self.first_opened: float | None = None
+        """When the first request was opened, by the machine's monotonic clock."""
+        self.last_closed: float | None = None
+        """When a request was last closed, by the same clock."""
+        self.last_opened: float | None = None
+        """When a request was last opened, by the same clock."""
+        self.busy_until_last_opened = 0.0
+        """What `busy_seconds` was then."""
+        self._busy = 0.0
+        self._busy_until = 0.0
         self._credits = credits
         self._rows: dict[str, GenerationRow] = {}
         self._lock = threading.Lock()
@@ -132,13 +142,40 @@ class Account:
             if self.open >= self.limit:
                 self.refusals += 1
                 raise TooManyOpen
+            now = self._pass_time()
+            if self.first_opened is None:
+                self.first_opened = now
+            self.last_opened, self.busy_until_last_opened = now, self._busy
             self.open += 1
             self.most_open = max(self.most_open, self.open)
 
     def give_slot(self) -> None:
         """Close a request."""
         with self._lock:
+            self.last_closed = self._pass_time()
             self.open -= 1
+
+    @property
+    def busy_seconds(self) -> float:
+        """For how long requests were open until now, added up: two open for 3 s are 6 s."""
+        with self._lock:
+            self._pass_time()
+            return self._busy
+
+    @property
+    def open_seconds(self) -> float:
+        """From the first request's opening to the last one's closing."""
+        with self._lock:
+            if self.first_opened is None or self.last_closed is None:
+                return 0.0
+            return self.last_closed - self.first_opened
+
+    def _pass_time(self) -> float:
+        """Add up until now; the lock is held."""
+        now = time.monotonic()
+        self._busy += self.open * (now - self._busy_until)
+        self._busy_until = now
+        return now
 
     def cost(self, model: str, references: int, quantity: int) -> int:
         """Credits of one request, by the vendor's formula."""

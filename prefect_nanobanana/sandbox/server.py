@@ -153,6 +153,12 @@ class Sandbox:
             "posts": account.posts,
             "refusals": account.refusals,
             "most_open": account.most_open,
+            "busy_seconds": account.busy_seconds,
+            "open_seconds": account.open_seconds,
+            "busy_until_last_opened": account.busy_until_last_opened,
+            "first_opened": account.first_opened,
+            "last_opened": account.last_opened,
+            "last_closed": account.last_closed,
             "images": {p: hashlib.sha256(b).hexdigest() for p, b in list(self.images.items())},
             "generations": [
                 {"id": r.generation_id, "prompt": r.prompt, "status": r.status, "credits": r.credits}

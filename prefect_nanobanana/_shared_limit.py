@@ -1,0 +1,199 @@
+"""An account's slots as Prefect's server knows them, for all processes on all machines.
+
+Two things are kept there:
+
+- a global concurrency limit, from which each process leases slots, one lease per slot. The server takes
+  a lease back that nobody renews;
+- a variable for each process that uses or wants slots: how many it holds, whether it waits, since when.
+  From these every process knows whose turn it is. They are needed for another reason too: the limit's
+  count of active slots is in the server's database, but its leases are, by default, in the memory of
+  the server alone. After a restart the count stays, and nothing would ever take it down again
+  (PrefectHQ/prefect#17415). What is counted, and held by nobody alive, can be told only from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
+
+LEASE_SECONDS = 60.0
+"""The shortest lease that Prefect's server gives."""
+REQUEST_TIMEOUT_SECONDS = 10.0
+TAGS = ["nano-banana", "slots"]
+
+
+@dataclass
+class Holder:
+    """What one process says of itself.
+
+    Attributes:
+        id: Tells processes apart.
+        host: The machine it runs on.
+        pid: Its process id there.
+        limit: How many slots it believes the account to have.
+        held: How many it holds.
+        leases: The ids of their leases.
+        waiting: Whether it could use more than it holds.
+        since: When that last changed, in seconds since 1970.
+        pauses: How many times the API has told it to wait.
+        pause_seconds: How long, the last time.
+        beat: Counts up as long as the process lives.
+    """
+
+    id: str
+    host: str
+    pid: int
+    limit: int
+    held: int = 0
+    leases: list[str] = field(default_factory=list)
+    waiting: bool = False
+    since: float = 0.0
+    pauses: int = 0
+    pause_seconds: float = 0.0
+    beat: int = 0
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host.partition('/')[0]}"
+
+
+class SharedLimit:
+    """The limit of one account. Use it as a context manager; it belongs to one thread.
+
+    All methods raise what Prefect's client raises when the server cannot be reached or refuses.
+
+    Args:
+        account: What tells accounts apart, without giving away the key.
+    """
+
+    def __init__(self, account: str) -> None:
+        self.name = f"nano-banana-{account}"
+        self._prefix = f"nano_banana_slots_{account}_"
+        # Settings of its own: else Prefect hands out the client of a flow run, which may be closed.
+        self._client: SyncPrefectClient = get_client(
+            httpx_settings={"timeout": REQUEST_TIMEOUT_SECONDS}, sync_client=True
+        )
+
+    def __enter__(self) -> SharedLimit:
+        self._client.__enter__()
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self._client.__exit__(*exc_info)
+
+    def read(self) -> GlobalConcurrencyLimitResponse | None:
+        """What the server says of the limit, if it is there."""
+        try:
+            return self._client.read_global_concurrency_limit_by_name(self.name)
+        except ObjectNotFound:
+            return None
+
+    def resize(self, limit: int) -> None:
+        """Create the limit, or set how many slots it has."""
+        try:
+            self._client.upsert_global_concurrency_limit_by_name(self.name, limit)
+        except (ObjectAlreadyExists, PrefectHTTPStatusError):
+            # Another process has created it at the same moment.
+            self._client.upsert_global_concurrency_limit_by_name(self.name, limit)
+
+    def lease(self) -> str | None:
+        """Lease one slot, if one is free.
+
+        Returns:
+            The lease's id.
+        """
+        try:
+            answer = self._client.increment_concurrency_slots_with_lease(
+                names=[self.name], slots=1, mode="concurrency", lease_duration=LEASE_SECONDS
+            ).json()
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code in (422, 423):
+                return None
+            raise
+        if answer["limits"]:
+            return str(answer["lease_id"])
+        # Somebody has deleted the limit: the server leases out what does not exist.
+        self.release(answer["lease_id"])
+        return None
+
+    def renew(self, lease: str) -> bool:
+        """Keep a lease for `LEASE_SECONDS` more.
+
+        Returns:
+            Whether the server knows it still.
+        """
+        try:
+            self._client.renew_concurrency_lease(UUID(lease), LEASE_SECONDS)
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code in (404, 410):
+                return False
+            raise
+        return True
+
+    def release(self, lease: str) -> None:
+        """Give a slot back; nothing happens if the server does not know the lease."""
+        self._client.release_concurrency_slots_with_lease(UUID(lease))
+
+    def release_unleased(self, slots: int) -> None:
+        """Give back slots that are counted, and of whose leases the server knows nothing."""
+        self._client.release_concurrency_slots([self.name], slots, occupancy_seconds=1.0)
+
+    def holders(self) -> Iterator[Holder]:
+        """All processes that use or want slots of the account."""
+        answer = self._client.request(
+            "POST",
+            "/variables/filter",
+            json={"variables": {"name": {"like_": self._prefix}}, "limit": 200},
+        )
+        known = {each.name for each in fields(Holder)}
+        for variable in answer.json():
+            try:
+                holder = Holder(**{name: variable["value"][name] for name in known})
+            except (TypeError, KeyError):
+                continue  # not ours, or of another version
+            if variable["name"] == self._prefix + holder.id:
+                yield holder
+
+    def enter(self, holder: Holder) -> None:
+        """Say that this process uses the account."""
+        try:
+            self._client.create_variable(
+                VariableCreate(name=self._prefix + holder.id, value=asdict(holder), tags=TAGS)
+            )
+        except ObjectAlreadyExists:
+            # It was said before, and the server's answer was lost.
+            self.update(holder)
+
+    def update(self, holder: Holder) -> bool:
+        """Say what has changed.
+
+        Returns:
+            Whether the server still had it: if not, others believe this process to be dead.
+        """
+        try:
+            self._client.update_variable(
+                VariableUpdate(name=self._prefix + holder.id, value=asdict(holder))
+            )
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code == 404:
+                return False
+            raise
+        return True
+
+    def leave(self, holder: Holder) -> bool:
+        """Say that a process does not use the account any more.
+
+        Returns:
+            Whether it was this call that said so.
+        """
+        try:
+            self._client.delete_variable_by_name(self._prefix + holder.id)
+        except ObjectNotFound:
+            return False
+        return True
