@@ -34,7 +34,7 @@ LOOK_SECONDS = 3.0
 """So often a process that has all the slots it wants looks whether others wait."""
 LINE_SECONDS = 1.0
 """So often one that waits looks who else does."""
-LINGER_SECONDS = 0.5
+LINGER_SECONDS = 1.0
 """A slot that nobody in this process needs is given back after this."""
 LEAVE_SECONDS = 5.0
 """A process that has not used the account for so long is not counted any more."""
@@ -57,14 +57,16 @@ class SwitchedOff(Exception):
 
 @dataclass
 class Lease:
-    """One slot of this process.
+    """Slots of this process that were leased together.
 
     Attributes:
-        id: What the server calls it; none if the server has forgotten it, but counts the slot still.
-        since: When it was leased, in seconds of the monotonic clock.
+        id: What the server calls it; none if the server has forgotten it, but counts the slots still.
+        slots: How many they are.
+        since: When they were leased, in seconds of the monotonic clock.
     """
 
     id: str | None
+    slots: int
     since: float
 
 
@@ -191,11 +193,11 @@ class Keeper:
         self._me.limit = self._limit()
         size = _sharing.size(self._me, self._others)
         want = min(demand, size)
-        if want >= len(self._leases):
+        if want >= self._held:
             self._needed_at = now
         if now - self._renewed_at >= RENEW_SECONDS:
             self._renew(shared, now)
-        short = want > len(self._leases)
+        short = want > self._held
         if now - self._looked_at >= (LINE_SECONDS if short else LOOK_SECONDS):
             self._look(shared, now)
         if not short:
@@ -203,7 +205,8 @@ class Keeper:
         free = self._count_free(shared, now) if short else 0
         self._alone = False
         self._give_up(want, now)
-        self._turns.allow(min(len(self._leases) - self._giving, self._limit()))
+        self._turns.allow(min(self._held - self._giving, self._limit()))
+        self._split(shared)
         self._give_back(shared)
         if not self._giving:
             self._take(shared, want, free, now)
@@ -247,7 +250,7 @@ class Keeper:
         for _ in range(FAREWELLS):
             try:
                 while self._leases:
-                    self._release(shared, self._leases[-1])
+                    self._release(shared, self._leases[-1], self._leases[-1].slots)
                     self._leases.pop()
                 shared.leave(self._me)
             except Exception as error:
@@ -271,8 +274,8 @@ class Keeper:
                 lease.id = None
             else:
                 self._leases.remove(lease)
-                self._giving = max(0, self._giving - 1)
-                self._logger.warning("A slot's lease has expired; it is leased again.")
+                self._giving = min(self._giving, self._held)
+                self._logger.warning("A lease of the account's slots has expired; it is taken again.")
         self._renewed_at, self._renewed_on = now, time.time()
 
     def _look(self, shared: SharedLimit, now: float) -> None:
@@ -323,8 +326,12 @@ class Keeper:
             self._free_since = now
         return free
 
+    @property
+    def _held(self) -> int:
+        return sum(lease.slots for lease in self._leases)
+
     def _held_by_all(self) -> int:
-        return len(self._leases) + sum(each.held for each in self._others)
+        return self._held + sum(each.held for each in self._others)
 
     def _find_leaks(self, shared: SharedLimit, counted: int, held: int, now: float) -> None:
         """Give back what is counted though nobody who is alive holds it."""
@@ -343,51 +350,82 @@ class Keeper:
 
     def _give_up(self, want: int, now: float) -> None:
         """Decide how many slots to give back as soon as their requests have ended."""
-        held = len(self._leases)
-        self._me.held = held
+        self._me.held = held = self._held
         too_many = self._held_by_all() > _sharing.size(self._me, self._others)
         if not too_many and not any(each.waiting for each in self._others):
             self._giving = 0
         if self._looked_at == now and now - self._gave_at >= SETTLE_SECONDS:
-            longest = now - self._leases[0].since if self._leases else 0.0
+            longest = now - min([now, *(lease.since for lease in self._leases)])
             self._giving += _sharing.to_give_up(self._me, self._others, self._giving, longest)
         if now - self._needed_at >= LINGER_SECONDS:
             self._giving = max(self._giving, held - want)
         self._giving = min(self._giving, held)
 
+    def _split(self, shared: SharedLimit) -> None:
+        """See to it that what is given up can be given back by itself, before its request has ended.
+
+        A lease can only be given back whole. Nobody takes what is free while one is exchanged for two,
+        as this process still says that it holds it.
+        """
+        left = self._giving
+        for lease in sorted(self._leases, key=lambda lease: lease.slots):
+            if lease.id is None or lease.slots <= left:
+                left -= min(left, lease.slots)
+            elif left:
+                shared.release(lease.id)
+                lease.id = shared.lease(lease.slots - left)
+                lease.slots -= left
+                self._leases.append(Lease(shared.lease(left), left, lease.since))
+                return
+
     def _give_back(self, shared: SharedLimit) -> None:
-        while self._giving and self._turns.out < len(self._leases):
-            self._release(shared, self._leases[0])
-            del self._leases[0]
-            self._giving -= 1
+        idle = min(self._giving, self._held - self._turns.out)
+        for lease in sorted(self._leases, key=lambda lease: lease.slots):
+            count = min(idle, lease.slots)
+            if not count or (lease.id is not None and count < lease.slots):
+                return
+            self._release(shared, lease, count)
+            lease.slots -= count
+            if not lease.slots:
+                self._leases.remove(lease)
+            self._giving -= count
+            idle -= count
             self._gave_at = time.monotonic()
             self._free_since = None
 
     @staticmethod
-    def _release(shared: SharedLimit, lease: Lease) -> None:
+    def _release(shared: SharedLimit, lease: Lease, count: int) -> None:
         if lease.id is None:
-            shared.release_unleased(1)
+            shared.release_unleased(count)
         else:
             shared.release(lease.id)
 
     def _take(self, shared: SharedLimit, want: int, free: int, now: float) -> None:
-        while free > 0 and len(self._leases) < want:
-            self._me.held, self._me.waiting = len(self._leases), True
-            place = _sharing.line([self._me, *self._others]).index(self._me.id)
-            waited = self._free_since is not None and now - self._free_since >= GRACE_SECONDS
-            if place >= free and not waited:
-                return
-            lease = shared.lease()
+        if free <= 0 or self._held >= want:
+            return
+        self._me.held, self._me.waiting = self._held, True
+        line = _sharing.line([self._me, *self._others])
+        waited = self._free_since is not None and now - self._free_since >= GRACE_SECONDS
+        if line.index(self._me.id) >= free and not waited:
+            return
+        count = min(free, want - self._held)
+        if len(line) > 1:
+            count = min(count, max(1, _sharing.share(self._me, self._others) - self._held))
+        while count:
+            # By halves: few requests to the server, and yet leases small enough to give back.
+            part = (count + 1) // 2
+            lease = shared.lease(part)
             if lease is None:
                 return
-            self._leases.append(Lease(lease, time.monotonic()))
-            self._turns.allow(min(len(self._leases), self._limit()))
-            free -= 1
+            self._leases.append(Lease(lease, part, time.monotonic()))
+            self._turns.allow(min(self._held, self._limit()))
+            self._me.served = True
+            count -= part
 
     def _tell(self, shared: SharedLimit, want: int, now: float) -> None:
         """Tell the others what has changed, or at times that nothing has."""
         me = self._me
-        me.held, me.waiting = len(self._leases), want > len(self._leases)
+        me.held, me.waiting = self._held, want > self._held
         me.leases = [lease.id for lease in self._leases if lease.id]
         told = (me.held, me.waiting, me.limit, me.leases, me.pauses)
         if told == self._told and now - self._told_at < RENEW_SECONDS:
@@ -409,17 +447,17 @@ class Keeper:
 
     def _pause(self, want: int, now: float) -> float:
         until = [self._told_at + RENEW_SECONDS, self._looked_at + LOOK_SECONDS]
-        if want < len(self._leases) and not self._giving:
+        if want < self._held and not self._giving:
             until.append(self._needed_at + LINGER_SECONDS)
         if not want:
             until.append(self._used_at + LEAVE_SECONDS)
-        if want > len(self._leases):
+        if want > self._held:
             until.append(now + self._poll_seconds())
         return max(0.01, min(until) - time.monotonic())
 
     def _poll_seconds(self) -> float:
         first = _sharing.line([self._me, *self._others])[:1] == [self._me.id]
-        if self._leases or not first:
+        if not first or self._held >= _sharing.share(self._me, self._others):
             return SLOWEST_POLL_SECONDS
         return min(SLOWEST_POLL_SECONDS, max(QUICKEST_POLL_SECONDS, self._typical() / 50))
 

@@ -2,8 +2,8 @@
 
 Two things are kept there:
 
-- a global concurrency limit, from which each process leases slots, one lease per slot. The server takes
-  a lease back that nobody renews;
+- a global concurrency limit, from which each process leases slots. The server takes a lease back that
+  nobody renews;
 - a variable for each process that uses or wants slots: how many it holds, whether it waits, since when.
   From these every process knows whose turn it is. They are needed for another reason too: the limit's
   count of active slots is in the server's database, but its leases are, by default, in the memory of
@@ -41,7 +41,8 @@ class Holder:
         held: How many it holds.
         leases: The ids of their leases.
         waiting: Whether it could use more than it holds.
-        since: When that last changed, in seconds since 1970.
+        served: Whether it has held one at all.
+        since: When what it holds or wants last changed, in seconds since 1970.
         pauses: How many times the API has told it to wait.
         pause_seconds: How long, the last time.
         beat: Counts up as long as the process lives.
@@ -54,6 +55,7 @@ class Holder:
     held: int = 0
     leases: list[str] = field(default_factory=list)
     waiting: bool = False
+    served: bool = False
     since: float = 0.0
     pauses: int = 0
     pause_seconds: float = 0.0
@@ -102,15 +104,15 @@ class SharedLimit:
             # Another process has created it at the same moment.
             self._client.upsert_global_concurrency_limit_by_name(self.name, limit)
 
-    def lease(self) -> str | None:
-        """Lease one slot, if one is free.
+    def lease(self, slots: int = 1) -> str | None:
+        """Lease slots, if so many are free.
 
         Returns:
             The lease's id.
         """
         try:
             answer = self._client.increment_concurrency_slots_with_lease(
-                names=[self.name], slots=1, mode="concurrency", lease_duration=LEASE_SECONDS
+                names=[self.name], slots=slots, mode="concurrency", lease_duration=LEASE_SECONDS
             ).json()
         except PrefectHTTPStatusError as error:
             if error.response.status_code in (422, 423):
@@ -137,7 +139,7 @@ class SharedLimit:
         return True
 
     def release(self, lease: str) -> None:
-        """Give a slot back; nothing happens if the server does not know the lease."""
+        """Give a lease's slots back; nothing happens if the server does not know the lease."""
         self._client.release_concurrency_slots_with_lease(UUID(lease))
 
     def release_unleased(self, slots: int) -> None:

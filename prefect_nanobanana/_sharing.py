@@ -9,8 +9,12 @@ from collections.abc import Iterable, Sequence
 
 from prefect_nanobanana._shared_limit import Holder
 
-TURN_SECONDS = 10.0
-"""Whoever has held a slot for so long gives it up after its request, if somebody with fewer waits."""
+NEWCOMER_SECONDS = 10.0
+"""Whoever has held a slot for so long gives it up after its request, if somebody waits who is new."""
+TURN_SECONDS = 30.0
+"""The same, if somebody waits who holds none."""
+ODD_SECONDS = 120.0
+"""The same, if somebody waits who holds one less: slots that cannot be divided go round."""
 
 
 def line(holders: Iterable[Holder]) -> list[str]:
@@ -25,6 +29,13 @@ def line(holders: Iterable[Holder]) -> list[str]:
 def size(me: Holder, others: Iterable[Holder]) -> int:
     """How many slots the account has: the least that anybody who uses it believes."""
     return min([me.limit, *(each.limit for each in others)])
+
+
+def share(me: Holder, others: Iterable[Holder]) -> int:
+    """How many slots each has, if all who use the account have as many; what is left goes round."""
+    others = list(others)
+    users = 1 + sum(each.held > 0 or each.waiting for each in others)
+    return size(me, others) // users
 
 
 def to_give_up(me: Holder, others: Sequence[Holder], giving: int, longest_held: float) -> int:
@@ -56,4 +67,7 @@ def to_give_up(me: Holder, others: Sequence[Holder], giving: int, longest_held: 
     if donors.index(me) >= poorest:
         return 0  # others hold as many, for longer: it is on them
     ahead = mine - (fewest + giving)
-    return int(ahead >= 2 or (ahead == 1 and longest_held >= TURN_SECONDS))
+    turn = ODD_SECONDS if fewest else TURN_SECONDS
+    if not all(each.served for each in needy):
+        turn = NEWCOMER_SECONDS
+    return int(ahead >= 2 or (ahead == 1 and longest_held >= turn))

@@ -49,7 +49,8 @@ BRISK = {
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in BRISK.items():
         monkeypatch.setattr(_keeper, name, seconds)
-    monkeypatch.setattr(_sharing, "TURN_SECONDS", 0.3)
+    for name in ("NEWCOMER_SECONDS", "TURN_SECONDS", "ODD_SECONDS"):
+        monkeypatch.setattr(_sharing, name, 0.3)
 
 
 class Account:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import pytest
 
 from prefect_nanobanana._shared_limit import Holder
-from prefect_nanobanana._sharing import TURN_SECONDS, line, size, to_give_up
+from prefect_nanobanana._sharing import (
+    NEWCOMER_SECONDS,
+    ODD_SECONDS,
+    TURN_SECONDS,
+    line,
+    share,
+    size,
+    to_give_up,
+)
 
 
 def _holder(name: str, held: int, *, waiting: bool = True, since: float = 0.0, limit: int = 4) -> Holder:
-    return Holder(id=name, host="h", pid=1, limit=limit, held=held, waiting=waiting, since=since)
+    return Holder(name, "h", 1, limit, held=held, waiting=waiting, since=since, served=True)
 
 
 def test_who_holds_the_fewest_comes_first_then_who_has_waited_longest() -> None:
@@ -28,7 +36,15 @@ def test_the_account_has_what_the_most_modest_believes() -> None:
     assert size(_holder("a", 0, limit=4), [_holder("b", 0, limit=1), _holder("c", 0, limit=9)]) == 1
 
 
-LONG, SHORT = TURN_SECONDS + 1, TURN_SECONDS - 1
+def test_everybody_has_the_same_share() -> None:
+    idle = _holder("idle", 0, waiting=False)
+    assert share(_holder("a", 0), []) == 4
+    assert share(_holder("a", 0), [idle]) == 4
+    assert share(_holder("a", 0), [_holder("b", 4, waiting=False), idle]) == 2
+    assert share(_holder("a", 0), [_holder("b", 4), _holder("c", 0)]) == 1
+
+
+LONG, SHORT = ODD_SECONDS + 1, NEWCOMER_SECONDS - 1
 
 
 @pytest.mark.parametrize(
@@ -61,3 +77,18 @@ def test_of_those_who_hold_as_many_the_one_that_has_for_longest_gives() -> None:
     a, b, poor = _holder("a", 2, since=1), _holder("b", 2, since=2), _holder("c", 0)
     assert to_give_up(a, [b, poor], 0, LONG) == 1
     assert to_give_up(b, [a, poor], 0, LONG) == 0
+
+
+def test_a_newcomer_waits_for_less_than_one_whose_turn_has_passed() -> None:
+    me, waiting = _holder("me", 1), _holder("other", 0)
+    assert to_give_up(me, [waiting], 0, TURN_SECONDS - 1) == 0
+    assert to_give_up(me, [waiting], 0, TURN_SECONDS + 1) == 1
+    waiting.served = False
+    assert to_give_up(me, [waiting], 0, NEWCOMER_SECONDS + 1) == 1
+    assert to_give_up(me, [waiting], 0, NEWCOMER_SECONDS - 1) == 0
+
+
+def test_the_odd_slot_goes_round_slowly() -> None:
+    me, other = _holder("me", 2), _holder("other", 1)
+    assert to_give_up(me, [other], 0, TURN_SECONDS + 1) == 0
+    assert to_give_up(me, [other], 0, ODD_SECONDS + 1) == 1
