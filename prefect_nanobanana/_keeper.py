@@ -135,6 +135,11 @@ class Keeper:
                 )
                 self._thread.start()
 
+    def prepare(self) -> None:
+        """Get ready for requests that come soon."""
+        self._used_at = time.monotonic()
+        self.poke()
+
     def paced(self, seconds: float) -> None:
         """Have all other processes wait, too.
 
@@ -190,6 +195,7 @@ class Keeper:
             self._leave()
             return None
         shared = self._shared or self._join(now)
+        demand = max(demand, self._turns.out + self._turns.waiting)
         self._me.limit = self._limit()
         size = _sharing.size(self._me, self._others)
         want = min(demand, size)
@@ -411,16 +417,11 @@ class Keeper:
         count = min(free, want - self._held)
         if len(line) > 1:
             count = min(count, max(1, _sharing.share(self._me, self._others) - self._held))
-        while count:
-            # By halves: few requests to the server, and yet leases small enough to give back.
-            part = (count + 1) // 2
-            lease = shared.lease(part)
-            if lease is None:
-                return
-            self._leases.append(Lease(lease, part, time.monotonic()))
+        lease = shared.lease(count)
+        if lease is not None:
+            self._leases.append(Lease(lease, count, time.monotonic()))
             self._turns.allow(min(self._held, self._limit()))
             self._me.served = True
-            count -= part
 
     def _tell(self, shared: SharedLimit, want: int, now: float) -> None:
         """Tell the others what has changed, or at times that nothing has."""

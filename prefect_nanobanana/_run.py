@@ -50,8 +50,11 @@ ASYNC_THREADS = 200
 SETTLING_THREADS = 32
 ROUNDS = 3
 """How often one run asks for the same prompt at most."""
-LOOKAHEAD = 2
-"""Threads beyond the account's slots, so that one is ready to send when a slot becomes free."""
+LEAST_AHEAD, MOST_AHEAD = 2, 32
+"""Threads beyond the account's slots, one per slot: so many are ready to send when slots become free.
+
+All of them may do so at the same moment, and it takes Prefect a while to begin a task run.
+"""
 WRITE_AGAIN_FOR_SECONDS = 60.0
 """How long a record of something paid is tried to be written."""
 URL_LIFETIME_DAYS = 15
@@ -181,7 +184,8 @@ class Run:
         Returns:
             The outcomes, in the order of the list.
         """
-        threads = self._generator.credentials.max_concurrent_requests + LOOKAHEAD
+        slots = self._generator.credentials.max_concurrent_requests
+        threads = slots + max(LEAST_AHEAD, min(slots, MOST_AHEAD))
         if self._generator.mode == "async":
             threads = max(threads, min(ASYNC_THREADS, len(self._jobs)))
         copying = ThreadPoolExecutor(COPY_THREADS, thread_name_prefix="copy")

@@ -95,6 +95,7 @@ def generate_images(
     with generator.credentials.get_client() as client:
         models = {model.name: model for model in client.models()}
         before = client.credits()
+    generator.credentials.slots.prepare()
     again = Again(
         warnings=retry_warnings,
         failed=retry_failed,

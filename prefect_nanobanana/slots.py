@@ -73,6 +73,11 @@ class Slots:
         # Prefect's settings are found in the context of the run.
         self._keeper.context = copy_context()
 
+    def prepare(self) -> None:
+        """Have Prefect's server know of this process before its first request."""
+        if self._keeper is not None:
+            self._keeper.prepare()
+
     def _apply(self) -> None:
         if self._keeper is None:
             self.requests.allow(self.limit)
