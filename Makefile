@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test test-server fault-matrix import-cost check format lock clean
+.PHONY: help demo test test-server fault-matrix bench-slots import-cost check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -26,6 +26,9 @@ test: $(READY) ## the tests that need nothing but Python
 
 test-server: $(READY) ## the slow tests: deployments, the README, kills, the fault matrix, random lists
 	$(BIN)/python -m pytest -m server
+
+bench-slots: $(READY) ## how busy the account's slots are kept, ours and others, side by side (half an hour)
+	$(BIN)/python benchmarks/bench_slots.py
 
 import-cost: $(READY) ## what importing the package costs, relative to importing Prefect
 	$(BIN)/python tests/import_cost.py

@@ -113,6 +113,7 @@ class Keeper:
         self._giving = 0
         self._others: list[Holder] = []
         self._told: tuple[Any, ...] = ()
+        self._told_state: tuple[Any, ...] = ()
         self._told_at = self._renewed_at = self._renewed_on = 0.0
         self._looked_at = self._polled_at = self._gave_at = 0.0
         self._seen: dict[str, Seen] = {}
@@ -347,12 +348,17 @@ class Keeper:
             self._counts = (now, counted, held)
             return
         first = _sharing.line([self._me, *self._others])[:1]
-        if counted > held and now - since >= LEAKED_SECONDS and first == [self._me.id]:
-            self._counts = (now, held, held)
-            shared.release_unleased(counted - held)
-            self._logger.info(
-                "Slots of the account that nobody held are free again: %s.", counted - held
-            )
+        if counted <= held or now - since < LEAKED_SECONDS or first != [self._me.id]:
+            return
+        # Everybody tells what he takes before he takes it, and gives it back before he tells: so if
+        # nothing has changed around one more look, it is not that numbers were read at different times.
+        self._look(shared, now)
+        limit = shared.read()
+        leaked = counted - self._held_by_all()
+        self._counts = (now, 0, 0)
+        if limit is not None and limit.active_slots == counted and leaked > 0:
+            shared.release_unleased(leaked)
+            self._logger.info("Slots of the account that nobody held are free again: %s.", leaked)
 
     def _give_up(self, want: int, now: float) -> None:
         """Decide how many slots to give back as soon as their requests have ended."""
@@ -361,8 +367,8 @@ class Keeper:
         if not too_many and not any(each.waiting for each in self._others):
             self._giving = 0
         if self._looked_at == now and now - self._gave_at >= SETTLE_SECONDS:
-            longest = now - min([now, *(lease.since for lease in self._leases)])
-            self._giving += _sharing.to_give_up(self._me, self._others, self._giving, longest)
+            held_for = now - max((lease.since for lease in self._leases), default=now)
+            self._giving += _sharing.to_give_up(self._me, self._others, self._giving, held_for)
         if now - self._needed_at >= LINGER_SECONDS:
             self._giving = max(self._giving, held - want)
         self._giving = min(self._giving, held)
@@ -379,9 +385,9 @@ class Keeper:
                 left -= min(left, lease.slots)
             elif left:
                 shared.release(lease.id)
-                lease.id = shared.lease(lease.slots - left)
-                lease.slots -= left
                 self._leases.append(Lease(shared.lease(left), left, lease.since))
+                lease.slots -= left
+                lease.id = shared.lease(lease.slots)
                 return
 
     def _give_back(self, shared: SharedLimit) -> None:
@@ -417,6 +423,11 @@ class Keeper:
         count = min(free, want - self._held)
         if len(line) > 1:
             count = min(count, max(1, _sharing.share(self._me, self._others) - self._held))
+        self._me.held += count
+        self._me.beat += 1
+        self._told = ()
+        if not shared.update(self._me):
+            return
         lease = shared.lease(count)
         if lease is not None:
             self._leases.append(Lease(lease, count, time.monotonic()))
@@ -431,7 +442,8 @@ class Keeper:
         told = (me.held, me.waiting, me.limit, me.leases, me.pauses)
         if told == self._told and now - self._told_at < RENEW_SECONDS:
             return
-        if told[:2] != self._told[:2]:
+        if told[:2] != self._told_state:
+            self._told_state = told[:2]
             me.since = time.time()
         me.beat += 1
         if not shared.update(me):

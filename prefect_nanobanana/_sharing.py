@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from prefect_nanobanana._shared_limit import Holder
 
 NEWCOMER_SECONDS = 10.0
-"""Whoever has held a slot for so long gives it up after its request, if somebody waits who is new."""
+"""Who got a slot so long ago gives one up after its request, if somebody waits who is new."""
 TURN_SECONDS = 30.0
 """The same, if somebody waits who holds none."""
 ODD_SECONDS = 120.0
@@ -38,14 +38,14 @@ def share(me: Holder, others: Iterable[Holder]) -> int:
     return size(me, others) // users
 
 
-def to_give_up(me: Holder, others: Sequence[Holder], giving: int, longest_held: float) -> int:
+def to_give_up(me: Holder, others: Sequence[Holder], giving: int, held_for: float) -> int:
     """How many of its slots a process is to give up, beyond those that it does already.
 
     Args:
         me: What the process holds.
         others: All the others that live.
         giving: How many it gives up already, as soon as their requests have ended.
-        longest_held: For how many seconds it has held the slot that it has held longest.
+        held_for: For how many seconds it has held the slot that it got last.
 
     Returns:
         One or none; more if the account turns out to have fewer slots than are held.
@@ -70,4 +70,4 @@ def to_give_up(me: Holder, others: Sequence[Holder], giving: int, longest_held: 
     turn = ODD_SECONDS if fewest else TURN_SECONDS
     if not all(each.served for each in needy):
         turn = NEWCOMER_SECONDS
-    return int(ahead >= 2 or (ahead == 1 and longest_held >= turn))
+    return int(ahead >= 2 or (ahead == 1 and held_for >= turn))

@@ -179,13 +179,14 @@ def slots_for(account: str, limit: int) -> Slots:
     """
     with _ACCOUNTS_LOCK:
         slots = _ACCOUNTS.setdefault(account, Slots(limit))
-        if _prefect_is_in_use():
+        if prefect_is_in_use():
             slots.share(account)
     slots.allow(limit)
     return slots
 
 
-def _prefect_is_in_use() -> bool:
+def prefect_is_in_use() -> bool:
+    """Whether there is a Prefect server to share slots by."""
     from prefect.context import FlowRunContext, TaskRunContext
     from prefect.settings import get_current_settings
 

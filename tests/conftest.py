@@ -63,6 +63,7 @@ from prefect_nanobanana import (  # noqa: E402
     _polling,
     _settling,
     ledger,
+    slots,
 )
 from prefect_nanobanana import _pace as pace  # noqa: E402
 from prefect_nanobanana.flows import generate_images  # noqa: E402
@@ -107,11 +108,14 @@ QUICK: list[tuple[Any, str, float]] = [
 def quick() -> Iterator[None]:
     """Wait for nothing but servers, and let Prefect's heartbeats be.
 
-    A flow with heartbeats ends up to a second late: their thread sleeps for whole seconds.
+    A flow with heartbeats ends up to a second late: their thread sleeps for whole seconds. Nor are slots
+    shared with other processes, which takes requests to the server: test_keeper.py does that, and all
+    tests that run processes of their own.
     """
     with pytest.MonkeyPatch.context() as patch:
         for module, name, seconds in QUICK:
             patch.setattr(module, name, seconds)
+        patch.setattr(slots, "prefect_is_in_use", lambda: False)
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             yield
 
@@ -120,6 +124,7 @@ def quick() -> Iterator[None]:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, seconds in QUICK:
         monkeypatch.setattr(module, name, seconds)
+    monkeypatch.setattr(slots, "prefect_is_in_use", lambda: False)
 
 
 @pytest.fixture

@@ -26,13 +26,21 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate, VariableCreate
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from prefect_nanobanana import ConcurrencyLimitReached, _keeper, _sharing
+from prefect_nanobanana import (
+    ConcurrencyLimitReached,
+    NanoBananaCredentials,
+    RunReport,
+    _keeper,
+    _sharing,
+)
+from prefect_nanobanana import slots as slots_module
 from prefect_nanobanana._shared_limit import Holder, SharedLimit
 from prefect_nanobanana.sandbox.s3 import free_port
 from prefect_nanobanana.slots import Slots
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 WaitFor = Callable[..., None]
+IN_USE = slots_module.prefect_is_in_use
 BRISK = {
     "RENEW_SECONDS": 0.4,
     "LOOK_SECONDS": 0.2,
@@ -383,6 +391,22 @@ def test_without_a_server_the_process_goes_on_alone(
             pass
     assert "shared inside this process only" in caplog.text
     _keeper_of(slots).close()
+
+
+def test_the_main_job_shares_its_slots(
+    run: Callable[..., RunReport],
+    credentials: NanoBananaCredentials,
+    monkeypatch: pytest.MonkeyPatch,
+    wait_for: WaitFor,
+) -> None:
+    monkeypatch.setattr(slots_module, "prefect_is_in_use", IN_USE)
+    report = run("a", "b", "c")
+    assert report.stored == 3
+    with get_client(sync_client=True) as client:
+        limit = client.read_global_concurrency_limit_by_name(f"nano-banana-{credentials.account}")
+        assert limit.limit == 1
+        assert credentials.api_key.get_secret_value() not in limit.name
+        wait_for(lambda: client.read_global_concurrency_limit_by_name(limit.name).active_slots == 0)
 
 
 def test_what_others_write_there_does_no_harm(account: Account) -> None:

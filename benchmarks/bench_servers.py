@@ -1,0 +1,215 @@
+"""What the benchmark needs around it: servers and runs, each in a process of its own on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+
+from prefect_nanobanana.sandbox.s3 import free_port
+
+BUCKET = "pictures"
+BIN = Path(sys.executable).parent
+CHILD = Path(__file__).with_name("slot_variants.py")
+START_SECONDS = 180.0
+HTTP = httpx.Client(trust_env=False, timeout=30)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one process is to do.
+
+    Attributes:
+        variant: Which of the ways to do it.
+        slots: How many requests the account may have open at once.
+        base_url: Where the API is.
+        api_key: The account's key.
+        s3_url: Where the S3 server is.
+        folder: Where in the bucket the pictures go; also the name of the batch and of the limit.
+        prompts: What to ask for.
+    """
+
+    variant: str
+    slots: int
+    base_url: str
+    api_key: str
+    s3_url: str
+    folder: str
+    prompts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where the servers that all variants share are, and the environment of whoever uses them."""
+
+    prefect_url: str
+    s3_url: str
+    env: Mapping[str, str]
+    log: IO[str]
+
+
+@contextmanager
+def servers(home: Path) -> Iterator[Servers]:
+    """Run a Prefect server and an S3 server (moto, which honours conditional writes)."""
+    prefect, s3 = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    env = _environment(home, f"{prefect}/api")
+    with ExitStack() as stack:
+        log = stack.enter_context((home / "processes.log").open("w"))
+        command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1"]
+        started = [
+            stack.enter_context(_running([*command, "--port", prefect.rpartition(":")[2]], env, log)),
+            stack.enter_context(
+                _running(
+                    [sys.executable, "-m", "moto.server", "-p", s3.rpartition(":")[2]],
+                    env,
+                    stack.enter_context((home / "moto.log").open("w")),
+                )
+            ),
+        ]
+        _wait_for(f"{prefect}/api/health", started[0])
+        _wait_for(s3, started[1])
+        HTTP.put(f"{s3}/{BUCKET}").raise_for_status()
+        try:
+            yield Servers(prefect, s3, env, log)
+        except Exception:
+            print((home / "processes.log").read_text()[-5000:], file=sys.stderr)
+            raise
+
+
+class Api:
+    """A Nano Banana server with one account, seen from outside."""
+
+    def __init__(self, base_url: str, key: str) -> None:
+        self.base_url = base_url
+        self.key = key
+
+    def books(self) -> dict[str, Any]:
+        """What the server says of the account."""
+        url = f"{self.base_url.removesuffix('/api/v1')}/sandbox/books"
+        return dict(HTTP.get(url).raise_for_status().json())
+
+
+@contextmanager
+def api_server(around: Servers, name: str, slots: int, latency: float) -> Iterator[Api]:
+    """Run a Nano Banana server with an account of its own, which has as many slots as said."""
+    key = f"nb_{name}"
+    command = [sys.executable, "-m", "prefect_nanobanana.sandbox", "--port", "0", "--key", key]
+    command += ["--limit", str(slots), "--latency", str(latency), "--pixels", "64"]
+    with _running([*command, "--credits", "1000000"], around.env, around.log, talks=True) as process:
+        yield Api(_line(process).partition("=")[2], key)
+
+
+class Child:
+    """A run in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def wait_until_ready(self) -> None:
+        """Wait until it has imported all that it needs."""
+        _line(self._process)
+
+    def go(self) -> None:
+        """Let it begin; what it waits for has been imported."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+
+    def kill(self) -> None:
+        """Kill it, as a machine does that runs out of memory."""
+        self._process.kill()
+        self._process.wait(30)
+
+    def result(self) -> dict[str, Any]:
+        """Wait for its end; returns what it says of itself."""
+        return dict(json.loads(_line(self._process)))
+
+
+@contextmanager
+def child(around: Servers, work: Work) -> Iterator[Child]:
+    """Start a process that does some work once it is told to go."""
+    command = [sys.executable, str(CHILD), json.dumps(asdict(work))]
+    with _running(command, around.env, around.log, talks=True) as process:
+        yield Child(process)
+
+
+def _environment(home: Path, prefect_api: str) -> dict[str, str]:
+    ours = ("NANO_BANANA_", "NB_API_", "PREFECT_", "AWS_")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(ours) and not name.lower().endswith("_proxy")
+    }
+    return {
+        **kept,
+        "PREFECT_HOME": str(home),
+        "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
+        "PREFECT_API_URL": prefect_api,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        # A proxy that is not there keeps whatever looks for the web on this machine.
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "NO_PROXY": "127.0.0.1,localhost,::1",
+    }
+
+
+@contextmanager
+def _running(
+    command: Sequence[str], env: Mapping[str, str], log: IO[str], *, talks: bool = False
+) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        command,
+        env=env,
+        stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+        stdout=subprocess.PIPE if talks else log,
+        stderr=log,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process and all that it started."""
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        os.killpg(process.pid, how)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _wait_for(url: str, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            if HTTP.get(url).status_code < 500:
+                return
+        except httpx.TransportError:
+            time.sleep(0.3)
+    raise RuntimeError(f"no answer from {url}: see the logs")
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline().strip()
+    if not line:
+        raise RuntimeError(f"process {process.pid} ended with {process.wait(30)}")
+    return line
