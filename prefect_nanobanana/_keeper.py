@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, t
 
 from prefect_nanobanana import _sharing
 from prefect_nanobanana._alive import LifeSign, is_dead, this_host
-from prefect_nanobanana._shared_limit import LEASE_SECONDS, Holder, SharedLimit
+from prefect_nanobanana._leases import Leases
+from prefect_nanobanana._shared_limit import Holder, Seen, SharedLimit
 from prefect_nanobanana._turns import Turns
 
 RENEW_SECONDS = 20.0
@@ -55,36 +55,6 @@ class SwitchedOff(Exception):
     """Somebody has switched the limit off in Prefect."""
 
 
-@dataclass
-class Lease:
-    """Slots of this process that were leased together.
-
-    Attributes:
-        id: What the server calls it; none if the server has forgotten it, but counts the slots still.
-        slots: How many they are.
-        since: When they were leased, in seconds of the monotonic clock.
-    """
-
-    id: str | None
-    slots: int
-    since: float
-
-
-@dataclass
-class Seen:
-    """When another process was last seen to live.
-
-    Attributes:
-        beat: Its count then.
-        pauses: How many times the API had told it to wait.
-        since: For how long it has shown this count, on this process's own monotonic clock.
-    """
-
-    beat: int
-    pauses: int
-    since: float
-
-
 class Keeper:
     """Keeps this process's slots of one account.
 
@@ -109,7 +79,7 @@ class Keeper:
         self._shared: SharedLimit | None = None
         self._me = self._new_holder()
         self._sign: LifeSign | None = None
-        self._leases: list[Lease] = []
+        self._leases = Leases()
         self._giving = 0
         self._others: list[Holder] = []
         self._told: tuple[Any, ...] = ()
@@ -147,8 +117,8 @@ class Keeper:
         Args:
             seconds: For how long the API has told this one to.
         """
+        self._me.pause_seconds = seconds  # first: the other tells that it is new
         self._me.pauses += 1
-        self._me.pause_seconds = seconds
         self.poke()
 
     def close(self) -> None:
@@ -200,11 +170,11 @@ class Keeper:
         self._me.limit = self._limit()
         size = _sharing.size(self._me, self._others)
         want = min(demand, size)
-        if want >= self._held:
+        if want >= self._leases.held:
             self._needed_at = now
         if now - self._renewed_at >= RENEW_SECONDS:
             self._renew(shared, now)
-        short = want > self._held
+        short = want > self._leases.held
         if now - self._looked_at >= (LINE_SECONDS if short else LOOK_SECONDS):
             self._look(shared, now)
         if not short:
@@ -212,9 +182,12 @@ class Keeper:
         free = self._count_free(shared, now) if short else 0
         self._alone = False
         self._give_up(want, now)
-        self._turns.allow(min(self._held - self._giving, self._limit()))
-        self._split(shared)
-        self._give_back(shared)
+        self._turns.allow(min(self._leases.held - self._giving, self._limit()))
+        self._leases.split(shared, self._giving)
+        given = self._leases.give_back(shared, min(self._giving, self._leases.held - self._turns.out))
+        if given:
+            self._giving -= given
+            self._gave_at, self._free_since = time.monotonic(), None
         if not self._giving:
             self._take(shared, want, free, now)
         self._tell(shared, want, now)
@@ -248,7 +221,7 @@ class Keeper:
         shared, self._shared = self._shared, None
         self._turns.allow(0)
         told = shared is None or self._say_farewell(shared)
-        self._leases, self._giving, self._seen = [], 0, {}
+        self._leases, self._giving, self._seen = Leases(), 0, {}
         if self._sign is not None:
             self._sign.end(told)
             self._sign = None
@@ -256,9 +229,7 @@ class Keeper:
     def _say_farewell(self, shared: SharedLimit) -> bool:
         for _ in range(FAREWELLS):
             try:
-                while self._leases:
-                    self._release(shared, self._leases[-1], self._leases[-1].slots)
-                    self._leases.pop()
+                self._leases.end(shared)
                 shared.leave(self._me)
             except Exception as error:
                 self._logger.debug("Slots are not given back, but expire: %s", error)
@@ -272,17 +243,9 @@ class Keeper:
     def _renew(self, shared: SharedLimit, now: float) -> None:
         # The monotonic clock may stand still while the machine sleeps.
         asleep = max(now - self._renewed_at, time.time() - self._renewed_on)
-        for lease in list(self._leases):
-            if lease.id is None or shared.renew(lease.id):
-                continue
-            if asleep < LEASE_SECONDS - 5:
-                # It cannot have expired: the server was restarted, and has forgotten its leases, though
-                # not how many slots it had leased out. The slot is still ours, and counted.
-                lease.id = None
-            else:
-                self._leases.remove(lease)
-                self._giving = min(self._giving, self._held)
-                self._logger.warning("A lease of the account's slots has expired; it is taken again.")
+        if self._leases.renew(shared, asleep):
+            self._logger.warning("A lease of the account's slots has expired; it is taken again.")
+        self._giving = min(self._giving, self._leases.held)
         self._renewed_at, self._renewed_on = now, time.time()
 
     def _look(self, shared: SharedLimit, now: float) -> None:
@@ -333,12 +296,8 @@ class Keeper:
             self._free_since = now
         return free
 
-    @property
-    def _held(self) -> int:
-        return sum(lease.slots for lease in self._leases)
-
     def _held_by_all(self) -> int:
-        return self._held + sum(each.held for each in self._others)
+        return self._leases.held + sum(each.held for each in self._others)
 
     def _find_leaks(self, shared: SharedLimit, counted: int, held: int, now: float) -> None:
         """Give back what is counted though nobody who is alive holds it."""
@@ -362,67 +321,28 @@ class Keeper:
 
     def _give_up(self, want: int, now: float) -> None:
         """Decide how many slots to give back as soon as their requests have ended."""
-        self._me.held = held = self._held
+        self._me.held = held = self._leases.held
         too_many = self._held_by_all() > _sharing.size(self._me, self._others)
         if not too_many and not any(each.waiting for each in self._others):
             self._giving = 0
         if self._looked_at == now and now - self._gave_at >= SETTLE_SECONDS:
-            held_for = now - max((lease.since for lease in self._leases), default=now)
+            held_for = now - self._leases.newest(now)
             self._giving += _sharing.to_give_up(self._me, self._others, self._giving, held_for)
         if now - self._needed_at >= LINGER_SECONDS:
             self._giving = max(self._giving, held - want)
         self._giving = min(self._giving, held)
 
-    def _split(self, shared: SharedLimit) -> None:
-        """See to it that what is given up can be given back by itself, before its request has ended.
-
-        A lease can only be given back whole. Nobody takes what is free while one is exchanged for two,
-        as this process still says that it holds it.
-        """
-        left = self._giving
-        for lease in sorted(self._leases, key=lambda lease: lease.slots):
-            if lease.id is None or lease.slots <= left:
-                left -= min(left, lease.slots)
-            elif left:
-                shared.release(lease.id)
-                self._leases.append(Lease(shared.lease(left), left, lease.since))
-                lease.slots -= left
-                lease.id = shared.lease(lease.slots)
-                return
-
-    def _give_back(self, shared: SharedLimit) -> None:
-        idle = min(self._giving, self._held - self._turns.out)
-        for lease in sorted(self._leases, key=lambda lease: lease.slots):
-            count = min(idle, lease.slots)
-            if not count or (lease.id is not None and count < lease.slots):
-                return
-            self._release(shared, lease, count)
-            lease.slots -= count
-            if not lease.slots:
-                self._leases.remove(lease)
-            self._giving -= count
-            idle -= count
-            self._gave_at = time.monotonic()
-            self._free_since = None
-
-    @staticmethod
-    def _release(shared: SharedLimit, lease: Lease, count: int) -> None:
-        if lease.id is None:
-            shared.release_unleased(count)
-        else:
-            shared.release(lease.id)
-
     def _take(self, shared: SharedLimit, want: int, free: int, now: float) -> None:
-        if free <= 0 or self._held >= want:
+        if free <= 0 or self._leases.held >= want:
             return
-        self._me.held, self._me.waiting = self._held, True
+        self._me.held, self._me.waiting = self._leases.held, True
         line = _sharing.line([self._me, *self._others])
         waited = self._free_since is not None and now - self._free_since >= GRACE_SECONDS
         if line.index(self._me.id) >= free and not waited:
             return
-        count = min(free, want - self._held)
+        count = min(free, want - self._leases.held)
         if len(line) > 1:
-            count = min(count, max(1, _sharing.share(self._me, self._others) - self._held))
+            count = min(count, max(1, _sharing.share(self._me, self._others) - self._leases.held))
         self._me.held += count
         self._me.beat += 1
         self._told = ()
@@ -430,15 +350,15 @@ class Keeper:
             return
         lease = shared.lease(count)
         if lease is not None:
-            self._leases.append(Lease(lease, count, time.monotonic()))
-            self._turns.allow(min(self._held, self._limit()))
+            self._leases.add(lease, count)
+            self._turns.allow(min(self._leases.held, self._limit()))
             self._me.served = True
 
     def _tell(self, shared: SharedLimit, want: int, now: float) -> None:
         """Tell the others what has changed, or at times that nothing has."""
         me = self._me
-        me.held, me.waiting = self._held, want > self._held
-        me.leases = [lease.id for lease in self._leases if lease.id]
+        me.held, me.waiting = self._leases.held, want > self._leases.held
+        me.leases = self._leases.ids
         told = (me.held, me.waiting, me.limit, me.leases, me.pauses)
         if told == self._told and now - self._told_at < RENEW_SECONDS:
             return
@@ -450,7 +370,7 @@ class Keeper:
             # Others have taken this process for dead, and have given back what it held; or the server
             # has lost its database.
             self._logger.warning("This process was taken for dead; it leases its slots again.")
-            self._leases, self._giving = [], 0
+            self._leases, self._giving = Leases(), 0
             self._turns.allow(0)
             me.held, me.leases, me.waiting = 0, [], True
             self._enter(shared, now)
@@ -460,17 +380,17 @@ class Keeper:
 
     def _pause(self, want: int, now: float) -> float:
         until = [self._told_at + RENEW_SECONDS, self._looked_at + LOOK_SECONDS]
-        if want < self._held and not self._giving:
+        if want < self._leases.held and not self._giving:
             until.append(self._needed_at + LINGER_SECONDS)
         if not want:
             until.append(self._used_at + LEAVE_SECONDS)
-        if want > self._held:
+        if want > self._leases.held:
             until.append(now + self._poll_seconds())
         return max(0.01, min(until) - time.monotonic())
 
     def _poll_seconds(self) -> float:
         first = _sharing.line([self._me, *self._others])[:1] == [self._me.id]
-        if not first or self._held >= _sharing.share(self._me, self._others):
+        if not first or self._leases.held >= _sharing.share(self._me, self._others):
             return SLOWEST_POLL_SECONDS
         return min(SLOWEST_POLL_SECONDS, max(QUICKEST_POLL_SECONDS, self._typical() / 50))
 
@@ -482,7 +402,7 @@ class Keeper:
         if self._lost_server_at is None:
             self._lost_server_at = now
         off = isinstance(error, SwitchedOff)
-        if not self._leases and (off or now - self._lost_server_at >= ALONE_SECONDS):
+        if not self._leases.held and (off or now - self._lost_server_at >= ALONE_SECONDS):
             self._alone = True
         if self._alone and not self._complained:
             self._complained = True

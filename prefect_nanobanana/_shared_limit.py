@@ -65,6 +65,21 @@ class Holder:
         return f"process {self.pid} on {self.host.partition('/')[0]}"
 
 
+@dataclass
+class Seen:
+    """When another process was last seen to live.
+
+    Attributes:
+        beat: Its count then.
+        pauses: How many times the API had told it to wait.
+        since: For how long it has shown this count, on this process's own monotonic clock.
+    """
+
+    beat: int
+    pauses: int
+    since: float
+
+
 class SharedLimit:
     """The limit of one account. Use it as a context manager; it belongs to one thread.
 

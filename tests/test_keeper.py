@@ -31,6 +31,7 @@ from prefect_nanobanana import (
     NanoBananaCredentials,
     RunReport,
     _keeper,
+    _leases,
     _sharing,
 )
 from prefect_nanobanana import slots as slots_module
@@ -235,7 +236,7 @@ def test_an_expired_lease_is_leased_again(
     with account.at_work(slots) as ended:
         wait_for(lambda: len(ended) > 1)
         [lease] = _keeper_of(slots)._leases
-        monkeypatch.setattr(_keeper, "LEASE_SECONDS", 0.0)
+        monkeypatch.setattr(_leases, "LEASE_SECONDS", 0.0)
         account.client.release_concurrency_slots_with_lease(uuid.UUID(lease.id))
         wait_for(lambda: lease not in _keeper_of(slots)._leases)
         monkeypatch.undo()
