@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -61,7 +62,7 @@ class LifeSign:
 
 
 def is_dead(folder: Path, name: str) -> bool:
-    """Whether the process with this life sign is dead for certain; its file is removed.
+    """Whether the process with this life sign is dead for certain.
 
     Args:
         folder: Where the files are.
@@ -76,10 +77,15 @@ def is_dead(folder: Path, name: str) -> bool:
     try:
         with path.open("r") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
     except OSError:
         return False
     return True
+
+
+def bury(folder: Path, name: str) -> None:
+    """Remove the file of a dead process, once everybody can know that it is dead."""
+    with suppress(OSError):
+        _path(folder, name).unlink()
 
 
 def _path(folder: Path, name: str) -> Path:

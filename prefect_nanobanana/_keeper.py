@@ -21,7 +21,7 @@ from prefect.logging import get_logger, get_run_logger
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
 from prefect_nanobanana import _sharing
-from prefect_nanobanana._alive import LifeSign, is_dead, this_host
+from prefect_nanobanana._alive import LifeSign, bury, is_dead, this_host
 from prefect_nanobanana._leases import Leases
 from prefect_nanobanana._shared_limit import Holder, Seen, SharedLimit
 from prefect_nanobanana._turns import Turns
@@ -271,6 +271,7 @@ class Keeper:
             for lease in other.leases:
                 shared.release(lease)
             self._logger.info("%s is gone; its slots are free again.", other)
+        bury(self._folder, other.id)
         return True
 
     def _count_free(self, shared: SharedLimit, now: float) -> int:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
@@ -80,6 +81,12 @@ class Seen:
     since: float
 
 
+def _raise_at_once(response: httpx.Response) -> None:
+    # Prefect's client sleeps for 2 s after such an answer, even if it is not to try again.
+    if response.status_code in (429, 502, 503):
+        response.raise_for_status()
+
+
 class SharedLimit:
     """The limit of one account. Use it as a context manager; it belongs to one thread.
 
@@ -94,7 +101,11 @@ class SharedLimit:
         self._prefix = f"nano_banana_slots_{account}_"
         # Settings of its own: else Prefect hands out the client of a flow run, which may be closed.
         self._client: SyncPrefectClient = get_client(
-            httpx_settings={"timeout": REQUEST_TIMEOUT_SECONDS}, sync_client=True
+            httpx_settings={
+                "timeout": REQUEST_TIMEOUT_SECONDS,
+                "event_hooks": {"response": [_raise_at_once]},
+            },
+            sync_client=True,
         )
 
     def __enter__(self) -> SharedLimit:
