@@ -83,7 +83,6 @@ class Keeper:
         self._giving = 0
         self._others: list[Holder] = []
         self._told: tuple[Any, ...] = ()
-        self._told_state: tuple[Any, ...] = ()
         self._told_at = self._renewed_at = self._renewed_on = 0.0
         self._looked_at = self._polled_at = self._gave_at = 0.0
         self._seen: dict[str, Seen] = {}
@@ -168,8 +167,7 @@ class Keeper:
         shared = self._shared or self._join(now)
         demand = max(demand, self._turns.out + self._turns.waiting)
         self._me.limit = self._limit()
-        size = _sharing.size(self._me, self._others)
-        want = min(demand, size)
+        want = min(demand, self._size)
         if want >= self._leases.held:
             self._needed_at = now
         if now - self._renewed_at >= RENEW_SECONDS:
@@ -203,7 +201,7 @@ class Keeper:
                 self._me = self._new_holder()
                 self._sign = LifeSign(self._folder, self._me.id)
             self._others = [each for each in shared.holders() if each.id != self._me.id]
-            shared.resize(_sharing.size(self._me, self._others))
+            shared.resize(self._size)
             self._enter(shared, now)
         except BaseException:
             shared.__exit__(None, None, None)
@@ -214,7 +212,7 @@ class Keeper:
 
     def _enter(self, shared: SharedLimit, now: float) -> None:
         shared.enter(self._me)
-        self._told, self._told_at = (), now
+        self._told_at = 0.0  # all of it is told at once
         self._renewed_at, self._renewed_on = now, time.time()
 
     def _leave(self) -> None:
@@ -279,7 +277,7 @@ class Keeper:
         if now - self._polled_at < self._poll_seconds() / 2:
             return 0  # woken in between
         self._polled_at = now
-        size = _sharing.size(self._me, self._others)
+        size = self._size
         limit = shared.read()
         if limit is None or limit.limit != size:
             shared.resize(size)
@@ -297,6 +295,13 @@ class Keeper:
             self._free_since = now
         return free
 
+    @property
+    def _size(self) -> int:
+        return _sharing.size(self._me, self._others)
+
+    def _is_first(self) -> bool:
+        return _sharing.line([self._me, *self._others])[:1] == [self._me.id]
+
     def _held_by_all(self) -> int:
         return self._leases.held + sum(each.held for each in self._others)
 
@@ -307,8 +312,7 @@ class Keeper:
             # While numbers change, somebody may hold what he has not told of yet.
             self._counts = (now, counted, held)
             return
-        first = _sharing.line([self._me, *self._others])[:1]
-        if counted <= held or now - since < LEAKED_SECONDS or first != [self._me.id]:
+        if counted <= held or now - since < LEAKED_SECONDS or not self._is_first():
             return
         # Everybody tells what he takes before he takes it, and gives it back before he tells: so if
         # nothing has changed around one more look, it is not that numbers were read at different times.
@@ -323,7 +327,7 @@ class Keeper:
     def _give_up(self, want: int, now: float) -> None:
         """Decide how many slots to give back as soon as their requests have ended."""
         self._me.held = held = self._leases.held
-        too_many = self._held_by_all() > _sharing.size(self._me, self._others)
+        too_many = self._held_by_all() > self._size
         if not too_many and not any(each.waiting for each in self._others):
             self._giving = 0
         if self._looked_at == now and now - self._gave_at >= SETTLE_SECONDS:
@@ -346,7 +350,7 @@ class Keeper:
             count = min(count, max(1, _sharing.share(self._me, self._others) - self._leases.held))
         self._me.held += count
         self._me.beat += 1
-        self._told = ()
+        self._told_at = 0.0
         if not shared.update(self._me):
             return
         lease = shared.lease(count)
@@ -363,8 +367,7 @@ class Keeper:
         told = (me.held, me.waiting, me.limit, me.leases, me.pauses)
         if told == self._told and now - self._told_at < RENEW_SECONDS:
             return
-        if told[:2] != self._told_state:
-            self._told_state = told[:2]
+        if told[:2] != self._told[:2]:
             me.since = time.time()
         me.beat += 1
         if not shared.update(me):
@@ -375,7 +378,6 @@ class Keeper:
             self._turns.allow(0)
             me.held, me.leases, me.waiting = 0, [], True
             self._enter(shared, now)
-            self._wake.set()
             return
         self._told, self._told_at = told, now
 
@@ -390,8 +392,7 @@ class Keeper:
         return max(0.01, min(until) - time.monotonic())
 
     def _poll_seconds(self) -> float:
-        first = _sharing.line([self._me, *self._others])[:1] == [self._me.id]
-        if not first or self._leases.held >= _sharing.share(self._me, self._others):
+        if not self._is_first() or self._leases.held >= _sharing.share(self._me, self._others):
             return SLOWEST_POLL_SECONDS
         return min(SLOWEST_POLL_SECONDS, max(QUICKEST_POLL_SECONDS, self._typical() / 50))
 

@@ -17,6 +17,9 @@ import httpx
 from prefect_nanobanana.sandbox.s3 import free_port
 
 BIN = Path(sys.executable).parent
+NO_WEB = {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1,localhost,::1"}
+"""A server looks for a newer list of worker types on the web, and takes its own when that fails: a proxy
+that is not there keeps the look-up on this machine."""
 
 
 class PrefectServer:
@@ -37,10 +40,7 @@ class PrefectServer:
             "PREFECT_UI_API_URL": f"{self.url}/api",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "COLUMNS": "200",
-            # The server looks for a newer list of worker types on the web, and takes its own when that
-            # fails: a proxy that is not there keeps the look-up on this machine.
-            "HTTPS_PROXY": "http://127.0.0.1:9",
-            "NO_PROXY": "127.0.0.1,localhost,::1",
+            **NO_WEB,
         }
         self._log = (home / "server.log").open("w")
 

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -350,13 +349,12 @@ def test_retry_after_is_obeyed_by_other_processes(account: Account, wait_for: Wa
     first, second = account.process(2), account.process(2)
     with account.at_work(second) as ended:
         with account.request(first):
-            wait_for(lambda: len(_keeper_of(second)._seen) == 1)
+            wait_for(lambda: len(ended) > 0 and len(_keeper_of(second)._seen) == 1)
             first.paced(ConcurrencyLimitReached("x", retry_after_seconds=1.5))
             wait_for(lambda: second.requests._pause_until > 0)
-        time.sleep(0.2)
-        before = len(ended)
-        wait_for(lambda: len(ended) > before)
-    assert max(late - early for early, late in pairwise(ended)) > 1
+        until = second.requests._pause_until
+        wait_for(lambda: ended[-1] > until)
+    assert [each for each in ended if until - 1 < each < until] == []
 
 
 def test_a_limit_that_somebody_deletes_is_made_again(account: Account, wait_for: WaitFor) -> None:

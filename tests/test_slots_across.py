@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect_server_process import PrefectServer
+from prefect_server_process import NO_WEB, PrefectServer
 
 from prefect_nanobanana.sandbox import Sandbox
 
@@ -30,7 +30,6 @@ def hold():
     with slots.hold():
         print("holds", flush=True)
         go.wait()
-    print("done", flush=True)
 
 go = threading.Event()
 workers = [threading.Thread(target=hold, daemon=True) for _ in range(threads)]
@@ -55,9 +54,9 @@ class Holder:
             text=True,
         )
 
-    def wait(self, word: str = "holds") -> None:
+    def wait(self) -> None:
         assert self.process.stdout is not None
-        assert self.process.stdout.readline() == f"{word}\n"
+        assert self.process.stdout.readline() == "holds\n"
 
     def end(self) -> None:
         self.process.communicate("\n", timeout=60)
@@ -148,8 +147,7 @@ def test_a_script_killed_without_a_server_takes_no_slot_with_it(tmp_path: Path) 
         "PREFECT_HOME": str(tmp_path),
         "PREFECT_PROFILES_PATH": str(tmp_path / "profiles.toml"),
         "NANO_BANANA_API_KEY": "nb_nobody",
-        "HTTPS_PROXY": "http://127.0.0.1:9",
-        "NO_PROXY": "127.0.0.1,localhost,::1",
+        **NO_WEB,
     }
     for last, code in (("kill", -signal.SIGKILL), ("end", 0)):
         output = tmp_path / f"{last}.log"
@@ -170,10 +168,10 @@ def test_a_script_killed_without_a_server_takes_no_slot_with_it(tmp_path: Path) 
 
 
 POOL = """
-import json, os, sys, time
-from prefect import flow, task, unmapped
+import json
+from prefect import flow, unmapped
 from prefect.task_runners import ProcessPoolTaskRunner
-from prefect_nanobanana import ImagePrompt, NanoBananaCredentials, NanoBananaGenerator, generate_image
+from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator, generate_image
 
 @flow(task_runner=ProcessPoolTaskRunner(max_workers=3))
 def pool(prompts):
