@@ -27,7 +27,7 @@ test: $(READY) ## the tests that need nothing but Python
 test-server: $(READY) ## the slow tests: deployments, the README, kills, the fault matrix, random lists
 	$(BIN)/python -m pytest -m server
 
-bench-slots: $(READY) ## how busy the account's slots are kept, ours and others, side by side (half an hour)
+bench-slots: $(READY) ## how busy the account's slots are kept, ours and others, side by side (an hour)
 	$(BIN)/python benchmarks/bench_slots.py
 
 import-cost: $(READY) ## what importing the package costs, relative to importing Prefect

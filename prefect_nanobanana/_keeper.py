@@ -16,14 +16,13 @@ from contextvars import Context
 from pathlib import Path
 from typing import Any
 
-from prefect.exceptions import MissingContextError
-from prefect.logging import get_logger, get_run_logger
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
 from prefect_nanobanana import _sharing
 from prefect_nanobanana._alive import LifeSign, bury, is_dead, this_host
 from prefect_nanobanana._leases import Leases
-from prefect_nanobanana._shared_limit import Holder, Seen, SharedLimit
+from prefect_nanobanana._logger import logger
+from prefect_nanobanana._shared_limit import Holder, Seen, SharedLimit, SwitchedOff
 from prefect_nanobanana._turns import Turns
 
 RENEW_SECONDS = 20.0
@@ -36,6 +35,8 @@ LINE_SECONDS = 1.0
 """So often one that waits looks who else does."""
 LINGER_SECONDS = 1.0
 """A slot that nobody in this process needs is given back after this."""
+EXPECT_SECONDS = 5.0
+"""So long slots are leased for requests that are on their way."""
 LEAVE_SECONDS = 5.0
 """A process that has not used the account for so long is not counted any more."""
 GRACE_SECONDS = 3.0
@@ -49,10 +50,6 @@ ALONE_SECONDS = 10.0
 FAREWELLS = 3
 """So often the server is asked to take slots back, before they are left to expire."""
 QUICKEST_POLL_SECONDS, SLOWEST_POLL_SECONDS = 0.1, 1.0
-
-
-class SwitchedOff(Exception):
-    """Somebody has switched the limit off in Prefect."""
 
 
 class Keeper:
@@ -80,11 +77,11 @@ class Keeper:
         self._me = self._new_holder()
         self._sign: LifeSign | None = None
         self._leases = Leases()
-        self._giving = 0
+        self._giving = self._expected = 0
         self._others: list[Holder] = []
         self._told: tuple[Any, ...] = ()
         self._told_at = self._renewed_at = self._renewed_on = 0.0
-        self._looked_at = self._polled_at = self._gave_at = 0.0
+        self._looked_at = self._polled_at = self._gave_at = self._expected_until = 0.0
         self._seen: dict[str, Seen] = {}
         self._used_at = self._needed_at = time.monotonic()
         self._free_since: float | None = None
@@ -105,9 +102,10 @@ class Keeper:
                 )
                 self._thread.start()
 
-    def prepare(self) -> None:
-        """Get ready for requests that come soon."""
+    def prepare(self, requests: int) -> None:
+        """Get ready for requests that come soon; see `slots.Slots.prepare`."""
         self._used_at = time.monotonic()
+        self._expected, self._expected_until = requests, self._used_at + EXPECT_SECONDS
         self.poke()
 
     def paced(self, seconds: float) -> None:
@@ -158,14 +156,14 @@ class Keeper:
             return False
 
     def _step(self, now: float) -> float | None:
-        demand = 0 if self._closing.is_set() else self._turns.out + self._turns.waiting
+        demand = self._demand(now)
         if demand:
             self._used_at = now
         elif self._closing.is_set() or now - self._used_at >= LEAVE_SECONDS:
             self._leave()
             return None
         shared = self._shared or self._join(now)
-        demand = max(demand, self._turns.out + self._turns.waiting)
+        demand = max(demand, self._demand(now))
         self._me.limit = self._limit()
         want = min(demand, self._size)
         if want >= self._leases.held:
@@ -190,6 +188,10 @@ class Keeper:
             self._take(shared, want, free, now)
         self._tell(shared, want, now)
         return self._pause(want, now)
+
+    def _demand(self, now: float) -> int:
+        expected = self._expected if now < self._expected_until else 0
+        return 0 if self._closing.is_set() else max(expected, self._turns.out + self._turns.waiting)
 
     def _new_holder(self) -> Holder:
         return Holder(uuid.uuid4().hex[:12], this_host(), os.getpid(), self._limit(), since=time.time())
@@ -220,9 +222,9 @@ class Keeper:
         self._turns.allow(0)
         told = shared is None or self._say_farewell(shared)
         self._leases, self._giving, self._seen = Leases(), 0, {}
-        if self._sign is not None:
-            self._sign.end(told)
-            self._sign = None
+        sign, self._sign = self._sign, None
+        if sign is not None:
+            sign.end(told)
 
     def _say_farewell(self, shared: SharedLimit) -> bool:
         for _ in range(FAREWELLS):
@@ -230,7 +232,7 @@ class Keeper:
                 self._leases.end(shared)
                 shared.leave(self._me)
             except Exception as error:
-                self._logger.debug("Slots are not given back, but expire: %s", error)
+                logger().debug("Slots are not given back, but expire: %s", error)
                 time.sleep(QUICKEST_POLL_SECONDS)
             else:
                 shared.__exit__(None, None, None)
@@ -242,7 +244,7 @@ class Keeper:
         # The monotonic clock may stand still while the machine sleeps.
         asleep = max(now - self._renewed_at, time.time() - self._renewed_on)
         if self._leases.renew(shared, asleep):
-            self._logger.warning("A lease of the account's slots has expired; it is taken again.")
+            logger().warning("A lease of the account's slots has expired; it is taken again.")
         self._giving = min(self._giving, self._leases.held)
         self._renewed_at, self._renewed_on = now, time.time()
 
@@ -268,7 +270,7 @@ class Keeper:
         if shared.leave(other):
             for lease in other.leases:
                 shared.release(lease)
-            self._logger.info("%s is gone; its slots are free again.", other)
+            logger().info("%s is gone; its slots are free again.", other)
         bury(self._folder, other.id)
         return True
 
@@ -322,7 +324,7 @@ class Keeper:
         self._counts = (now, 0, 0)
         if limit is not None and limit.active_slots == counted and leaked > 0:
             shared.release_unleased(leaked)
-            self._logger.info("Slots of the account that nobody held are free again: %s.", leaked)
+            logger().info("Slots of the account that nobody held are free again: %s.", leaked)
 
     def _give_up(self, want: int, now: float) -> None:
         """Decide how many slots to give back as soon as their requests have ended."""
@@ -373,7 +375,7 @@ class Keeper:
         if not shared.update(me):
             # Others have taken this process for dead, and have given back what it held; or the server
             # has lost its database.
-            self._logger.warning("This process was taken for dead; it leases its slots again.")
+            logger().warning("This process was taken for dead; it leases its slots again.")
             self._leases, self._giving = Leases(), 0
             self._turns.allow(0)
             me.held, me.leases, me.waiting = 0, [], True
@@ -408,7 +410,7 @@ class Keeper:
             self._alone = True
         if self._alone and not self._complained:
             self._complained = True
-            self._logger.warning(
+            logger().warning(
                 "The account's slots are shared inside this process only, as Prefect's server does not "
                 "help (%s). Other processes may meet the account's limit; they wait then.",
                 f"{type(error).__name__}: {error}".splitlines()[0][:200],
@@ -421,10 +423,3 @@ class Keeper:
         # A busy SQLite has Prefect answer 503, and is free again in no time.
         self._failures += 1
         return min(SLOWEST_POLL_SECONDS, QUICKEST_POLL_SECONDS * 2.0 ** min(self._failures, 9))
-
-    @property
-    def _logger(self) -> Any:
-        try:
-            return get_run_logger()
-        except MissingContextError:
-            return get_logger("nanobanana")

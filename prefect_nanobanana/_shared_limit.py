@@ -81,6 +81,10 @@ class Seen:
     since: float
 
 
+class SwitchedOff(Exception):
+    """Somebody has switched the limit off in Prefect."""
+
+
 def _raise_at_once(response: httpx.Response) -> None:
     # Prefect's client sleeps for 2 s after such an answer, even if it is not to try again.
     if response.status_code in (429, 502, 503):

@@ -104,12 +104,12 @@ def generate_images(
         flow_run=run_id,
     )
     jobs = _plan(listed, generator, models, ledger, max_credits, again, logger)
+    to_ask = sum(job.to_ask for job in jobs)
+    # Task runs of many prompts begin at once, and Prefect's server then answers leases late.
+    generator.credentials.slots.prepare(to_ask)
     logger.info(
         "Batch %r: %d prompts, %d to ask for; the account has %s credits",
-        name,
-        len(jobs),
-        sum(job.to_ask for job in jobs),
-        before,
+        *(name, len(jobs), to_ask, before),
     )
     with Copier(opened, generator.credentials.trusted_hosts) as copier:
         run = Run(

@@ -73,10 +73,14 @@ class Slots:
         # Prefect's settings are found in the context of the run.
         self._keeper.context = copy_context()
 
-    def prepare(self) -> None:
-        """Have Prefect's server know of this process before its first request."""
+    def prepare(self, requests: int = 0) -> None:
+        """Have Prefect's server know of this process before its first request.
+
+        Args:
+            requests: How many are on their way: slots are leased for them, before they wait for it.
+        """
         if self._keeper is not None:
-            self._keeper.prepare()
+            self._keeper.prepare(requests)
 
     def _apply(self) -> None:
         if self._keeper is None:

@@ -46,6 +46,7 @@ BRISK = {
     "LOOK_SECONDS": 0.2,
     "LINE_SECONDS": 0.1,
     "LINGER_SECONDS": 0.1,
+    "EXPECT_SECONDS": 1.0,
     "LEAVE_SECONDS": 0.3,
     "GRACE_SECONDS": 0.5,
     "SETTLE_SECONDS": 0.2,
@@ -136,6 +137,13 @@ def account(prefect_server: None, wait_for: WaitFor) -> Iterator[Account]:
             assert slots._keeper is not None
             slots._keeper.close()
         wait_for(account.at_rest)
+
+
+def test_slots_are_leased_before_they_are_waited_for(account: Account, wait_for: WaitFor) -> None:
+    slots = account.process(3)
+    slots.prepare(2)
+    wait_for(lambda: [each.held for each in account.holders()] == [2] and account.counted == 2)
+    wait_for(account.at_rest)  # nobody came for them
 
 
 def _keeper_of(slots: Slots) -> _keeper.Keeper:
