@@ -43,6 +43,7 @@ from .models import (
     Submission,
 )
 from .progress import Progress, watch_progress
+from .storage_options import StorageOptions
 from .tasks import agenerate_image, copy_image_to_s3, generate_image, get_credits, list_models
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "ServerBusy",
     "StillRunning",
     "StorageError",
+    "StorageOptions",
     "StoredImage",
     "Submission",
     "UnknownOutcome",

@@ -12,20 +12,24 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
 
 from prefect_nanobanana.errors import BucketNotUsable, InvalidInput, StorageError
+from prefect_nanobanana.storage_options import Kind, StorageOptions
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import PutObjectOutputTypeDef
     from prefect_aws import AwsCredentials, MinIOCredentials, S3Bucket
 
+_CHUNK_BYTES = 64 * 1024
 POOL_CONNECTIONS = 32
 """Copies and records of one run share the client's connections."""
 
 _UNUSABLE = {
     "NoSuchBucket": "it does not exist: create it, or mend the name in the S3 Bucket block",
-    "AccessDenied": "access is denied: grant s3:ListBucket, s3:GetObject and s3:PutObject on it",
+    "AccessDenied": "access is denied: grant s3:ListBucket, s3:GetObject and s3:PutObject on it; some "
+    "stores say so of wrong or expired credentials, too",
     "AllAccessDisabled": "access is disabled",
     "InvalidAccessKeyId": "the access key is not known to the store: mend the credentials block",
     "SignatureDoesNotMatch": "the secret key is wrong: mend the credentials block",
@@ -38,9 +42,30 @@ _UNUSABLE = {
 }
 """What no retry helps against, by S3's error codes, and the cure."""
 
+_PASSING = {
+    *("SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "500", "502", "503"),
+    # What arrived was not what was sent.
+    *("BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"),
+}
+"""What may pass: partly boto3 has tried it again a few times already."""
+
+
+_AWAY = {
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "ConnectionClosedError",
+    "ReadTimeoutError",
+    "ResponseStreamingError",
+}
+"""boto3's names for a network that fails, which it has tried again likewise."""
+
 
 class StoreAway(StorageError):
-    """The store could not be reached for longer than boto3 tries; it may come back."""
+    """The store could not be reached, or was too busy, for longer than boto3 tries; it may come back."""
+
+
+class Damaged(StorageError):
+    """An object is not what was sent."""
 
 
 class Changed(StorageError):
@@ -72,12 +97,14 @@ class Bucket:
 
     Args:
         block: The `S3Bucket` block of prefect-aws.
+        options: How objects are stored, beyond what the bucket does by itself.
     """
 
-    def __init__(self, block: S3Bucket) -> None:
+    def __init__(self, block: S3Bucket, options: StorageOptions | None = None) -> None:
         self.name = block.bucket_name
         self.folder = block.bucket_folder.strip("/")
         self._block = block
+        self._options = options or StorageOptions()
 
     def __repr__(self) -> str:
         return f"Bucket({self.name!r}, {self.folder!r})"
@@ -122,18 +149,36 @@ class Bucket:
         except BotoCoreError as error:
             raise self.problem(error, key) from None
 
-    def put(self, key: str, body: Any, content_type: str, **options: Any) -> str:
+    def read(self, key: str) -> Iterator[bytes]:
+        """Read an object in pieces.
+
+        Raises:
+            Damaged: If it does not fit the checksum that the store keeps of it.
+            StorageError: If it cannot be read.
+        """
+        try:
+            body = self.client.get_object(Bucket=self.name, Key=key)["Body"]
+            yield from body.iter_chunks(_CHUNK_BYTES)
+        except FlexibleChecksumError:
+            raise Damaged(f"{self.uri(key)} does not fit its checksum") from None
+        except (BotoCoreError, ClientError) as error:
+            raise self.problem(error, key) from None
+
+    def put(
+        self, key: str, body: Any, content_type: str, kind: Kind = "record", **options: Any
+    ) -> PutObjectOutputTypeDef:
         """Write an object.
 
         Args:
             key: Where.
             body: Bytes, or a file.
             content_type: As `image/png`.
+            kind: What it is, as not all storage options concern everything.
             **options: Of `put_object`; with `IfNoneMatch` or `IfMatch` only where the object is not
                 there, or has not changed. A store that says it does not know these writes plainly.
 
         Returns:
-            The tag that tells this version apart.
+            What the store says of it, as the tag that tells this version apart.
 
         Raises:
             Changed: If the condition did not hold.
@@ -142,8 +187,13 @@ class Bucket:
         """
         try:
             return self.client.put_object(
-                Bucket=self.name, Key=key, Body=body, ContentType=content_type, **options
-            )["ETag"]
+                Bucket=self.name,
+                Key=key,
+                Body=body,
+                ContentType=content_type,
+                **self._options.for_put(kind),
+                **options,
+            )
         except (BotoCoreError, ClientError) as error:
             status = 0
             if isinstance(error, ClientError):
@@ -155,7 +205,7 @@ class Bucket:
                 if hasattr(body, "seek"):
                     body.seek(0)
                 plain = {name: value for name, value in options.items() if name not in conditions}
-                return self.put(key, body, content_type, **plain)
+                return self.put(key, body, content_type, kind, **plain)
             raise self.problem(error, key) from None
 
     def keys(self, prefix: str) -> Iterator[tuple[str, datetime]]:
@@ -201,7 +251,8 @@ class Bucket:
             code = str(details.get("Code", "")) or "unknown"
             if code in _UNUSABLE:
                 return BucketNotUsable(f"bucket {self.name!r}: {_UNUSABLE[code]} ({code})")
-            return StorageError(f"S3 answered {code} for {what}: {details.get('Message', '')}")
+            kind_of = StoreAway if code in _PASSING else StorageError
+            return kind_of(f"S3 answered {code} for {what}: {details.get('Message', '')}")
         kind = type(error).__name__
         if kind in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
             return BucketNotUsable(
@@ -209,7 +260,7 @@ class Bucket:
             )
         if isinstance(error, ValueError):
             return BucketNotUsable(f"bucket {self.name!r}: the endpoint URL is wrong ({error})")
-        if kind == "EndpointConnectionError":
+        if kind in _AWAY:
             return StoreAway(
                 f"bucket {self.name!r}: the store cannot be reached: check the endpoint URL ({error})"
             )

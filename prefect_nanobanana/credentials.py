@@ -32,6 +32,7 @@ class NanoBananaCredentials(CredentialsBlock):
         base_url: Where the API is.
         max_concurrent_requests: How many requests the account may have open at once.
         request_timeout_seconds: How long to wait for an answer, in seconds.
+        image_hosts: Hosts that images may also be fetched from, over plain http or in private networks.
 
     Example:
         Load stored credentials and read the account's balance:
@@ -76,6 +77,29 @@ class NanoBananaCredentials(CredentialsBlock):
         title="Time-out in seconds",
         description="How long to wait for an image. The vendor asks for at least 120 seconds.",
     )
+
+    image_hosts: list[str] = Field(
+        default=[],
+        title="Image hosts in your own network",
+        description="Images are fetched over https, and from public addresses only. List host names or "
+        "addresses here that may be asked over plain http and in private networks, too.",
+    )
+
+    @field_validator("image_hosts")
+    @classmethod
+    def _hosts_are_bare(cls, value: list[str]) -> list[str]:
+        hosts = [host.strip().strip("[]").lower() for host in value]
+        for host in hosts:
+            try:
+                bare = urlsplit(f"//[{host}]" if ":" in host else f"//{host}").hostname == host
+            except ValueError:
+                bare = False
+            if not bare:
+                raise ValueError(
+                    f"{host!r} is no host: give its name or address alone, as images.example or "
+                    "10.0.0.7, without http:// and without a port"
+                )
+        return hosts
 
     @field_validator("api_key")
     @classmethod
@@ -143,9 +167,13 @@ class NanoBananaCredentials(CredentialsBlock):
 
     @property
     def trusted_hosts(self) -> list[str]:
-        """Hosts that images may be fetched from over plain http: those of an API on this machine."""
-        local = self.base_url.startswith("http://")
-        return ["localhost", "127.0.0.1", "::1", urlsplit(self.base_url).hostname or ""] if local else []
+        """Hosts that images may be fetched from over plain http, and in private networks.
+
+        These are the API's own, where everything else goes, too, and those under `image_hosts`.
+        """
+        own = urlsplit(self.base_url).hostname or ""
+        local = ["localhost", "127.0.0.1", "::1"] if _is_loopback(own) else []
+        return [*self.image_hosts, *local, own]
 
     @property
     def slots(self) -> Slots:

@@ -41,6 +41,7 @@ from prefect_nanobanana.report import (
     summary,
 )
 from prefect_nanobanana.storage import Copier, slug
+from prefect_nanobanana.storage_options import StorageOptions
 
 __all__ = ["copy_pending", "generate_images"]
 
@@ -58,6 +59,7 @@ def generate_images(
     on_unknown: Literal["keep", "resend"] = "keep",
     retry_warnings: bool = False,
     retry_failed: bool = False,
+    storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
 ) -> RunReport:
     """Have images made for a list of prompts, copy them to S3, and report what they cost.
 
@@ -75,6 +77,7 @@ def generate_images(
             are, or send them again, which may pay twice.
         retry_warnings: Whether to ask again, and pay again, for what the safety check has refused.
         retry_failed: Whether to ask again, and pay again, for what was paid and has failed.
+        storage: How objects are stored, beyond what the bucket does by itself.
 
     Returns:
         The report of the run.
@@ -87,7 +90,7 @@ def generate_images(
         RunFailed: If `fail_on` turns the run red; it holds the report, and what was stored stays.
     """
     logger = get_run_logger()
-    opened = Bucket(bucket)
+    opened = Bucket(bucket, storage)
     run_id = str(flow_run.get_id())
     name = check_batch(batch) if batch is not None and batch.strip() else run_id
     listed = gather_prompts(prompts, prompts_from, opened.read_uri)

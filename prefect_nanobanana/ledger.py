@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -187,19 +187,29 @@ class Ledger:
         """
         if not self.conditional and self._attempt(record.key) != self._attempts.get(record.key):
             raise Claimed(_CLAIMED)
-        version = self._versions.get(record.key)
-        condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
-        try:
-            self._put(record, **condition)
-        except Changed:
-            # A write whose answer was lost is sent again by boto3, and then meets itself.
-            if self.holds(record):
-                return
-            raise Claimed(_CLAIMED) from None
+        self._put_if_unchanged(record)
         if self.conditional is False:
             time.sleep(CLAIM_SECONDS)
             if not self.holds(record):
                 raise Claimed(_CLAIMED)
+
+    def _put_if_unchanged(self, record: Record) -> None:
+        version = self._versions.get(record.key)
+        if version is None:
+            conditions = [{"IfNoneMatch": "*"}]
+        else:
+            # Ceph's radosgw, as of version 16, knows its own tags only without their quotes.
+            conditions = [{"IfMatch": version}, {"IfMatch": version.strip('"')}]
+        for condition in conditions:
+            try:
+                return self._put(record, **condition)
+            except Changed:
+                # A write whose answer was lost is sent again by boto3, and then meets itself.
+                if self.holds(record):
+                    return None
+                if self._versions.get(record.key) != version:
+                    break
+        raise Claimed(_CLAIMED)
 
     def probe(self, record: Record) -> bool:
         """Find out whether the store honours conditional writes.
@@ -235,12 +245,14 @@ class Ledger:
         record = self._find(key)
         return record.attempt if record else None
 
-    def _put(self, record: Record, **condition: str) -> None:
+    def _put(self, record: Record, **condition: Any) -> None:
         record.updated_at = datetime.now(timezone.utc)
         body = record.model_dump_json(indent=1, exclude_none=True).encode()
         path = self._path(record.key)
         try:
-            self._versions[record.key] = self.bucket.put(path, body, "application/json", **condition)
+            self._versions[record.key] = self.bucket.put(path, body, "application/json", **condition)[
+                "ETag"
+            ]
         except (BucketNotUsable, Changed):
             raise
         except StorageError as error:

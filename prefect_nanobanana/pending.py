@@ -28,6 +28,7 @@ from prefect_nanobanana.ledger import Ledger, Record, batches_with_records, chec
 from prefect_nanobanana.models import PendingReport
 from prefect_nanobanana.report import GALLERY, MANIFEST, build_report, counted, plain, publish_pages
 from prefect_nanobanana.storage import Copier
+from prefect_nanobanana.storage_options import StorageOptions
 from prefect_nanobanana.tasks import run_name
 
 _SHOWN = 200
@@ -40,6 +41,7 @@ def copy_pending(
     bucket: S3Bucket,
     batches: list[str] = [],  # noqa: B006  # the form shows it; nothing changes it
     days: Annotated[int, Field(ge=URL_LIFETIME_DAYS + 1)] = 2 * URL_LIFETIME_DAYS,
+    storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
 ) -> PendingReport:
     """Copy images that were paid for and never reached S3, before their URLs die. Costs no credits.
 
@@ -50,6 +52,7 @@ def copy_pending(
         batches: The names of the batches. Empty for all in the bucket's folder.
         days: Records that were last written longer ago are not looked at. The API's image URLs die
             after 15 days.
+        storage: How objects are stored, beyond what the bucket does by itself: as for the batches.
 
     Returns:
         What was found, and what became of it.
@@ -60,7 +63,7 @@ def copy_pending(
         RunFailed: If images still wait or are lost; it holds the report, and what was copied stays.
     """
     logger = get_run_logger()
-    opened = Bucket(bucket)
+    opened = Bucket(bucket, storage)
     wanted = {check_batch(name) for name in batches}
     found = batches_with_records(opened, datetime.now(timezone.utc) - timedelta(days=days))
     ledgers = {

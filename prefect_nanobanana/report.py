@@ -16,6 +16,7 @@ from jinja2 import Environment, Template
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana.errors import BooksDoNotBalance, StorageError
 from prefect_nanobanana.models import Credits, Outcome, OutcomeStatus, RunReport
+from prefect_nanobanana.storage_options import Kind
 
 ARTIFACT_BYTES = 900_000
 """Prefect's run page downloads every artifact whole: they are kept below 1 MB."""
@@ -195,7 +196,8 @@ def publish_pages(
     }
     for field, (name, content_type, body) in pages.items():
         try:
-            bucket.put(bucket.key(report.batch, name), body, content_type)
+            kind: Kind = "page" if name == GALLERY else "record"
+            bucket.put(bucket.key(report.batch, name), body, content_type, kind)
         except StorageError as error:
             logger.error("%s could not be written: %s", name, error)
             report = report.model_copy(update={field: None})

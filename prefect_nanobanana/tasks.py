@@ -21,6 +21,7 @@ from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.errors import ImageNotCopied, NeverDelivered, Paced
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.models import Credits, Generation, ImageModel, ImagePrompt, StoredImage
+from prefect_nanobanana.storage_options import StorageOptions
 
 if TYPE_CHECKING:
     from prefect_aws import S3Bucket
@@ -92,6 +93,7 @@ def copy_image_to_s3(
     key: str,
     metadata: dict[str, str] | None = None,
     trusted_hosts: Sequence[str] = (),
+    storage: StorageOptions | None = None,
 ) -> StoredImage:
     """Copy an image to S3, checked to be a whole picture. Costs no credits.
 
@@ -100,7 +102,8 @@ def copy_image_to_s3(
         bucket: The `S3Bucket` block of prefect-aws.
         key: Where to put it below the bucket's folder, without extension; that comes from the image.
         metadata: User metadata for the object.
-        trusted_hosts: Hosts that may be asked over plain http, as `127.0.0.1`.
+        trusted_hosts: Hosts that may be asked over plain http and in private networks, as `127.0.0.1`.
+        storage: How it is stored, beyond what the bucket does by itself.
 
     Returns:
         What is in S3 now.
@@ -115,7 +118,7 @@ def copy_image_to_s3(
     from prefect_nanobanana._s3 import Bucket
     from prefect_nanobanana.storage import Copier
 
-    opened = Bucket(bucket)
+    opened = Bucket(bucket, storage)
     with Copier(opened, trusted_hosts) as copier:
         return copier.copy(image_url, opened.key(key.strip("/")), metadata).image
 

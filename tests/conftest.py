@@ -17,6 +17,8 @@ import pytest
 # All of this must be set before Prefect and boto3 are imported.
 SCRATCH = Path(tempfile.mkdtemp(prefix="nanobanana-tests-"))
 GUARD = Path(__file__).parent / "guard"
+# pytest-xdist's workers, and processes of the tests, inherit it: one report for the whole suite.
+REPORT = Path(os.environ.setdefault("NANOBANANA_GUARD_REPORT", str(SCRATCH / "left-the-machine.txt")))
 os.environ.update(
     PREFECT_HOME=str(SCRATCH / "prefect"),
     PREFECT_PROFILES_PATH=str(SCRATCH / "profiles.toml"),
@@ -28,7 +30,6 @@ os.environ.update(
     AWS_EC2_METADATA_DISABLED="true",
     AWS_CONFIG_FILE=os.devnull,
     AWS_SHARED_CREDENTIALS_FILE=os.devnull,
-    NANOBANANA_GUARD_REPORT=str(SCRATCH / "left-the-machine.txt"),
     PYTHONPATH=os.pathsep.join(filter(None, [str(GUARD), os.environ.get("PYTHONPATH")])),
 )
 for name in list(os.environ):
@@ -79,9 +80,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
         print("\nIn CI no test may be skipped.", file=sys.stderr)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    report = SCRATCH / "left-the-machine.txt"
-    if report.exists():
-        print(f"\nPackets were about to leave this machine:\n{report.read_text()}", file=sys.stderr)
+    if REPORT.exists():
+        print(f"\nPackets were about to leave this machine:\n{REPORT.read_text()}", file=sys.stderr)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

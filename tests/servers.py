@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -26,6 +27,10 @@ class Reply:
     stall_seconds: float = 0
     reset: bool = False
     drip_seconds: float = 0
+    drip_headers: bool = False
+    """Whether headers without end arrive first, a few now and then."""
+    pieces: Iterable[bytes] = ()
+    """What follows the body."""
 
 
 @dataclass
@@ -39,10 +44,23 @@ class Seen:
 
 
 class Scripted:
-    """A server that answers as a function says. Use it as a context manager."""
+    """A server that answers as a function says. Use it as a context manager.
 
-    def __init__(self, answer: Callable[[Seen], Reply]) -> None:
+    Args:
+        answer: Says what.
+        address: A loopback address to listen at.
+        tls: Speak TLS with this certificate.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Seen], Reply],
+        address: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.seen: list[Seen] = []
+        self.connections = 0
+        self._scheme = "https" if tls else "http"
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -64,10 +82,19 @@ class Scripted:
             daemon_threads = True
             request_queue_size = 128
 
+            def get_request(self) -> Any:
+                connection, client = super().get_request()
+                outer.connections += 1
+                if tls:  # the handshake comes with the first read, in the connection's own thread
+                    connection = tls.wrap_socket(
+                        connection, server_side=True, do_handshake_on_connect=False
+                    )
+                return connection, client
+
             def handle_error(self, *args: Any) -> None:
                 pass
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server((address, 0), Handler)
 
     @staticmethod
     def send(handler: BaseHTTPRequestHandler, reply: Reply) -> None:
@@ -79,6 +106,10 @@ class Scripted:
             handler.close_connection = True
             return
         handler.send_response_only(reply.status)
+        while reply.drip_headers:
+            handler.send_header("X-Drip", "drop")
+            handler.flush_headers()
+            time.sleep(reply.drip_seconds)
         for name, value in reply.headers.items():
             handler.send_header(name, value)
         if reply.length != -1 and "Content-Length" not in reply.headers:
@@ -96,10 +127,18 @@ class Scripted:
                 time.sleep(reply.drip_seconds)
         else:
             handler.wfile.write(reply.body)
+        for piece in reply.pieces:
+            handler.wfile.write(piece)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._server.server_address[1])
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        """Its address."""
+        return f"{self._scheme}://{self._server.server_address[0]!s}:{self.port}"
 
     def __enter__(self) -> Scripted:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -122,6 +161,10 @@ class FaultyS3(Scripted):
         """Called when the store has acted on a request, before its answer is passed on."""
         self.lose_answer: Callable[[Seen], bool] = lambda _: False
         """Whether the store's answer is lost on the way back."""
+        self.tamper: Callable[[Seen], bytes] = lambda seen: seen.body
+        """What reaches the store of a request's body."""
+        self.alter: Callable[[Seen, dict[str, str]], None] = lambda *_: None
+        """Changes the headers of the store's answer."""
         host = urlsplit(endpoint_url).netloc
 
         def answer(seen: Seen) -> Reply:
@@ -129,13 +172,14 @@ class FaultyS3(Scripted):
             if reply is not None:
                 return reply
             connection = http.client.HTTPConnection(host, timeout=30)
-            connection.request(seen.method, seen.path, seen.body, seen.headers)
+            connection.request(seen.method, seen.path, self.tamper(seen), seen.headers)
             response = connection.getresponse()
             content = response.read()
             dropped = ("transfer-encoding", "connection")
             headers = {k: v for k, v in response.getheaders() if k.lower() not in dropped}
             connection.close()
             self.after()
+            self.alter(seen, headers)
             if self.lose_answer(seen):
                 return Reply(reset=True)
             return Reply(content, response.status, headers)

@@ -1,0 +1,98 @@
+"""How objects are to be stored, beyond what the bucket does by itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+from urllib.parse import quote, urlencode
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Kind = Literal["image", "page", "record"]
+"""What an object is: an image, the gallery page, or a record or manifest."""
+
+CACHE_CONTROL = "public, max-age=31536000, immutable"
+"""An image's key never holds another image."""
+MAX_TAGS = 10
+"""Per object (S3's documentation)."""
+
+
+class StorageOptions(BaseModel):
+    """What S3 is asked to do with the objects of a batch. All of it may be left empty.
+
+    Attributes:
+        storage_class: For images. Records and pages are small and often read, and stay in the bucket's.
+        encryption: Server-side encryption of everything, where the bucket does not encrypt by itself.
+        kms_key_id: The key for `aws:kms`.
+        acl: A canned ACL. Those that let the public read concern images and the gallery page alone.
+        tags: Names and values, for everything.
+        cache_control: What browsers and CDNs are told about images.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    storage_class: str | None = Field(
+        default=None,
+        title="Storage class",
+        pattern=r"^[A-Z0-9_-]+$",
+        description="Of the images, as STANDARD_IA or INTELLIGENT_TIERING. From GLACIER and "
+        "DEEP_ARCHIVE they must be restored before anybody can look at them.",
+    )
+    encryption: Literal["AES256", "aws:kms"] | None = Field(
+        default=None,
+        title="Encryption",
+        description="By the store. Most buckets encrypt by themselves.",
+    )
+    kms_key_id: str | None = Field(
+        default=None, title="KMS key", description="Id, alias or ARN of the key for aws:kms."
+    )
+    acl: str | None = Field(
+        default=None,
+        title="ACL",
+        pattern=r"^[a-z-]+$",
+        description="As bucket-owner-full-control. With public-read, images and gallery can be read by "
+        "everybody; records and manifest, which say what was paid, cannot.",
+    )
+    tags: dict[str, str] = Field(default={}, title="Tags", description="Of all objects, at most ten.")
+    cache_control: str = Field(
+        default=CACHE_CONTROL,
+        title="Cache-Control of images",
+        pattern=r"^[ -~]*$",
+        description="What browsers and CDNs are told.",
+    )
+
+    @field_validator("tags")
+    @classmethod
+    def _tags_are_few(cls, value: dict[str, str]) -> dict[str, str]:
+        if len(value) > MAX_TAGS:
+            raise ValueError(f"S3 takes at most {MAX_TAGS} tags, and here are {len(value)}")
+        for name, text in value.items():
+            if not 1 <= len(name) <= 128 or len(text) > 256:
+                raise ValueError(
+                    f"the tag {name[:40]!r} is empty or too long: S3 takes names of 1 to 128 "
+                    "characters and values of up to 256"
+                )
+            if not re.fullmatch(r"[\w +\-=.:/@]*", name + text):
+                raise ValueError(
+                    f"the tag {name!r} holds characters that S3 does not take: use letters, digits, "
+                    "spaces and + - = . _ : / @"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _key_has_its_use(self) -> StorageOptions:
+        if self.kms_key_id and self.encryption != "aws:kms":
+            raise ValueError("kms_key_id: it is for aws:kms only: set encryption to aws:kms")
+        return self
+
+    def for_put(self, kind: Kind) -> dict[str, Any]:
+        """What `put_object` is given for an object."""
+        options = {
+            "ServerSideEncryption": self.encryption,
+            "SSEKMSKeyId": self.kms_key_id,
+            "ACL": self.acl if kind != "record" or not str(self.acl).startswith("public") else None,
+            "Tagging": urlencode(self.tags, quote_via=quote),  # Ceph takes no + for a space
+        }
+        if kind == "image":
+            options |= {"StorageClass": self.storage_class, "CacheControl": self.cache_control}
+        return {name: value for name, value in options.items() if value}

@@ -1,0 +1,332 @@
+"""Where images are fetched from, and where never.
+
+Nothing here leaves the loopback range: forbidden places are played by 127.0.0.2 and count connections,
+names are resolved by the test, and whatever else is forbidden is asked of a network that never connects.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import httpcore
+import httpx
+import pytest
+import trustme
+from servers import Reply, Scripted, Seen
+
+from prefect_nanobanana import ImageNotCopied, NanoBananaCredentials, _download, _network
+from prefect_nanobanana._addresses import Addresses, is_public
+from prefect_nanobanana._download import Downloader, Passing
+from prefect_nanobanana.sandbox.pictures import draw
+
+PNG = draw("a cat", seed="1", longest=96)
+NAME = "pictures.example"
+
+PUBLIC = [
+    "8.8.8.8",
+    "1.1.1.1",
+    "2606:4700::1111",
+    "::ffff:8.8.8.8",
+    "64:ff9b::808:808",
+    "2002:808:808::1",
+]
+FORBIDDEN = [
+    *("127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "::ffff:127.0.0.1", "::7f00:1"),
+    *("10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1", "198.18.0.1"),
+    *("fc00::1", "fd12::1", "fec0::1", "fe80::1", "169.254.1.1", "255.255.255.255", "240.0.0.1"),
+    *("224.0.0.1", "ff02::1", "192.0.2.1", "2001:db8::1", "::ffff:10.0.0.1", "64:ff9b::a00:1"),
+    *("2002:a00:1::1", "2002:7f00:1::1", "2001:0:a00:1::1"),
+    # Metadata services: AWS, Google and Azure; AWS over IPv6; Alibaba; Oracle; Azure's platform.
+    *("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16"),
+    *("::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe"),
+]
+
+
+class NoNetwork(httpcore.NetworkBackend):
+    """Counts who wants to connect, and connects nobody."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def connect_tcp(self, host: str, *args: Any, **options: Any) -> httpcore.NetworkStream:
+        self.asked.append(host)
+        raise AssertionError(f"a connection to {host} was asked for")
+
+
+def _only_the_first(address: Any) -> bool:
+    """For tests: 127.0.0.1 is the internet, and everything else a network of one's own."""
+    return str(address) == "127.0.0.1"
+
+
+def _fetch(url: str, addresses: Addresses, network: httpcore.NetworkBackend | None = None) -> bytes:
+    downloader, file = Downloader(addresses, 1, network), io.BytesIO()
+    try:
+        downloader.fetch(url, file)
+    finally:
+        downloader.close()
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ssl.SSLContext]:
+    """A certificate for NAME, and a world that trusts who signed it."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(NAME).configure_cert(context)
+    path = tmp_path_factory.mktemp("tls") / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(path))
+        yield context
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_public_addresses(address: str) -> None:
+    assert is_public(ip_address(address))
+
+
+@pytest.mark.parametrize("address", FORBIDDEN)
+def test_addresses_that_are_never_connected_to(address: str) -> None:
+    network, literal = NoNetwork(), f"[{address}]" if ":" in address else address
+    with pytest.raises(ImageNotCopied, match="no public address.*image_hosts"):
+        _fetch(f"https://{literal}/x.png", Addresses(), network)
+    named = Addresses(resolve=lambda *_: [address])
+    with pytest.raises(ImageNotCopied, match=f"{NAME} .*no public address"):
+        _fetch(f"https://{NAME}/x.png", named, network)
+    assert network.asked == []
+
+
+@pytest.mark.parametrize(
+    "host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "localhost", "[::1]"]
+)
+def test_this_machine_by_other_spellings(host: str) -> None:
+    def as_the_system_does(host: str, _: int) -> list[str]:
+        return ["127.0.0.1"] if host == "localhost" else [socket.inet_ntoa(socket.inet_aton(host))]
+
+    network = NoNetwork()
+    with pytest.raises(ImageNotCopied, match="no public address|Invalid IPv4 address"):
+        _fetch(f"https://{host}/x.png", Addresses(resolve=as_the_system_does), network)
+    assert network.asked == []
+
+
+def test_one_forbidden_address_among_others_is_enough() -> None:
+    network = NoNetwork()
+    with pytest.raises(ImageNotCopied, match="10.0.0.1"):
+        _fetch(f"https://{NAME}/", Addresses(resolve=lambda *_: ["8.8.8.8", "10.0.0.1"]), network)
+    assert network.asked == []
+
+
+def test_the_address_that_was_checked_is_connected_to(tls: ssl.SSLContext) -> None:
+    """A name that resolves to another address each time, as an attacker's does."""
+    found = [["127.0.0.2"], ["127.0.0.1"]]
+    addresses = Addresses(resolve=lambda *_: found.pop(), is_public=_only_the_first)
+    with (
+        Scripted(lambda _: Reply(PNG), tls=tls) as host,
+        Scripted(lambda _: Reply(b"secret"), "127.0.0.2") as inside,
+    ):
+        assert _fetch(f"https://{NAME}:{host.port}/x.png", addresses) == PNG
+        assert host.seen[0].headers["host"] == f"{NAME}:{host.port}"
+        with pytest.raises(ImageNotCopied, match=rf"{NAME} \(127.0.0.2\) is no public address"):
+            _fetch(f"https://{NAME}:{inside.port}/x.png", addresses)
+    assert (host.connections, inside.connections, found) == (1, 0, [])
+
+
+def test_the_certificate_is_checked_against_the_name(tls: ssl.SSLContext) -> None:
+    addresses = Addresses(resolve=lambda *_: ["127.0.0.1"], is_public=_only_the_first)
+    with Scripted(lambda _: Reply(PNG), tls=tls) as host:
+        with pytest.raises(Passing, match="CERTIFICATE_VERIFY_FAILED"):
+            _fetch(f"https://other.example:{host.port}/x.png", addresses)
+        assert host.seen == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("name", ["127.0.0.2", "inside.example"])
+def test_redirects_lead_nowhere_else(tls: ssl.SSLContext, scheme: str, name: str) -> None:
+    where = {NAME: ["127.0.0.1"], "inside.example": ["127.0.0.2"]}
+    addresses = Addresses(resolve=lambda host, _: where[host], is_public=_only_the_first)
+    with Scripted(lambda _: Reply(b"secret"), "127.0.0.2") as inside:
+        target = f"{scheme}://{name}:{inside.port}/latest/meta-data"
+        with Scripted(lambda _: Reply(b"", 302, {"Location": target}), tls=tls) as host:
+            with pytest.raises(ImageNotCopied, match=r"no public address|not https"):
+                _fetch(f"https://{NAME}:{host.port}/x.png", addresses)
+        assert (len(host.seen), inside.connections) == (1, 0)
+
+
+def test_redirects_are_bounded(tls: ssl.SSLContext) -> None:
+    def onward(seen: Seen) -> Reply:
+        number = int(seen.path.rpartition("/")[2])
+        return Reply(b"", 302, {"Location": f"/{number - 1}"}) if number else Reply(PNG)
+
+    addresses = Addresses(resolve=lambda *_: ["127.0.0.1"], is_public=_only_the_first)
+    with Scripted(onward, tls=tls) as host:
+        assert _fetch(f"https://{NAME}:{host.port}/{_download.MAX_REDIRECTS}", addresses) == PNG
+        before = len(host.seen)
+        with pytest.raises(ImageNotCopied, match="redirects"):
+            _fetch(f"https://{NAME}:{host.port}/99", addresses)
+        assert len(host.seen) - before == _download.MAX_REDIRECTS + 1
+
+
+def test_another_address_is_tried_when_one_does_not_answer() -> None:
+    with Scripted(lambda _: Reply(PNG)) as host:
+        addresses = Addresses([NAME], resolve=lambda *_: ["127.0.0.3", "127.0.0.1"])
+        assert _fetch(f"http://{NAME}:{host.port}/x.png", addresses) == PNG
+
+
+def test_names_without_an_address_may_get_one() -> None:
+    def unknown(*_: Any) -> list[str]:
+        raise OSError("Name or service not known")
+
+    with pytest.raises(Passing, match=f"{NAME} cannot be resolved: Name or service not known"):
+        _fetch(f"https://{NAME}/x.png", Addresses(resolve=unknown))
+    with pytest.raises(Passing, match=f"{NAME} has no address"):
+        _fetch(f"https://{NAME}/x.png", Addresses(resolve=lambda *_: []))
+
+
+def test_hosts_that_the_block_names_may_be_anywhere() -> None:
+    credentials = NanoBananaCredentials(
+        api_key="nb_x",
+        base_url="https://api.corp.example/api/v1",
+        image_hosts=[" Inside.Example ", "127.0.0.2"],
+    )
+    with Scripted(lambda _: Reply(PNG), "127.0.0.2") as inside:
+        addresses = Addresses(credentials.trusted_hosts, resolve=lambda *_: ["127.0.0.2"])
+        for host in ("127.0.0.2", "inside.example", "INSIDE.example.", "api.corp.example"):
+            assert _fetch(f"http://{host}:{inside.port}/x.png", addresses) == PNG
+        with pytest.raises(ImageNotCopied, match="not https"):
+            _fetch(f"http://elsewhere.example:{inside.port}/x.png", addresses)
+        assert len(inside.seen) == 4
+
+
+@pytest.mark.parametrize("host", ["http://a.example", "a.example:80", "a/b", "", "user@a.example"])
+def test_image_hosts_are_hosts_alone(host: str) -> None:
+    with pytest.raises(ValueError, match="is no host: give its name or address alone|image_hosts"):
+        NanoBananaCredentials(api_key="nb_x", image_hosts=[host])
+
+
+def test_image_hosts_may_be_addresses() -> None:
+    hosts = ["10.0.0.7", "fd12::1", "[fd12::2]"]
+    credentials = NanoBananaCredentials(api_key="nb_x", image_hosts=hosts)
+    assert credentials.image_hosts == ["10.0.0.7", "fd12::1", "fd12::2"]
+    Addresses(credentials.trusted_hosts).check(httpx.URL("http://[fd12::1]:9000/x.png"))
+
+
+@contextmanager
+def _proxy(monkeypatch: pytest.MonkeyPatch, name: str = "http_proxy") -> Iterator[Scripted]:
+    with Scripted(lambda _: Reply(PNG)) as proxy:
+        monkeypatch.setenv(name, proxy.url)
+        yield proxy
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+def test_behind_a_proxy(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    def never(*_: Any) -> list[str]:
+        raise AssertionError("the proxy resolves names")
+
+    addresses = Addresses([NAME], resolve=never)
+    with _proxy(monkeypatch, variable) as proxy:
+        assert _fetch(f"http://{NAME}/x.png", addresses) == PNG
+        assert proxy.seen[0].path == f"http://{NAME}/x.png"
+        with pytest.raises(ImageNotCopied, match=r"169\.254\.169\.254 is no public address"):
+            _fetch("https://169.254.169.254/latest", addresses)
+        assert proxy.connections == 1
+
+
+def test_hosts_that_need_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with _proxy(monkeypatch) as proxy, Scripted(lambda _: Reply(PNG)) as host:
+        assert _fetch(f"{host.url}/x.png", Addresses(["127.0.0.1"])) == PNG
+        assert proxy.seen == []
+
+
+def test_nothing_of_the_machine_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hush\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with Scripted(lambda _: Reply(PNG)) as host:
+        _fetch(host.url.replace("http://", "http://user:pass@"), Addresses(["127.0.0.1"]))
+    assert "authorization" not in host.seen[0].headers
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(PNG, drip_seconds=0.02),
+        Reply(drip_headers=True, drip_seconds=0.02),
+        Reply(PNG, stall_seconds=5),
+        Reply(b"", 302, {"Location": "/again"}, stall_seconds=0.2),
+    ],
+    ids=["body", "headers", "stalled", "redirects"],
+)
+def test_hosts_that_take_their_time_meet_a_deadline(
+    monkeypatch: pytest.MonkeyPatch, reply: Reply
+) -> None:
+    monkeypatch.setattr(_download, "DOWNLOAD_TIMEOUT_SECONDS", 0.5)
+    started = time.monotonic()
+    with Scripted(lambda _: reply) as host, pytest.raises(Passing, match="did not arrive within 0.5 s"):
+        _fetch(host.url, Addresses(["127.0.0.1"]))
+    assert time.monotonic() - started < 4
+
+
+def test_a_handshake_without_end_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_download, "DOWNLOAD_TIMEOUT_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(Passing, match="did not arrive"):
+        _fetch(f"https://127.0.0.1:{mute.getsockname()[1]}/x.png", Addresses(["127.0.0.1"]))
+
+
+def test_a_deadline_concerns_its_own_thread_and_time() -> None:
+    with _network.deadline(0.1):
+        assert 0 < (_network._left(30) or 0) <= 0.1
+    assert _network._left(30) == 30
+
+
+GREEDY = """
+import io, resource, sys, tempfile
+from prefect_nanobanana._addresses import Addresses
+from prefect_nanobanana._download import Downloader
+from concurrent.futures import ThreadPoolExecutor
+
+downloader = Downloader(Addresses(["127.0.0.1"]), 4)
+
+def fetch(path):
+    with tempfile.SpooledTemporaryFile(1024 * 1024) as file:
+        try:
+            downloader.fetch(sys.argv[1] + path, file)
+        except Exception as error:
+            return str(error)
+
+fetch("/small")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with ThreadPoolExecutor(4) as pool:
+    said = [*pool.map(fetch, ["/endless"] * 4)]
+assert all("is larger than 104857600 bytes" in each for each in said), said
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_stays_flat_whatever_a_host_sends() -> None:
+    megabyte = bytes(1024 * 1024)
+    endless = Reply(PNG, length=300 * len(megabyte), pieces=[megabyte] * 300)
+    unsaid = Reply(PNG, length=-1, pieces=[megabyte] * 300)
+    replies = [unsaid, unsaid, endless, endless]
+    with Scripted(lambda seen: replies.pop() if seen.path == "/endless" else Reply(PNG)) as host:
+        done = subprocess.run(
+            [sys.executable, "-c", GREEDY, host.url], capture_output=True, text=True, timeout=120
+        )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) * (1 if sys.platform == "darwin" else 1024) < 30 * len(megabyte)
+
+
+def test_an_unknown_httpx_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were the pool to move, nothing would be checked: so nothing is fetched."""
+    monkeypatch.setattr(httpx.HTTPTransport, "__init__", lambda self, **_: setattr(self, "_pool", None))
+    with pytest.raises(TypeError, match="this version of httpx is not known"):
+        Downloader(Addresses(), 1)
