@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Two files of tests at a time, each process with a Prefect server of its own: most of them wait.
+BESIDE := -n 2 --dist loadfile
 
 .PHONY: help demo test test-server fault-matrix bench-slots import-cost check format lock clean
 .DEFAULT_GOAL := help
@@ -22,10 +24,10 @@ demo: $(READY) ## the main job for real, against a local API server and a local 
 	$(BIN)/python flows/demo.py
 
 test: $(READY) ## the tests that need nothing but Python
-	$(BIN)/python -m pytest -m "not server" --cov --cov-report=term
+	$(BIN)/python -m pytest -m "not server" $(BESIDE) --cov --cov-report=term
 
 test-server: $(READY) ## the slow tests: deployments, the README, kills, the fault matrix, random lists
-	$(BIN)/python -m pytest -m server
+	$(BIN)/python -m pytest -m server $(BESIDE)
 
 bench-slots: $(READY) ## how busy the account's slots are kept, ours and others, side by side (an hour)
 	$(BIN)/python benchmarks/bench_slots.py

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    FlexibleChecksumError,
+    IncompleteReadError,
+    ResponseStreamingError,
+)
 
 from prefect_nanobanana.errors import BucketNotUsable, InvalidInput, StorageError
 from prefect_nanobanana.storage_options import Kind, StorageOptions
@@ -49,6 +56,12 @@ _PASSING = {
 }
 """What may pass: partly boto3 has tried it again a few times already."""
 
+
+_CUT = (ResponseStreamingError, IncompleteReadError, AttributeError)
+"""boto3 does not ask again for a body that is cut, as of an object that is replaced while it is read.
+AttributeError: botocore itself was seen to raise it then (rclone, two runs writing one record)."""
+READ_TRIES = 5
+READ_AGAIN_SECONDS = 0.1
 
 _AWAY = {
     "EndpointConnectionError",
@@ -139,15 +152,23 @@ class Bucket:
         Raises:
             StorageError: If it cannot be read.
         """
-        try:
-            answer = self.client.get_object(Bucket=self.name, Key=key)
-            return answer["Body"].read(), answer["ETag"]
-        except ClientError as error:
-            if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
-                return None
-            raise self.problem(error, key) from None
-        except BotoCoreError as error:
-            raise self.problem(error, key) from None
+        for left in reversed(range(READ_TRIES)):
+            try:
+                answer = self.client.get_object(Bucket=self.name, Key=key)
+                return answer["Body"].read(), answer["ETag"]
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
+                    return None
+                raise self.problem(error, key) from None
+            except _CUT as error:
+                if not left:
+                    raise StoreAway(
+                        f"{self.uri(key)} cannot be read: its body is cut ({error})"
+                    ) from None
+                time.sleep(READ_AGAIN_SECONDS)
+            except BotoCoreError as error:
+                raise self.problem(error, key) from None
+        return None
 
     def read(self, key: str) -> Iterator[bytes]:
         """Read an object in pieces.

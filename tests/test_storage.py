@@ -308,6 +308,18 @@ def test_what_changes_on_the_way_is_sent_again(make_bucket: MakeBucket, s3: Any)
         assert path.read_bytes() == PNG
 
 
+def test_what_is_cut_while_it_is_read_is_read_again(make_bucket: MakeBucket, s3: Any) -> None:
+    cut = [Reply(b"{", length=500)] * 2
+    with FaultyS3(s3.endpoint_url) as proxy:
+        proxy.fault = lambda seen: cut.pop() if seen.method == "GET" and cut else None
+        bucket = Bucket(make_bucket(endpoint_url=proxy.url))
+        tag = bucket.put("x/record.json", b"{}", "application/json")["ETag"]
+        assert bucket.find("x/record.json") == (b"{}", tag)
+        proxy.fault = lambda _: Reply(b"{", length=500)
+        with pytest.raises(StorageError, match=r"x/record\.json cannot be read: its body is cut"):
+            bucket.find("x/record.json")
+
+
 def test_what_an_upload_left_that_was_cut_off_is_stored_again(bucket: S3Bucket, folder: Path) -> None:
     opened = Bucket(bucket)
     ours = {"sha256": hashlib.sha256(PNG).hexdigest()}
