@@ -56,7 +56,6 @@ _PASSING = {
 }
 """What may pass: partly boto3 has tried it again a few times already."""
 
-
 _CUT = (ResponseStreamingError, IncompleteReadError, AttributeError)
 """boto3 does not ask again for a body that is cut, as of an object that is replaced while it is read.
 AttributeError: botocore itself was seen to raise it then (rclone, two runs writing one record)."""
@@ -168,7 +167,7 @@ class Bucket:
                 time.sleep(READ_AGAIN_SECONDS)
             except BotoCoreError as error:
                 raise self.problem(error, key) from None
-        return None
+        raise AssertionError("the last try has returned or raised")
 
     def read(self, key: str) -> Iterator[bytes]:
         """Read an object in pieces.

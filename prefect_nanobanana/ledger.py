@@ -250,13 +250,12 @@ class Ledger:
         body = record.model_dump_json(indent=1, exclude_none=True).encode()
         path = self._path(record.key)
         try:
-            self._versions[record.key] = self.bucket.put(path, body, "application/json", **condition)[
-                "ETag"
-            ]
+            written = self.bucket.put(path, body, "application/json", **condition)
         except (BucketNotUsable, Changed):
             raise
         except StorageError as error:
             raise LedgerError(f"a record could not be written: {error}") from None
+        self._versions[record.key] = written["ETag"]
         self._attempts[record.key] = record.attempt
 
     def _known(self) -> set[str]:
