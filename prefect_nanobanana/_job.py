@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from uuid import uuid4
 
+from prefect_nanobanana._words import Told
 from prefect_nanobanana.client import Witness
 from prefect_nanobanana.errors import (
     AccessNotEnabled,
@@ -28,7 +29,6 @@ from prefect_nanobanana.models import (
     OutcomeStatus,
     Submission,
 )
-from prefect_nanobanana.report import Told
 
 HOPELESS = (CreditsUsedUp, AuthenticationFailed, AccessNotEnabled)
 """Refusals that no other prompt of the run would escape."""

@@ -29,6 +29,7 @@ from prefect_nanobanana._budget import Budget
 from prefect_nanobanana._job import HOPELESS, Job, NotSent, as_recorded, metadata, tell
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana._settling import nothing_was_charged
+from prefect_nanobanana._words import Told
 from prefect_nanobanana.errors import (
     ApiError,
     BucketNotUsable,
@@ -41,7 +42,6 @@ from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.ledger import Claimed
 from prefect_nanobanana.models import Credits, Generation, ImagePrompt, OutcomeStatus, Submission
 from prefect_nanobanana.progress import Tracker
-from prefect_nanobanana.report import Told
 from prefect_nanobanana.storage import COPY_THREADS, Copied, Copier, slug
 from prefect_nanobanana.tasks import named_by_prompt, run_name
 
@@ -125,7 +125,7 @@ def _shown(job: Job, work: Callable[[], Generation]) -> Any:
 )
 def _copy(copier: Copier, place: int, url: str, key: str, job: Job) -> Any:
     try:
-        copied: Copied = copier.copy(url, key, metadata(job.record))
+        copied: Copied = copier.copy(url, key, metadata(job.record), thumbnail=True)
     except Exception as error:  # whatever it is, the others go on and the record stays
         job.copy_errors.append(error)
         return Failed(message=f"{type(error).__name__}: {error}")

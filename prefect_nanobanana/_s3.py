@@ -6,6 +6,7 @@ Only this module, `ledger` and `storage` know boto3.
 from __future__ import annotations
 
 import functools
+import io
 import threading
 import time
 from collections.abc import Iterator
@@ -95,13 +96,32 @@ def _client(credentials: AwsCredentials | MinIOCredentials) -> S3Client:
         max_pool_connections=POOL_CONNECTIONS,
         # It sends a body again rightly after cuts and 503s; nothing of ours goes around it.
         retries={"mode": "standard", "total_max_attempts": 5},
+        # The default for signed links is a form that newer regions and many stores refuse.
+        signature_version="s3v4",
     )
     theirs = options.pop("config", None)
     if credentials.region_name:
         options["region_name"] = credentials.region_name
-    return credentials.get_boto3_session().client(
+    client = credentials.get_boto3_session().client(
         "s3", config=ours.merge(theirs) if theirs else ours, **options
     )
+    client.meta.events.register_last("before-call.s3.PutObject", _send_at_once)
+    client.meta.events.register("before-sign.s3.PutObject", _hash_once)
+    return client
+
+
+def _send_at_once(params: dict[str, Any], **_: Any) -> None:
+    # For a small body, asking first whether it may come takes longer than sending it.
+    if isinstance(params["body"], io.BytesIO):
+        params["headers"].pop("Expect", None)
+
+
+def _hash_once(request: Any, **_: Any) -> None:
+    # An image's checksum is a header, which is signed; over plain http boto3 would hash the body anew.
+    if "x-amz-checksum-sha256" in request.headers:
+        config = request.context["client_config"]
+        s3: Any = {**(config.s3 or {}), "payload_signing_enabled": False}
+        request.context["client_config"] = config.merge(Config(s3=s3))
 
 
 class Bucket:

@@ -18,6 +18,7 @@ from prefect_nanobanana._job import Again, Job, as_recorded, tell
 from prefect_nanobanana._run import CEILING_REACHED, Run
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana._settling import SETTLE_AFTER_SECONDS
+from prefect_nanobanana._words import Told, summary
 from prefect_nanobanana.errors import ApiError, InvalidInput, LedgerError, RunFailed, StorageError
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.ledger import Claimed, Ledger, Record, check_batch, prompt_keys
@@ -34,11 +35,9 @@ from prefect_nanobanana.prompts import Listed, gather_prompts
 from prefect_nanobanana.report import (
     GALLERY,
     MANIFEST,
-    Told,
     artifact_markdown,
     build_report,
     publish_pages,
-    summary,
 )
 from prefect_nanobanana.storage import Copier, slug
 from prefect_nanobanana.storage_options import StorageOptions

@@ -1,21 +1,18 @@
-"""Outcomes -> report, manifest, gallery page and artifact."""
+"""Outcomes -> report, manifest and artifact; `_gallery` makes the gallery page."""
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, Template
-
+from prefect_nanobanana._gallery import gallery_page
 from prefect_nanobanana._s3 import Bucket
+from prefect_nanobanana._words import NAMES, Told, books, in_credits, summary
 from prefect_nanobanana.errors import BooksDoNotBalance, StorageError
-from prefect_nanobanana.models import Credits, Outcome, OutcomeStatus, RunReport
+from prefect_nanobanana.models import Credits, Outcome, RunReport
 from prefect_nanobanana.storage_options import Kind
 
 ARTIFACT_BYTES = 900_000
@@ -24,22 +21,6 @@ MANIFEST = "manifest.jsonl"
 GALLERY = "index.html"
 ACROSS = 4
 SHOWN_CHARACTERS = 200
-
-_NAMES: dict[OutcomeStatus, tuple[str, str]] = {
-    "stored": ("stored", "stored"),
-    "warning": ("warning", "warnings"),
-    "failed": ("failed", "failed"),
-    "unknown": ("unknown", "unknown"),
-    "skipped": ("skipped", "skipped"),
-}
-
-
-@dataclass(frozen=True)
-class Told:
-    """An outcome with what the pages show of it: small pictures as `data:` URLs, one per image."""
-
-    outcome: Outcome
-    thumbnails: tuple[str, ...] = ()
 
 
 def build_report(
@@ -102,46 +83,6 @@ def build_report(
     )
 
 
-def summary(report: RunReport) -> str:
-    """The run in one line, as `18 stored, 2 warnings; 40 credits used, 960 left`."""
-    counts: dict[OutcomeStatus, int] = {
-        "stored": report.stored,
-        "warning": report.warnings,
-        "failed": report.failed,
-        "unknown": report.unknown,
-        "skipped": report.skipped,
-    }
-    parts = [f"{n} {_NAMES[status][n != 1]}" for status, n in counts.items() if n or status == "stored"]
-    line = ", ".join(parts) + f"; {_credits(report.credits_used)} used"
-    if report.credits_reused:
-        line += f", {report.credits_reused} paid earlier"
-    if report.remaining_credits is not None:
-        line += f", {report.remaining_credits} left"
-    if report.credits_unexplained:
-        line += f"; {books(report)}"
-    return line
-
-
-def books(report: RunReport) -> str:
-    """Say how far the account's balance agrees with what this run accounts for."""
-    gap, risk = report.credits_unexplained, report.credits_at_risk
-    maybe = f"; requests without an answer cost up to {_credits(risk)}" if risk else ""
-    if gap is None:
-        return "the account's balance could not be read, so the books were not compared" + maybe
-    if gap == 0:
-        settled = ", so requests without an answer seem to have cost nothing" if risk else ""
-        return "the account's balance agrees" + settled
-    if gap < 0:
-        lost = f"the account lost {_credits(-gap)} less than this run accounts for"
-        return f"{lost}: refunds or a purchase{maybe}"
-    text = f"the account lost {_credits(gap)} more than this run has answers for{maybe}"
-    others = report.credits_of_others
-    if others:
-        least = "at least " if risk else ""
-        text += f"; {least}{_credits(others)} were spent by someone else on the same account"
-    return text
-
-
 def manifest(outcomes: Sequence[Outcome]) -> bytes:
     """The manifest: one JSON object per prompt, in the order of the list."""
     rows = (
@@ -149,34 +90,6 @@ def manifest(outcomes: Sequence[Outcome]) -> bytes:
         for outcome in outcomes
     )
     return "".join(row + "\n" for row in rows).encode()
-
-
-def gallery_page(report: RunReport, told: Sequence[Told], bucket: Bucket) -> bytes:
-    """The gallery page `index.html`, which lies beside `images/` and links to it by relative paths.
-
-    Args:
-        report: The run's report.
-        told: What to show: the run's outcomes, and after them those of earlier lists of the batch.
-        bucket: Where the page will lie.
-    """
-    base = bucket.key(report.batch) + "/"
-    page = _template().render(
-        report=report,
-        counts=Counter(item.outcome.status for item in told),
-        summary=summary(report),
-        books=books(report),
-        told=[
-            {
-                "outcome": item.outcome,
-                "pictures": [
-                    {"href": image.key.removeprefix(base), "thumbnail": thumbnail, "image": image}
-                    for image, thumbnail in zip(item.outcome.images, item.thumbnails, strict=True)
-                ],
-            }
-            for item in told
-        ],
-    )
-    return page.encode()
 
 
 def publish_pages(
@@ -215,7 +128,7 @@ def artifact_markdown(report: RunReport, told: Sequence[Told]) -> str:
         "| --- | ---: | ---: |",
     ]
     split = report.credits_by_status
-    for status, (name, _) in _NAMES.items():
+    for status, (name, _) in NAMES.items():
         these = [o for o in report.outcomes if o.status == status]
         if these:
             reused = sum(o.reused for o in these)
@@ -253,7 +166,7 @@ def artifact_markdown(report: RunReport, told: Sequence[Told]) -> str:
 def _cells(item: Told) -> list[str]:
     outcome = item.outcome
     shown = plain(outcome.prompt.prompt)
-    cost = _credits(outcome.credits_used) + (" earlier" if outcome.reused else "")
+    cost = in_credits(outcome.credits_used) + (" earlier" if outcome.reused else "")
     if not item.thumbnails:
         why = plain(outcome.message or "")
         return [f"<td><b>{outcome.status}</b><br>{shown}<br>{cost}<br><i>{why}</i></td>"]
@@ -271,23 +184,6 @@ def plain(text: str) -> str:
     # Markdown's own signs would be read inside a table cell too.
     plain = "".join(f"&#{ord(c)};" if c in "&<>\"'*_`[]|~#\\$" else c for c in short)
     return "<br>".join(plain.splitlines())
-
-
-@functools.cache
-def _template() -> Template:
-    source = files("prefect_nanobanana").joinpath("gallery.html.j2").read_text("utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["credits"] = _credits
-    return environment.from_string(source)
-
-
-def counted(number: Credits, what: str) -> str:
-    """A number of things, as `1 credit` or `2 credits`."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
-
-
-def _credits(amount: Credits) -> str:
-    return counted(amount, "credit")
 
 
 def _known(value: Any) -> str:

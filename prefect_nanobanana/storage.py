@@ -23,7 +23,7 @@ from prefect_nanobanana._s3 import Bucket, Changed, Damaged, StoreAway
 from prefect_nanobanana.errors import ImageNotCopied
 from prefect_nanobanana.models import StoredImage
 
-IN_MEMORY_BYTES = 1024 * 1024
+IN_MEMORY_BYTES = 2 * 1024 * 1024
 """Larger images are spooled to disk, so that many copies at once do not fill the memory."""
 RETRY_FOR_SECONDS = 60.0
 COPY_THREADS = 16
@@ -36,7 +36,7 @@ _METADATA_BYTES = 1800
 
 @dataclass(frozen=True)
 class Copied:
-    """A stored image, and a small picture of it as a `data:` URL."""
+    """A stored image, and a small picture of it as a `data:` URL, if one was asked for."""
 
     image: StoredImage
     thumbnail: str
@@ -87,13 +87,21 @@ class Copier:
     def __exit__(self, *exc_info: object) -> None:
         self._downloader.close()
 
-    def copy(self, url: str, key: str, metadata: Mapping[str, str] | None = None) -> Copied:
+    def copy(
+        self,
+        url: str,
+        key: str,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        thumbnail: bool = False,
+    ) -> Copied:
         """Copy one image.
 
         Args:
             url: Where it is: https, http at a trusted host, or a `data:` URL.
             key: Where to put it, without extension; that comes from the image's bytes.
             metadata: User metadata; text outside ASCII is percent-encoded, long text cut.
+            thumbnail: Whether to make a small picture of it, which costs more than the whole copy.
 
         Returns:
             The stored image. One that was there already with the same bytes is not stored again.
@@ -108,7 +116,7 @@ class Copier:
             item: _Item | None = None
             while True:
                 try:
-                    item = item or self._fetch(url, file, key)
+                    item = item or self._fetch(url, file, key, thumbnail)
                     self._store(item, metadata or {})
                     return Copied(item.image, item.picture.thumbnail)
                 except (Passing, StoreAway) as error:
@@ -119,11 +127,11 @@ class Copier:
                     ) from None
                 time.sleep(delay)
 
-    def _fetch(self, url: str, file: Any, key: str) -> _Item:
+    def _fetch(self, url: str, file: Any, key: str, thumbnail: bool) -> _Item:
         file.seek(0)
         file.truncate()
         hashes = self._downloader.fetch(url, file)
-        picture = _inspected(file, url)
+        picture = _inspected(file, url, thumbnail)
         key = f"{key}.{picture.extension}"
         image = StoredImage(
             uri=self._bucket.uri(key),
@@ -186,8 +194,10 @@ class Copier:
             # Stores that know conditional writes settle a race here; the others keep the last one.
             options["IfNoneMatch"] = "*"
         item.file.seek(0)
+        # A file is sent in small pieces, which costs time; one that is in memory can go in one.
+        body = item.file.read() if image.size_bytes <= IN_MEMORY_BYTES else item.file
         try:
-            said = self._bucket.put(image.key, item.file, image.content_type, "image", **options)
+            said = self._bucket.put(image.key, body, image.content_type, "image", **options)
             return self._compare(item, said)
         except Changed:
             return self._look(item)
@@ -252,9 +262,9 @@ def slug(text: str, longest: int = 40) -> str:
     return words.strip("-") or "image"
 
 
-def _inspected(file: Any, url: str) -> Picture:
+def _inspected(file: Any, url: str, thumbnail: bool) -> Picture:
     try:
-        return inspect(file)
+        return inspect(file, thumbnail=thumbnail)
     except NotAPicture as error:
         # A host may answer with a page, or cut an image short, while it is not ready.
         kind = ImageNotCopied if url.startswith("data:") else Passing

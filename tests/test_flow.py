@@ -151,10 +151,10 @@ def test_one_copy_that_breaks_in_an_unexpected_way_is_one_failed_prompt(
 ) -> None:
     copy = Copier.copy
 
-    def break_once(self: Copier, url: str, key: str, *rest: Any) -> Any:
+    def break_once(self: Copier, url: str, key: str, *rest: Any, **options: Any) -> Any:
         if "/b-" in key:
             raise RuntimeError("a bug")
-        return copy(self, url, key, *rest)
+        return copy(self, url, key, *rest, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Copier, "copy", break_once)

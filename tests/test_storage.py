@@ -30,7 +30,7 @@ from prefect_nanobanana import (
 from prefect_nanobanana._pictures import NotAPicture, inspect
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana.sandbox.pictures import draw
-from prefect_nanobanana.storage import Copier, safe_metadata, slug
+from prefect_nanobanana.storage import Copied, Copier, safe_metadata, slug
 
 MakeBucket = Callable[..., S3Bucket]
 PNG = draw("a cat", seed="1", longest=96)
@@ -50,11 +50,12 @@ def _copy(
     key: str = "images/x",
     retry: float = 0.3,
     options: StorageOptions | None = None,
+    thumbnail: bool = False,
     **metadata: str,
 ) -> Any:
     opened = Bucket(bucket, options)
     with Copier(opened, ["127.0.0.1"], retry_for_seconds=retry) as copier:
-        return copier.copy(url, opened.key(key), metadata)
+        return copier.copy(url, opened.key(key), metadata, thumbnail=thumbnail)
 
 
 def _files(folder: Path) -> list[str]:
@@ -76,8 +77,11 @@ def test_stored_byte_for_byte_with_type_and_extension_of_its_bytes(
 ) -> None:
     misleading = {"Content-Type": "text/plain"}
     with Scripted(lambda _: Reply(content, 200, misleading)) as host:
-        copied = _copy(bucket, host.url + "/picture.bmp?sig=hush", prompt="Käse", model="m")
+        url = host.url + "/picture.bmp?sig=hush"
+        copied = _copy(bucket, url, thumbnail=True, prompt="Käse", model="m")
+        again = _copy(bucket, url, prompt="Käse", model="m")
     image = copied.image
+    assert again == Copied(image, "")
     assert (folder / f"images/x.{extension}").read_bytes() == content
     assert image.sha256 == hashlib.sha256(content).hexdigest()
     assert (image.content_type, image.size_bytes) == (kind, len(content))
@@ -144,11 +148,12 @@ BAD: dict[str, tuple[Reply, str]] = {
 }
 
 
+@pytest.mark.parametrize("thumbnail", [False, True], ids=["checked", "decoded"])
 @pytest.mark.parametrize("case", BAD)
-def test_nothing_bad_is_stored(bucket: S3Bucket, folder: Path, case: str) -> None:
+def test_nothing_bad_is_stored(bucket: S3Bucket, folder: Path, case: str, thumbnail: bool) -> None:
     reply, says = BAD[case]
     with Scripted(lambda _: reply) as host, pytest.raises(ImageNotCopied, match=says):
-        _copy(bucket, host.url + "/?sig=hush")
+        _copy(bucket, host.url + "/?sig=hush", thumbnail=thumbnail)
     assert not folder.exists()
 
 
@@ -215,7 +220,7 @@ def test_urls_that_are_never_followed(bucket: S3Bucket, folder: Path, url: str, 
 
 def test_large_images_spill_to_disk(bucket: S3Bucket, folder: Path) -> None:
     noisy = io.BytesIO()
-    Image.effect_noise((1400, 1400), 100).save(noisy, "PNG")
+    Image.effect_noise((1700, 1700), 100).save(noisy, "PNG")
     assert len(noisy.getvalue()) > storage.IN_MEMORY_BYTES
     with Scripted(lambda _: Reply(noisy.getvalue())) as host:
         _copy(bucket, host.url)
@@ -524,14 +529,23 @@ def test_a_client_that_cannot_be_made(bucket: S3Bucket) -> None:
         _ = Bucket(bucket).client
 
 
+@pytest.mark.parametrize("thumbnail", [False, True], ids=["checked", "decoded"])
 @pytest.mark.parametrize("content", [PNG, JPEG, WEBP, _gif()], ids=["png", "jpeg", "webp", "gif"])
-def test_every_truncation_is_noticed(content: bytes) -> None:
+def test_every_truncation_is_noticed(content: bytes, thumbnail: bool) -> None:
     lengths = [*range(1, 40), *range(40, len(content), max(1, len(content) // 60)), len(content) - 1]
     for length in lengths:
         with tempfile.SpooledTemporaryFile() as file:
             file.write(content[:length])
             with pytest.raises(NotAPicture):
-                inspect(file)  # type: ignore[arg-type]
+                inspect(file, thumbnail=thumbnail)  # type: ignore[arg-type]
+
+
+def test_every_damaged_byte_of_a_png_is_noticed() -> None:
+    for place in range(0, len(PNG), max(1, len(PNG) // 500)):
+        damaged = bytearray(PNG)
+        damaged[place] ^= 0x10
+        with pytest.raises(NotAPicture):
+            inspect(io.BytesIO(damaged), thumbnail=False)
 
 
 @pytest.mark.parametrize(
@@ -540,9 +554,8 @@ def test_every_truncation_is_noticed(content: bytes) -> None:
     ids=["png", "jpeg", "webp", "gif"],
 )
 def test_bytes_after_the_end_harm_no_picture(content: bytes) -> None:
-    with tempfile.SpooledTemporaryFile() as file:
-        file.write(content)
-        assert inspect(file).width > 0  # type: ignore[arg-type]
+    for thumbnail in (False, True):
+        assert inspect(io.BytesIO(content), thumbnail=thumbnail).width > 0
 
 
 def test_a_jpeg_with_further_pictures_is_a_jpeg(bucket: S3Bucket) -> None:

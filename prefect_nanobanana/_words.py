@@ -1,0 +1,73 @@
+"""How a run is told in words: one line of counts, the books, and what the pages show of an outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefect_nanobanana.models import Credits, Outcome, OutcomeStatus, RunReport
+
+NAMES: dict[OutcomeStatus, tuple[str, str]] = {
+    "stored": ("stored", "stored"),
+    "warning": ("warning", "warnings"),
+    "failed": ("failed", "failed"),
+    "unknown": ("unknown", "unknown"),
+    "skipped": ("skipped", "skipped"),
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """An outcome with what the pages show of it: small pictures as `data:` URLs, one per image."""
+
+    outcome: Outcome
+    thumbnails: tuple[str, ...] = ()
+
+
+def summary(report: RunReport) -> str:
+    """The run in one line, as `18 stored, 2 warnings; 40 credits used, 960 left`."""
+    counts: dict[OutcomeStatus, int] = {
+        "stored": report.stored,
+        "warning": report.warnings,
+        "failed": report.failed,
+        "unknown": report.unknown,
+        "skipped": report.skipped,
+    }
+    parts = [f"{n} {NAMES[status][n != 1]}" for status, n in counts.items() if n or status == "stored"]
+    line = ", ".join(parts) + f"; {in_credits(report.credits_used)} used"
+    if report.credits_reused:
+        line += f", {report.credits_reused} paid earlier"
+    if report.remaining_credits is not None:
+        line += f", {report.remaining_credits} left"
+    if report.credits_unexplained:
+        line += f"; {books(report)}"
+    return line
+
+
+def books(report: RunReport) -> str:
+    """Say how far the account's balance agrees with what this run accounts for."""
+    gap, risk = report.credits_unexplained, report.credits_at_risk
+    maybe = f"; requests without an answer cost up to {in_credits(risk)}" if risk else ""
+    if gap is None:
+        return "the account's balance could not be read, so the books were not compared" + maybe
+    if gap == 0:
+        settled = ", so requests without an answer seem to have cost nothing" if risk else ""
+        return "the account's balance agrees" + settled
+    if gap < 0:
+        lost = f"the account lost {in_credits(-gap)} less than this run accounts for"
+        return f"{lost}: refunds or a purchase{maybe}"
+    text = f"the account lost {in_credits(gap)} more than this run has answers for{maybe}"
+    others = report.credits_of_others
+    if others:
+        least = "at least " if risk else ""
+        text += f"; {least}{in_credits(others)} were spent by someone else on the same account"
+    return text
+
+
+def counted(number: Credits, what: str) -> str:
+    """A number of things, as `1 credit` or `2 credits`."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def in_credits(amount: Credits) -> str:
+    """An amount, as `1 credit`."""
+    return counted(amount, "credit")
