@@ -2,10 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# An S3 server for the tests. What it needs would clash with what we need: it has an environment of its own.
+LOCALSTACK := .venv-localstack/.ready
 # Two files of tests at a time, each process with a Prefect server of its own: most of them wait.
 BESIDE := -n 2 --dist loadfile
 
-.PHONY: help demo test test-server fault-matrix bench-slots import-cost check format lock clean
+.PHONY: help demo ui test test-server fault-matrix bench-slots bench-copy import-cost check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -17,20 +19,32 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $(READY)
 
+$(LOCALSTACK): requirements-localstack.lock
+	$(PYTHON) -m venv .venv-localstack
+	.venv-localstack/bin/python -m pip install -q --require-hashes --no-deps --no-compile \
+	  -r requirements-localstack.lock
+	touch $(LOCALSTACK)
+
 fault-matrix: $(READY) ## what each fault does to credits, requests and pictures, as a table
 	cd tests && PREFECT_LOGGING_LEVEL=CRITICAL ../$(BIN)/python fault_matrix.py
 
 demo: $(READY) ## the main job for real, against a local API server and a local S3 server
 	$(BIN)/python flows/demo.py
 
+ui: $(READY) ## Prefect's UI with everything deployed, against the local servers; prints where to click
+	$(BIN)/python deployments/ui.py
+
 test: $(READY) ## the tests that need nothing but Python
 	$(BIN)/python -m pytest -m "not server" $(BESIDE) --cov --cov-report=term
 
-test-server: $(READY) ## the slow tests: deployments, the README, kills, the fault matrix, random lists
+test-server: $(READY) $(LOCALSTACK) ## the slow tests: deployments, the README, kills, the fault matrix, random lists
 	$(BIN)/python -m pytest -m server $(BESIDE)
 
 bench-slots: $(READY) ## how busy the account's slots are kept, ours and others, side by side (an hour)
 	$(BIN)/python benchmarks/bench_slots.py
+
+bench-copy: $(READY) ## how fast images are copied, ours and others, side by side (20 minutes)
+	$(BIN)/python benchmarks/bench_copy.py
 
 import-cost: $(READY) ## what importing the package costs, relative to importing Prefect
 	$(BIN)/python tests/import_cost.py
@@ -45,9 +59,10 @@ format: $(READY) ## put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: ## make requirements.lock anew (needs uv)
-	uv pip compile --universal --generate-hashes --no-header --python-version 3.10 --extra dev \
-	  --upgrade -q pyproject.toml -o requirements.lock
+LOCK := uv pip compile --universal --generate-hashes --no-header --python-version 3.10 --upgrade -q
+lock: ## make the lock files anew (needs uv)
+	$(LOCK) --extra dev pyproject.toml -o requirements.lock
+	$(LOCK) --exclude-newer 2026-03-01 requirements-localstack.in -o requirements-localstack.lock
 
 clean: ## remove what the other targets made
-	rm -rf .venv .demo .coverage* .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-localstack .demo .ui .coverage* .mypy_cache .ruff_cache .pytest_cache

@@ -59,25 +59,26 @@ class Servers:
 
 
 @contextmanager
+def prefect_server(port: str, env: Mapping[str, str], log: IO[str]) -> Iterator[None]:
+    """Run a Prefect server."""
+    command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", port]
+    with running(command, env, log) as process:
+        wait_for(f"http://127.0.0.1:{port}/api/health", process)
+        yield
+
+
+@contextmanager
 def servers(home: Path) -> Iterator[Servers]:
     """Run a Prefect server and an S3 server (moto, which honours conditional writes)."""
     prefect, s3 = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
-    env = _environment(home, f"{prefect}/api")
+    env = environment(home, f"{prefect}/api")
     with ExitStack() as stack:
         log = stack.enter_context((home / "processes.log").open("w"))
-        command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1"]
-        started = [
-            stack.enter_context(_running([*command, "--port", prefect.rpartition(":")[2]], env, log)),
-            stack.enter_context(
-                _running(
-                    [sys.executable, "-m", "moto.server", "-p", s3.rpartition(":")[2]],
-                    env,
-                    stack.enter_context((home / "moto.log").open("w")),
-                )
-            ),
-        ]
-        _wait_for(f"{prefect}/api/health", started[0])
-        _wait_for(s3, started[1])
+        moto_log = stack.enter_context((home / "moto.log").open("w"))
+        command = [sys.executable, "-m", "moto.server", "-p", s3.rpartition(":")[2]]
+        moto = stack.enter_context(running(command, env, moto_log))
+        stack.enter_context(prefect_server(prefect.rpartition(":")[2], env, log))
+        wait_for(s3, moto)
         HTTP.put(f"{s3}/{BUCKET}").raise_for_status()
         try:
             yield Servers(prefect, s3, env, log)
@@ -105,8 +106,8 @@ def api_server(around: Servers, name: str, slots: int, latency: float) -> Iterat
     key = f"nb_{name}"
     command = [sys.executable, "-m", "prefect_nanobanana.sandbox", "--port", "0", "--key", key]
     command += ["--limit", str(slots), "--latency", str(latency), "--pixels", "64"]
-    with _running([*command, "--credits", "1000000"], around.env, around.log, talks=True) as process:
-        yield Api(_line(process).partition("=")[2], key)
+    with running([*command, "--credits", "1000000"], around.env, around.log, talks=True) as process:
+        yield Api(line(process).partition("=")[2], key)
 
 
 class Child:
@@ -117,7 +118,7 @@ class Child:
 
     def wait_until_ready(self) -> None:
         """Wait until it has imported all that it needs."""
-        _line(self._process)
+        line(self._process)
 
     def go(self) -> None:
         """Let it begin; what it waits for has been imported."""
@@ -132,18 +133,26 @@ class Child:
 
     def result(self) -> dict[str, Any]:
         """Wait for its end; returns what it says of itself."""
-        return dict(json.loads(_line(self._process)))
+        return dict(json.loads(line(self._process)))
 
 
 @contextmanager
 def child(around: Servers, work: Work) -> Iterator[Child]:
     """Start a process that does some work once it is told to go."""
-    command = [sys.executable, str(CHILD), json.dumps(asdict(work))]
-    with _running(command, around.env, around.log, talks=True) as process:
+    with script(CHILD, work, around.env, around.log) as started:
+        yield started
+
+
+@contextmanager
+def script(path: Path, work: Any, env: Mapping[str, str], log: IO[str]) -> Iterator[Child]:
+    """Start a script whose argument is a dataclass, as JSON."""
+    command = [sys.executable, str(path), json.dumps(asdict(work))]
+    with running(command, env, log, talks=True) as process:
         yield Child(process)
 
 
-def _environment(home: Path, prefect_api: str) -> dict[str, str]:
+def environment(home: Path, prefect_api: str) -> dict[str, str]:
+    """The environment of all processes: nothing in it leads beyond this machine."""
     ours = ("NANO_BANANA_", "NB_API_", "PREFECT_", "AWS_")
     kept = {
         name: value
@@ -166,9 +175,10 @@ def _environment(home: Path, prefect_api: str) -> dict[str, str]:
 
 
 @contextmanager
-def _running(
+def running(
     command: Sequence[str], env: Mapping[str, str], log: IO[str], *, talks: bool = False
 ) -> Iterator[subprocess.Popen[str]]:
+    """Run a process, and end it and all that it started; one that talks has pipes for it."""
     with subprocess.Popen(
         command,
         env=env,
@@ -196,7 +206,8 @@ def _end(process: subprocess.Popen[str]) -> None:
             continue
 
 
-def _wait_for(url: str, process: subprocess.Popen[str]) -> None:
+def wait_for(url: str, process: subprocess.Popen[str]) -> None:
+    """Wait until a server answers that has just been started."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         try:
@@ -207,9 +218,10 @@ def _wait_for(url: str, process: subprocess.Popen[str]) -> None:
     raise RuntimeError(f"no answer from {url}: see the logs")
 
 
-def _line(process: subprocess.Popen[str]) -> str:
+def line(process: subprocess.Popen[str]) -> str:
+    """Wait for the next line that a process prints."""
     assert process.stdout is not None
-    line = process.stdout.readline().strip()
-    if not line:
-        raise RuntimeError(f"process {process.pid} ended with {process.wait(30)}")
-    return line
+    said = process.stdout.readline().strip()
+    if not said:
+        raise RuntimeError(f"process {process.pid} ended with {process.wait(30)}: see the logs")
+    return said

@@ -42,7 +42,7 @@ osd pool default pgp num = 1
 osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
 osd objectstore = memstore
-memstore device bytes = 1073741824
+memstore device bytes = {memory_bytes}
 mon allow pool size one = true
 mon data = {home}/mon
 osd data = {home}/osd
@@ -65,10 +65,12 @@ class RadosGateway:
 
     Args:
         home: A folder of its own.
+        memory_bytes: How much it can hold.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, memory_bytes: int = 1024**3) -> None:
         self._home = home
+        self._memory_bytes = memory_bytes
         self._mon_port, self.port = free_port(), free_port()
         self._config = home / "ceph.conf"
         self._stack = ExitStack()
@@ -104,12 +106,17 @@ class RadosGateway:
         self._run("radosgw-admin", "role-policy", "put", role, *policy)
         return f"arn:aws:iam:::role/{name}"
 
+    def forget_deleted(self) -> None:
+        """Free the memory of deleted objects, which is otherwise done after hours."""
+        self._run("radosgw-admin", "gc", "process", "--include-all")
+
     def _start(self, stack: ExitStack) -> None:
         home = self._home
         for folder in ("mon", "osd", "rgw"):
             (home / folder).mkdir(parents=True)
         fsid = str(uuid.uuid4())
         values = {"fsid": fsid, "home": home, "port": self.port, "mon_port": self._mon_port}
+        values["memory_bytes"] = self._memory_bytes
         self._config.write_text(CONFIG.format(**values))
         where = f"[v1:127.0.0.1:{self._mon_port}]"
         self._run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", where, str(home / "monmap"))
