@@ -17,18 +17,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime, timezone
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.runtime import task_run
-from prefect.states import Completed, Failed
-
+from prefect_nanobanana import events
 from prefect_nanobanana._budget import Budget
-from prefect_nanobanana._job import HOPELESS, Job, NotSent, as_recorded, metadata, tell
+from prefect_nanobanana._job import HOPELESS, Job, NotSent, as_recorded, tell
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana._settling import nothing_was_charged
+from prefect_nanobanana._task_runs import copy_task, generate_task, wait_task
 from prefect_nanobanana._words import Told
 from prefect_nanobanana.errors import (
     ApiError,
@@ -40,10 +36,10 @@ from prefect_nanobanana.errors import (
 )
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.ledger import Claimed
-from prefect_nanobanana.models import Credits, Generation, ImagePrompt, OutcomeStatus, Submission
-from prefect_nanobanana.progress import Tracker
-from prefect_nanobanana.storage import COPY_THREADS, Copied, Copier, slug
-from prefect_nanobanana.tasks import named_by_prompt, run_name
+from prefect_nanobanana.models import Credits, OutcomeStatus
+from prefect_nanobanana.progress import Tracker, Watcher
+from prefect_nanobanana.storage import COPY_THREADS, Copier, slug
+from prefect_nanobanana.tasks import run_name
 
 ASYNC_THREADS = 200
 """Async generations of one run in flight at most; the API's own bound is learned from its refusals."""
@@ -66,74 +62,6 @@ CEILING_REACHED = "max_credits is reached"
 _STOPPING = (*HOPELESS, NeverDelivered, BucketNotUsable, LedgerError)
 
 
-def _named_by_job() -> str:
-    prompt: ImagePrompt = task_run.parameters["job"].prompt
-    return run_name(prompt.name or prompt.prompt)
-
-
-@task(
-    name="generate_image",
-    task_run_name=named_by_prompt,
-    retries=0,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
-def _generate(prompt: ImagePrompt, generator: NanoBananaGenerator, job: Job) -> Any:
-    # What comes of it is kept in the job, as the state that is returned is for people.
-    return _shown(job, lambda: generator.generate(prompt, witness=job))
-
-
-@task(
-    name="wait_for_generation",
-    task_run_name=_named_by_job,
-    retries=0,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
-def _wait(generator: NanoBananaGenerator, job: Job) -> Any:
-    record = job.record
-    submission = Submission(
-        generation_id=str(record.generation_id),
-        credits_used=record.credits_used or None,
-        model=record.request.model,
-    )
-    elapsed = (datetime.now(timezone.utc) - record.asked_at).total_seconds() if record.asked_at else None
-    return _shown(
-        job, lambda: generator.wait(submission, elapsed_seconds=elapsed and max(0, elapsed), witness=job)
-    )
-
-
-def _shown(job: Job, work: Callable[[], Generation]) -> Any:
-    try:
-        generation = work()
-    except NanoBananaError as error:
-        job.error = error
-        return Failed(message=str(error))
-    if generation.status == "warning":
-        return Completed(name="Warning", message=generation.message)
-    if generation.status == "failed":
-        return Failed(message=generation.message)
-    return Completed(message=f"{len(generation.image_urls)} images")
-
-
-@task(
-    name="copy_image_to_s3",
-    task_run_name=_named_by_job,
-    retries=0,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
-def _copy(copier: Copier, place: int, url: str, key: str, job: Job) -> Any:
-    try:
-        copied: Copied = copier.copy(url, key, metadata(job.record), thumbnail=True)
-    except Exception as error:  # whatever it is, the others go on and the record stays
-        job.copy_errors.append(error)
-        return Failed(message=f"{type(error).__name__}: {error}")
-    job.record.images[place] = copied.image
-    job.record.thumbnails[place] = copied.thumbnail
-    return Completed(message=copied.image.uri)
-
-
 class Run:
     """Brings every job to its end.
 
@@ -145,6 +73,7 @@ class Run:
         logger: Gets one line per prompt.
         balance: The account's credits before the run, if known.
         resend: Whether what has no answer is asked again, though it may be paid twice.
+        watcher: Is told how far the run is.
     """
 
     def __init__(
@@ -157,6 +86,7 @@ class Run:
         *,
         balance: Credits | None = None,
         resend: bool = False,
+        watcher: Watcher | None = None,
     ) -> None:
         self._jobs = jobs
         self._generator = generator
@@ -166,7 +96,10 @@ class Run:
         self._balance = balance
         self._resend = resend
         self._lost: list[Job] = []
-        self._tracker = Tracker(len(jobs))
+        prices = [job.estimate for job in jobs if job.to_ask]
+        self._expected = {job.position: job.estimate or 0 for job in jobs if job.to_ask}
+        expected = None if None in prices else sum(self._expected.values())
+        self._tracker = Tracker(len(jobs), expected=expected, also=watcher)
         self._told: dict[int, Told] = {}
         self._stopped: str | None = None
         self._lock = threading.Lock()
@@ -227,7 +160,7 @@ class Run:
             self._end_unasked(job, CEILING_REACHED)
             return None
         try:
-            self._call(job, lambda: _generate(job.prompt, self._generator, job, return_state=True))
+            self._call(job, lambda: generate_task(job.prompt, self._generator, job, return_state=True))
         finally:
             self._settle_budget(job, estimate)
         return self._next(job, copying)
@@ -240,7 +173,7 @@ class Run:
 
     def _settle(self, job: Job, copying: ThreadPoolExecutor) -> Future[None] | None:
         """Ask for the end of what an earlier run has begun. Costs nothing."""
-        self._call(job, lambda: _wait(self._generator, job, return_state=True))
+        self._call(job, lambda: wait_task(self._generator, job, return_state=True))
         return self._next(job, copying)
 
     def _call(self, job: Job, work: Callable[[], Any]) -> None:
@@ -337,7 +270,7 @@ class Run:
             name = f"{slug(text)}-{record.key[:8]}-{place}"
             key = job.ledger.bucket.key(job.ledger.batch, "images", name)
             try:
-                _copy(self._copier, place, url, key, job, return_state=True)
+                copy_task(self._copier, place, url, key, job, return_state=True)
             except Exception as error:  # Prefect's own
                 job.copy_errors.append(error)
         for problem in job.copy_errors:
@@ -397,7 +330,10 @@ class Run:
             images=len(outcome.images),
             credits=0 if job.reused else record.credits_used,
             asked=record.asked_by == job.ledger.flow_run and not job.reused,
+            expected=self._expected.get(job.position, 0),
         )
+        if status in ("warning", "failed", "unknown") and (job.copy_errors or not job.reused):
+            events.image_missing(job.ledger.batch, outcome)
 
     def _show(self, job: Job, percent: int, message: str) -> None:
         text = run_name(job.prompt.name or job.prompt.prompt)

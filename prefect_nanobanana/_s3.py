@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode, urlsplit
 
 from botocore.config import Config
 from botocore.exceptions import (
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import PutObjectOutputTypeDef
     from prefect_aws import AwsCredentials, MinIOCredentials, S3Bucket
 
+SIGNED_SECONDS = 7 * 24 * 3600
+"""The longest that S3 allows (its documentation)."""
 _CHUNK_BYTES = 64 * 1024
 POOL_CONNECTIONS = 32
 """Copies and records of one run share the client's connections."""
@@ -161,6 +164,24 @@ class Bucket:
     def uri(self, key: str) -> str:
         """The `s3://` address of a key."""
         return f"s3://{self.name}/{key}"
+
+    def link(self, key: str) -> str | None:
+        """Where a person can open an object, as the options say; nothing if there is no such address."""
+        links = self._options.links
+        if links == "none":
+            return None
+        try:
+            if links == "signed":
+                return self.client.generate_presigned_url(
+                    "get_object", {"Bucket": self.name, "Key": key}, ExpiresIn=SIGNED_SECONDS
+                )
+            meta = self.client.meta
+        except (BotoCoreError, ClientError, StorageError):
+            return None
+        if str(urlsplit(meta.endpoint_url).hostname).endswith(".amazonaws.com"):
+            query = urlencode({"region": meta.region_name, "prefix": key})
+            return f"https://console.aws.amazon.com/s3/object/{self.name}?{query}"
+        return f"{meta.endpoint_url.rstrip('/')}/{self.name}/{quote(key)}"
 
     def find(self, key: str) -> tuple[bytes, str] | None:
         """Read an object.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prefect_nanobanana.models import Credits, Outcome, OutcomeStatus, RunReport
@@ -32,8 +33,7 @@ def summary(report: RunReport) -> str:
         "unknown": report.unknown,
         "skipped": report.skipped,
     }
-    parts = [f"{n} {NAMES[status][n != 1]}" for status, n in counts.items() if n or status == "stored"]
-    line = ", ".join(parts) + f"; {in_credits(report.credits_used)} used"
+    line = f"{counts_line(counts)}; {in_credits(report.credits_used)} used"
     if report.credits_reused:
         line += f", {report.credits_reused} paid earlier"
     if report.remaining_credits is not None:
@@ -41,6 +41,12 @@ def summary(report: RunReport) -> str:
     if report.credits_unexplained:
         line += f"; {books(report)}"
     return line
+
+
+def counts_line(counts: Mapping[OutcomeStatus, int]) -> str:
+    """How many came to which end, as `18 stored, 2 warnings`; the others only if there are any."""
+    told = ((counts.get(status, 0), NAMES[status]) for status in NAMES)
+    return ", ".join(f"{n} {names[n != 1]}" for n, names in told if n or names is NAMES["stored"])
 
 
 def books(report: RunReport) -> str:

@@ -33,6 +33,7 @@ class NanoBananaCredentials(CredentialsBlock):
         max_concurrent_requests: How many requests the account may have open at once.
         request_timeout_seconds: How long to wait for an answer, in seconds.
         image_hosts: Hosts that images may also be fetched from, over plain http or in private networks.
+        low_credits: With fewer credits left after a run, an event is sent.
 
     Example:
         Load stored credentials and read the account's balance:
@@ -83,6 +84,14 @@ class NanoBananaCredentials(CredentialsBlock):
         title="Image hosts in your own network",
         description="Images are fetched over https, and from public addresses only. List host names or "
         "addresses here that may be asked over plain http and in private networks, too.",
+    )
+
+    low_credits: int = Field(
+        default=20,
+        ge=0,
+        title="Few credits are",
+        description="With fewer credits left after a run, the event nanobanana.credits.low is sent, "
+        "which an automation can act on. 0 for never.",
     )
 
     @field_validator("image_hosts")

@@ -6,15 +6,19 @@ from contextlib import suppress
 from typing import Annotated, Any, Literal, cast
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact
+from prefect.assets import Asset, AssetProperties, materialize
+from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect_aws import S3Bucket
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from prefect_nanobanana import events
+from prefect_nanobanana._artifacts import artifact_key, publish_artifacts
 from prefect_nanobanana._budget import Budget
 from prefect_nanobanana._job import Again, Job, as_recorded, tell
+from prefect_nanobanana._live import LiveArtifact, one_line_per_prompt
 from prefect_nanobanana._run import CEILING_REACHED, Run
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana._settling import SETTLE_AFTER_SECONDS
@@ -35,14 +39,23 @@ from prefect_nanobanana.prompts import Listed, gather_prompts
 from prefect_nanobanana.report import (
     GALLERY,
     MANIFEST,
-    artifact_markdown,
     build_report,
     publish_pages,
 )
-from prefect_nanobanana.storage import Copier, slug
+from prefect_nanobanana.storage import Copier
 from prefect_nanobanana.storage_options import StorageOptions
 
 __all__ = ["copy_pending", "generate_images"]
+
+_PUBLISHING: dict[str, Any] = {
+    "name": "publish",
+    "task_run_name": "publish",
+    "retries": 0,
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+}
+
+one_line_per_prompt()
 
 
 @flow(name="generate_images", persist_result=False)
@@ -113,11 +126,15 @@ def generate_images(
         "Batch %r: %d prompts, %d to ask for; the account has %s credits",
         *(name, len(jobs), to_ask, before),
     )
-    with Copier(opened, generator.credentials.trusted_hosts) as copier:
+    with (
+        Copier(opened, generator.credentials.trusted_hosts) as copier,
+        LiveArtifact(artifact_key(name, "progress"), logger) as live,
+    ):
         run = Run(
             *(jobs, generator, copier, Budget(max_credits), logger),
             balance=before,
             resend=again.unknown,
+            watcher=live,
         )
         told = run.go()
     report = build_report(
@@ -130,6 +147,10 @@ def generate_images(
         gallery_uri=opened.uri(opened.key(name, GALLERY)),
     )
     report = _publish(report, told + _earlier(jobs, ledger, logger), opened, logger)
+    events.run_finished(report, summary(report))
+    credentials, left = generator.credentials, report.remaining_credits
+    if left is not None and left < credentials.low_credits:
+        events.credits_low(credentials.account, name, left, credentials.low_credits)
     # The final state carries the message; a caller of the flow gets the report out of it.
     return cast(RunReport, _final_state(report, fail_on))
 
@@ -220,17 +241,33 @@ def _earlier(jobs: list[Job], ledger: Ledger, logger: Any) -> list[Told]:
 
 
 def _publish(report: RunReport, told: list[Told], bucket: Bucket, logger: Any) -> RunReport:
-    """Write manifest, gallery and artifact; what cannot be written is said, and fails nothing."""
-    report = publish_pages(report, told, bucket, logger)
-    try:
-        create_markdown_artifact(
-            artifact_markdown(report, told[: report.prompts]),
-            key=f"nanobanana-{slug(report.batch, 60)}",
-            description=summary(report),
-        )
-    except Exception as error:  # the pictures are stored; a missing page must not say otherwise
-        logger.warning("The artifact could not be created: %s", error)
+    """Write manifest, gallery and artifacts; what cannot be written is said, and fails nothing."""
+
+    def publish() -> RunReport:
+        written = publish_pages(report, told, bucket, logger)
+        if asset is not None:
+            asset.add_metadata(written.model_dump(mode="json", exclude={"outcomes"}))
+        return written
+
+    asset = _asset(report, bucket) if report.images else None
+    if asset is not None:
+        task = materialize(asset, by="prefect-nanobanana", **_PUBLISHING)(publish)
+        report = task()
+    else:
+        report = publish()
+    publish_artifacts(report, told[: report.prompts], bucket, logger)
     return report
+
+
+def _asset(report: RunReport, bucket: Bucket) -> Asset | None:
+    """The batch as Prefect's catalogue of assets knows it."""
+    try:
+        properties = AssetProperties(
+            name=report.batch, description=f"{report.images} images: {summary(report)}"
+        )
+        return Asset(key=bucket.uri(bucket.key(report.batch)), properties=properties)
+    except ValidationError:  # Prefect takes no such name, as one with spaces
+        return None
 
 
 def _has_retries() -> bool:

@@ -12,6 +12,7 @@ from prefect.states import Completed, Failed
 from prefect_aws import S3Bucket
 from pydantic import Field
 
+from prefect_nanobanana._artifacts import plain
 from prefect_nanobanana._budget import Budget
 from prefect_nanobanana._job import Job, as_recorded, tell
 from prefect_nanobanana._run import URL_LIFETIME_DAYS, Run
@@ -27,7 +28,7 @@ from prefect_nanobanana.errors import (
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.ledger import Ledger, Record, batches_with_records, check_batch
 from prefect_nanobanana.models import PendingReport
-from prefect_nanobanana.report import GALLERY, MANIFEST, build_report, plain, publish_pages
+from prefect_nanobanana.report import GALLERY, MANIFEST, build_report, publish_pages
 from prefect_nanobanana.storage import Copier
 from prefect_nanobanana.storage_options import StorageOptions
 from prefect_nanobanana.tasks import run_name

@@ -21,6 +21,8 @@ class Progress:
         counts: How many have come to which end.
         images: Images in S3.
         credits_used: Paid by this run so far, in credits.
+        credits_projected: What the run will have paid at its end, by the listed prices, in credits; None
+            if the price of a model is not listed.
         seconds_left: An estimate from what past generations took; None before the first.
         prompt: The prompt that has just come to an end, or got further.
         status: Its end; None if it has not ended.
@@ -35,6 +37,7 @@ class Progress:
     prompt: str | None = None
     status: OutcomeStatus | None = None
     percent: int | None = None
+    credits_projected: Credits | None = None
 
     @property
     def done(self) -> int:
@@ -71,21 +74,34 @@ class Tracker:
 
     Args:
         prompts: How many there are in all.
+        expected: What those that are to be asked for cost by the listed prices, in credits; None if one
+            is not listed.
+        also: Another watcher.
     """
 
-    def __init__(self, prompts: int) -> None:
+    def __init__(
+        self, prompts: int, *, expected: Credits | None = None, also: Watcher | None = None
+    ) -> None:
         self._prompts = prompts
+        self._expected = expected
         self._counts: dict[OutcomeStatus, int] = {}
         self._images = 0
         self._credits: Credits = 0
         self._asked = 0
         self._started = time.monotonic()
-        self._watcher = _WATCHER.get()
+        self._watchers = [watcher for watcher in (_WATCHER.get(), also) if watcher is not None]
         self._lock = threading.Lock()
         self.announce()
 
     def ended(
-        self, prompt: str, status: OutcomeStatus, *, images: int, credits: Credits, asked: bool
+        self,
+        prompt: str,
+        status: OutcomeStatus,
+        *,
+        images: int,
+        credits: Credits,
+        asked: bool,
+        expected: Credits = 0,
     ) -> None:
         """Count a prompt that has come to an end.
 
@@ -95,8 +111,11 @@ class Tracker:
             images: Its images in S3.
             credits: What this run paid for it.
             asked: Whether this run asked the API for it.
+            expected: What it was expected to cost.
         """
         with self._lock:
+            if self._expected is not None:
+                self._expected -= expected
             self._counts[status] = self._counts.get(status, 0) + 1
             self._images += images
             self._credits += credits
@@ -113,8 +132,8 @@ class Tracker:
         status: OutcomeStatus | None = None,
         percent: int | None = None,
     ) -> None:
-        """Tell the watcher how far the run is."""
-        if self._watcher is None:
+        """Tell the watchers how far the run is."""
+        if not self._watchers:
             return
         with self._lock:
             left = self._prompts - sum(self._counts.values())
@@ -128,8 +147,12 @@ class Tracker:
                 prompt=prompt,
                 status=status,
                 percent=percent,
+                credits_projected=(
+                    None if self._expected is None else self._credits + max(0, self._expected)
+                ),
             )
-            try:
-                self._watcher(snapshot)
-            except Exception:
-                self._watcher = None  # it would only fail again
+            for watcher in tuple(self._watchers):
+                try:
+                    watcher(snapshot)
+                except Exception:
+                    self._watchers.remove(watcher)  # it would only fail again

@@ -1,4 +1,4 @@
-"""Outcomes -> report, manifest and artifact; `_gallery` makes the gallery page."""
+"""Outcomes -> report, manifest and pages."""
 
 from __future__ import annotations
 
@@ -10,17 +10,13 @@ from typing import Any
 
 from prefect_nanobanana._gallery import gallery_page
 from prefect_nanobanana._s3 import Bucket
-from prefect_nanobanana._words import NAMES, Told, books, in_credits, summary
+from prefect_nanobanana._words import Told
 from prefect_nanobanana.errors import BooksDoNotBalance, StorageError
 from prefect_nanobanana.models import Credits, Outcome, RunReport
 from prefect_nanobanana.storage_options import Kind
 
-ARTIFACT_BYTES = 900_000
-"""Prefect's run page downloads every artifact whole: they are kept below 1 MB."""
 MANIFEST = "manifest.jsonl"
 GALLERY = "index.html"
-ACROSS = 4
-SHOWN_CHARACTERS = 200
 
 
 def build_report(
@@ -115,76 +111,3 @@ def publish_pages(
             logger.error("%s could not be written: %s", name, error)
             report = report.model_copy(update={field: None})
     return report
-
-
-def artifact_markdown(report: RunReport, told: Sequence[Told]) -> str:
-    """The run's markdown artifact: what it cost, and a gallery that outlives every URL."""
-    lines = [
-        f"# {report.batch}",
-        "",
-        summary(report),
-        "",
-        "| | prompts | credits |",
-        "| --- | ---: | ---: |",
-    ]
-    split = report.credits_by_status
-    for status, (name, _) in NAMES.items():
-        these = [o for o in report.outcomes if o.status == status]
-        if these:
-            reused = sum(o.reused for o in these)
-            earlier = f" ({reused} from earlier runs)" if reused else ""
-            lines.append(f"| {name} | {len(these)}{earlier} | {split[status]} |")
-    lines += [
-        f"| **all** | **{report.prompts}** | **{report.credits_used}** |",
-        f"| paid by earlier runs | | {split['reused']} |",
-        f"| at worst, for requests without an answer | | {report.credits_at_risk} |",
-        "",
-        f"Balance before: {_known(report.balance_before)}, after: {_known(report.balance_after)}; "
-        f"{books(report)}.",
-        "",
-        f"Gallery: `{report.gallery_uri}`  ",
-        f"Manifest: `{report.manifest_uri}`",
-        "",
-    ]
-    head = "\n".join(lines)
-    cells: list[str] = []
-    size, left_out = len(head.encode()), 0
-    for item in told:
-        for cell in _cells(item):
-            size += len(cell.encode())
-            if size > ARTIFACT_BYTES:
-                left_out += 1
-            else:
-                cells.append(cell)
-    rows = ["<tr>" + "".join(cells[i : i + ACROSS]) + "</tr>" for i in range(0, len(cells), ACROSS)]
-    # One line, as a blank line would end the HTML block.
-    table = "<table>" + "".join(rows) + "</table>\n" if rows else ""
-    more = f"\n{left_out} more pictures are in the gallery page.\n" if left_out else ""
-    return f"{head}\n{table}{more}"
-
-
-def _cells(item: Told) -> list[str]:
-    outcome = item.outcome
-    shown = plain(outcome.prompt.prompt)
-    cost = in_credits(outcome.credits_used) + (" earlier" if outcome.reused else "")
-    if not item.thumbnails:
-        why = plain(outcome.message or "")
-        return [f"<td><b>{outcome.status}</b><br>{shown}<br>{cost}<br><i>{why}</i></td>"]
-    many = len(item.thumbnails)
-    of = [f"{n} of {many}, together {cost}" for n in range(1, many + 1)] if many > 1 else [cost]
-    return [
-        f'<td><img width="140" src="{thumbnail}" alt="picture"><br>{shown}<br>{which}</td>'
-        for thumbnail, which in zip(item.thumbnails, of, strict=True)
-    ]
-
-
-def plain(text: str) -> str:
-    """A text as a table cell in markdown shows it to the letter, cut to a bearable length."""
-    short = text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
-    # Markdown's own signs would be read inside a table cell too.
-    plain = "".join(f"&#{ord(c)};" if c in "&<>\"'*_`[]|~#\\$" else c for c in short)
-    return "<br>".join(plain.splitlines())
-
-
-def _known(value: Any) -> str:
-    return "not known" if value is None else str(value)

@@ -11,6 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Kind = Literal["image", "page", "record"]
 """What an object is: an image, the gallery page, or a record or manifest."""
 
+Links = Literal["plain", "signed", "none"]
+"""How Prefect's UI links to a full image: `plain`, to AWS's console, where people log in, or to the
+image's address at another store; `signed`, by an address that opens for whoever has it, for seven days
+at most, and holds the access key's id (and a session token, if there is one); or not at all."""
 CACHE_CONTROL = "public, max-age=31536000, immutable"
 """An image's key never holds another image."""
 MAX_TAGS = 10
@@ -27,6 +31,7 @@ class StorageOptions(BaseModel):
         acl: A canned ACL. Those that let the public read concern images and the gallery page alone.
         tags: Names and values, for everything.
         cache_control: What browsers and CDNs are told about images.
+        links: Where the gallery in Prefect's UI leads: see `Links`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +64,12 @@ class StorageOptions(BaseModel):
         title="Cache-Control of images",
         pattern=r"^[ -~]*$",
         description="What browsers and CDNs are told.",
+    )
+    links: Links = Field(
+        default="plain",
+        title="Links to full images",
+        description="In Prefect's UI. plain: for people who may read the bucket. signed: for everybody "
+        "who sees them, for seven days at most; they hold the access key's id. none: no links.",
     )
 
     @field_validator("tags")

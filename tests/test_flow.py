@@ -690,7 +690,7 @@ def test_what_people_see_in_prefect(
         chosen = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
         end = time.monotonic() + 60
         final: list[Any] = []
-        while len(final) < 4 and time.monotonic() < end:  # task runs reach the server as events
+        while len(final) < 5 and time.monotonic() < end:  # task runs reach the server as events
             time.sleep(0.3)
             runs = client.read_task_runs(flow_run_filter=chosen)
             final = [r for r in runs if r.state is not None and r.state.is_final()]
@@ -698,14 +698,22 @@ def test_what_people_see_in_prefect(
             ("a cat", "Completed", "COMPLETED"),
             ("a cat", "Completed", "COMPLETED"),
             ("named", "Warning", "COMPLETED"),
+            ("publish", "Completed", "COMPLETED"),
             ("x" * 57 + "...", "Failed", "FAILED"),
         ]
-        (artifact,) = client.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[f"nanobanana-{name}"]))
-        )
-    assert artifact.type == "markdown"
-    assert artifact.description == state.message
-    assert "data:image/webp;base64," in str(artifact.data)
+        key = ArtifactFilterKey(like_=f"nanobanana-{name}%")
+        artifacts = {a.key: a for a in client.read_artifacts(artifact_filter=ArtifactFilter(key=key))}
+    gallery = artifacts[f"nanobanana-{name}"]
+    assert gallery.type == "markdown"
+    assert str(gallery.description).startswith(f"{state.message}.".replace("$", "&#36;"))
+    assert "data:image/webp;base64," in str(gallery.description)
+    assert "data:image/webp;base64," in str(gallery.data)
+    assert "| stored | 1 | 1 |" in str(artifacts[f"nanobanana-{name}-credits"].data)
+    rows = json.loads(str(artifacts[f"nanobanana-{name}-results"].data))
+    assert [row["status"] for row in rows] == ["stored", "warning", "failed"]
+    progress = artifacts[f"nanobanana-{name}-progress"]
+    assert (progress.type, float(str(progress.data))) == ("progress", 100.0)
+    assert str(progress.description).startswith("3 of 3 prompts: 1 stored, 1 warning, 1 failed; ")
     assert report.batch == name
 
 

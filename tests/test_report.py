@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from typing import Any
 
 import pytest
+from PIL import Image
 from prefect_aws import S3Bucket
 from rich.console import Console
 
 from prefect_nanobanana import BooksDoNotBalance, Generation, ImagePrompt, Outcome, Progress, StoredImage
+from prefect_nanobanana._artifacts import (
+    ARTIFACT_BYTES,
+    STRIP_PICTURES,
+    credits_markdown,
+    gallery_markdown,
+    strip,
+    table_rows,
+)
+from prefect_nanobanana._live import told as told_progress
 from prefect_nanobanana._s3 import Bucket
+from prefect_nanobanana._words import Told, books, summary
 from prefect_nanobanana.console import live_progress, print_report
 from prefect_nanobanana.models import RunReport
 from prefect_nanobanana.progress import Tracker
-from prefect_nanobanana.report import (
-    ARTIFACT_BYTES,
-    Told,
-    artifact_markdown,
-    books,
-    build_report,
-    gallery_page,
-    manifest,
-    summary,
-)
+from prefect_nanobanana.report import build_report, gallery_page, manifest
 
 HOSTILE = "<img src=x onerror=alert(1)>|**b**\n\n</td></table># [x](javascript:1) `c` $x$ \\ ~~s~~"
 
@@ -147,7 +150,7 @@ def test_the_manifest_names_every_image() -> None:
 @pytest.mark.parametrize("prompt", [HOSTILE, "x" * 4000, "שלום עולם", "a\n\n\nb"])
 def test_prompts_that_break_no_page(prompt: str, bucket: S3Bucket) -> None:
     report = _report(_outcome(1, prompt=prompt), _outcome(2, "failed", prompt=prompt, message=HOSTILE))
-    text = artifact_markdown(report, _told(report))
+    text = gallery_markdown(report, _told(report))
     table = text[text.index("<table>") : text.index("</table>\n")]
     assert "\n" not in table, "a blank line would end the table"
     assert "<img src=x" not in text
@@ -161,19 +164,100 @@ def test_prompts_that_break_no_page(prompt: str, bucket: S3Bucket) -> None:
 @pytest.mark.parametrize("prompts", [1, 24, 1000])
 def test_the_artifact_stays_small_and_says_what_it_left_out(prompts: int) -> None:
     report = _report(*(_outcome(n) for n in range(1, prompts + 1)))
-    text = artifact_markdown(report, _told(report, "data:image/webp;base64," + "A" * 8000))
+    text = gallery_markdown(report, _told(report, "data:image/webp;base64," + "A" * 8000))
     assert len(text.encode()) < ARTIFACT_BYTES + 20_000
     shown = text.count("<td>")
-    assert shown == prompts or f"{prompts - shown} more pictures are in the gallery page" in text
+    assert shown == prompts or f"{prompts - shown} more are in the gallery page" in text
+
+
+@pytest.mark.parametrize("prompts", [1, 24, 25, 1000])
+def test_the_strip_on_the_run_page_is_bounded(prompts: int) -> None:
+    report = _report(*(_outcome(n) for n in range(1, prompts + 1)))
+    text = strip(report, _told(report))
+    assert text.count("<img ") == min(prompts, STRIP_PICTURES)
+    assert (f"The first {STRIP_PICTURES} of {prompts} pictures" in text) == (prompts > STRIP_PICTURES)
+    assert text.startswith(f"{prompts} stored; ")
+
+
+def test_the_strip_s_pictures_are_smaller_than_thumbnails() -> None:
+    out = io.BytesIO()
+    Image.effect_noise((256, 256), 90).convert("RGB").save(out, "WEBP", quality=60)
+    thumbnail = f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
+    report = _report(_outcome(1))
+    text = strip(report, _told(report, thumbnail))
+    assert len(text) < len(thumbnail) / 3
+
+
+def test_a_run_without_pictures_has_no_strip() -> None:
+    report = _report(_outcome(1, "warning"))
+    assert strip(report, _told(report)) == "0 stored, 1 warning; 1 credit used, 9 left."
+
+
+def test_a_picture_without_a_thumbnail_breaks_nothing() -> None:
+    report = _report(_outcome(1))
+    assert 'src=""' not in gallery_markdown(report, _told(report, ""))
+    assert "<img" not in strip(report, _told(report, ""))
+
+
+def test_thumbnails_lead_to_full_images() -> None:
+    report = _report(_outcome(1))
+    text = gallery_markdown(report, _told(report), lambda image: f'https://store/{image.key}?a="&b')
+    assert '<a href="https://store/f/b/images/x-1.png?a=&#34;&#38;b"><img width="140"' in text
+
+
+def test_the_table_of_results_is_bounded_and_says_what_it_left_out() -> None:
+    report = _report(*(_outcome(n, prompt="p" * 4000) for n in range(1, 6001)))
+    rows, left_out = table_rows(report)
+    assert rows[0]["#"] == 1
+    assert len(rows[0]["prompt"]) == 200
+    assert len(rows) + left_out == 6000
+    assert left_out > 0
+    assert len(json.dumps(rows)) < ARTIFACT_BYTES + 20_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"counts": {}}, "0 of 28 prompts; 14 credits spent, 30 expected in all; about 75 s left"),
+        (
+            {"counts": {"stored": 10, "warning": 2}},
+            "12 of 28 prompts: 10 stored, 2 warnings; 14 credits spent, 30 expected in all; "
+            "about 75 s left",
+        ),
+        ({"counts": {"stored": 28}}, "28 of 28 prompts: 28 stored; 14 credits spent"),
+        (
+            {"counts": {}, "credits_projected": None, "seconds_left": None},
+            "0 of 28 prompts; 14 credits spent",
+        ),
+        (
+            {"counts": {}, "seconds_left": 600},
+            "0 of 28 prompts; 14 credits spent, 30 expected in all; about 10 min left",
+        ),
+        (
+            {"counts": {}, "seconds_left": 7200},
+            "0 of 28 prompts; 14 credits spent, 30 expected in all; about 2.0 h left",
+        ),
+    ],
+)
+def test_progress_in_words(changes: dict[str, Any], expected: str) -> None:
+    settings: dict[str, Any] = {
+        "prompts": 28,
+        "images": 10,
+        "credits_used": 14,
+        "seconds_left": 75.0,
+        "credits_projected": 30,
+        **changes,
+    }
+    assert told_progress(Progress(**settings)) == expected
 
 
 def test_what_earlier_runs_paid_is_told_apart() -> None:
     report = _report(_outcome(1), _outcome(2, reused=True, credits_used=3))
-    text = artifact_markdown(report, _told(report))
+    text = credits_markdown(report)
     assert "| stored | 2 (1 from earlier runs) | 1 |" in text
     assert "| paid by earlier runs | | 3 |" in text
     assert report.credits_by_status["reused"] == 3
-    assert "3 credits earlier" in text
+    assert "3 credits earlier" in gallery_markdown(report, _told(report))
 
 
 def test_links_are_relative_to_the_page(bucket: S3Bucket) -> None:

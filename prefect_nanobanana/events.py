@@ -1,0 +1,94 @@
+"""Events that automations can wait for; docs/events.md lists them with their payloads.
+
+They are sent by Prefect in the background. One that cannot be sent fails nothing: Prefect says so in its
+own log.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect.events import emit_event
+
+from prefect_nanobanana.models import Credits, Outcome, RunReport, StoredImage
+
+IMAGE_STORED = "nanobanana.image.stored"
+IMAGE_WARNING = "nanobanana.image.warning"
+IMAGE_FAILED = "nanobanana.image.failed"
+RUN_FINISHED = "nanobanana.run.finished"
+CREDITS_LOW = "nanobanana.credits.low"
+
+_SHOWN_CHARACTERS = 200
+
+
+def image_stored(batch: str, position: int, prompt: str, credits: Credits, image: StoredImage) -> None:
+    """Tell that an image is in S3.
+
+    Args:
+        batch: The batch's name.
+        position: The prompt's place in the list, from 1.
+        prompt: Its text.
+        credits: What the prompt's generation has cost, all its images together, in credits.
+        image: What is stored.
+    """
+    payload = {
+        **_prompt(batch, position, prompt, credits),
+        **image.model_dump(mode="json", exclude={"source_url"}),
+    }
+    emit_event(IMAGE_STORED, _batch(batch), payload=payload)
+
+
+def image_missing(batch: str, outcome: Outcome) -> None:
+    """Tell that a prompt has ended without all its images: as a warning, or failed.
+
+    Args:
+        batch: The batch's name.
+        outcome: The prompt's end.
+    """
+    generation = outcome.generation
+    payload = {
+        **_prompt(batch, outcome.position, outcome.prompt.prompt, outcome.credits_used),
+        "status": outcome.status,
+        "message": outcome.message,
+        "model": generation.model if generation else None,
+        "generation_id": generation.generation_id if generation else None,
+    }
+    name = IMAGE_WARNING if outcome.status == "warning" else IMAGE_FAILED
+    emit_event(name, _batch(batch), payload=payload)
+
+
+def run_finished(report: RunReport, summary: str) -> None:
+    """Tell that a run has ended, whatever its end.
+
+    Args:
+        report: Its report.
+        summary: The same in one line.
+    """
+    numbers = report.model_dump(mode="json", exclude={"outcomes"})
+    emit_event(RUN_FINISHED, _batch(report.batch), payload={**numbers, "summary": summary})
+
+
+def credits_low(account: str, batch: str, remaining: Credits, bound: Credits) -> None:
+    """Tell that an account has few credits left.
+
+    Args:
+        account: What tells accounts apart, without giving away the key.
+        batch: The batch after which it was noticed.
+        remaining: What the account has, in credits.
+        bound: What it was to have at least, in credits.
+    """
+    resource = {
+        "prefect.resource.id": f"nanobanana.account.{account}",
+        "prefect.resource.name": f"Nano Banana account {account}",
+    }
+    payload = {"batch": batch, "remaining_credits": remaining, "low_credits": bound}
+    emit_event(CREDITS_LOW, resource, payload=payload)
+
+
+def _batch(batch: str) -> dict[str, str]:
+    return {"prefect.resource.id": f"nanobanana.batch.{batch}", "prefect.resource.name": batch}
+
+
+def _prompt(batch: str, position: int, prompt: str, credits: Credits) -> dict[str, Any]:
+    short = prompt if len(prompt) <= _SHOWN_CHARACTERS else prompt[: _SHOWN_CHARACTERS - 3] + "..."
+    return {"batch": batch, "position": position, "prompt": short, "credits_used": credits}
