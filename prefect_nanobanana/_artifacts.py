@@ -17,7 +17,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana._words import NAMES, Told, books, in_credits, summary
-from prefect_nanobanana.models import OutcomeStatus, RunReport, StoredImage
+from prefect_nanobanana.models import OutcomeStatus, RunReport
 from prefect_nanobanana.storage import slug
 
 ARTIFACT_BYTES = 900_000
@@ -25,7 +25,8 @@ ARTIFACT_BYTES = 900_000
 ACROSS = 4
 SHOWN_CHARACTERS = 200
 STRIP_PICTURES = 24
-STRIP_PIXELS = 96
+STRIP_PIXELS = 64
+STRIP_ACROSS = 4
 """The strip is an artifact's description, which Prefect's lists show: small pictures of 1 to 2 kB."""
 _MARKS: dict[OutcomeStatus, str] = {
     "stored": "",
@@ -35,7 +36,8 @@ _MARKS: dict[OutcomeStatus, str] = {
     "skipped": "skipped",
 }
 
-Link = Callable[[StoredImage], str | None]
+Link = Callable[[str], str | None]
+"""Says where a person can open the object at a key."""
 
 
 def artifact_key(batch: str, what: str = "") -> str:
@@ -53,7 +55,7 @@ def publish_artifacts(
 
     def gallery() -> None:
         create_markdown_artifact(
-            gallery_markdown(report, told, lambda image: bucket.link(image.key)),
+            gallery_markdown(report, told, bucket.link),
             key=artifact_key(report.batch),
             description=strip(report, told),
         )
@@ -88,7 +90,7 @@ def gallery_markdown(report: RunReport, told: Sequence[Told], link: Link = lambd
     Args:
         report: The run's report.
         told: Its outcomes, with thumbnails.
-        link: Says where a picture can be opened.
+        link: Says where pictures and pages can be opened.
     """
     head = "\n".join(
         [
@@ -96,8 +98,8 @@ def gallery_markdown(report: RunReport, told: Sequence[Told], link: Link = lambd
             "",
             f"{plain(summary(report))}",
             "",
-            f"Gallery page: `{report.gallery_uri}`  ",
-            f"Manifest: `{report.manifest_uri}`",
+            f"{_page('Gallery page', report.gallery_uri, link)}  ",
+            _page("Manifest", report.manifest_uri, link),
             "",
             "",
         ]
@@ -167,13 +169,24 @@ def strip(report: RunReport, told: Sequence[Told]) -> str:
     """The gallery's description: the run page shows it, which makes its tab a gallery, too."""
     thumbnails = [thumbnail for item in told for thumbnail in item.thumbnails if thumbnail]
     pictures = [
-        f'<img height="{STRIP_PIXELS}" src="{_smaller(thumbnail)}" alt="">'
+        f'<img width="{STRIP_PIXELS}" src="{_smaller(thumbnail)}" alt="">'
         for thumbnail in thumbnails[:STRIP_PICTURES]
     ]
     more = len(thumbnails) - len(pictures)
     note = f" The first {len(pictures)} of {len(thumbnails)} pictures:" if more > 0 else ""
     line = f"{plain(summary(report))}.{note}"
-    return f"{line}\n\n<p>{' '.join(pictures)}</p>" if pictures else line
+    if not pictures:
+        return line
+    # In a table, as elsewhere the page shows one picture below the other.
+    rows = [pictures[i : i + STRIP_ACROSS] for i in range(0, len(pictures), STRIP_ACROSS)]
+    cells = "".join(f"<tr>{''.join(f'<td>{p}</td>' for p in row)}</tr>" for row in rows)
+    return f"{line}\n\n<table>{cells}</table>\n"
+
+
+def _page(name: str, uri: str | None, link: Link) -> str:
+    address = link(uri.removeprefix("s3://").partition("/")[2]) if uri else None
+    named = f'<a href="{plain(address, None)}">{name}</a>' if address else name
+    return f"{named}: `{uri or 'could not be written'}`"
 
 
 def _smaller(thumbnail: str) -> str:
@@ -182,7 +195,7 @@ def _smaller(thumbnail: str) -> str:
         return thumbnail
     try:
         with Image.open(io.BytesIO(base64.b64decode(body)), formats=("WEBP",)) as image:
-            image.thumbnail((2 * STRIP_PIXELS, STRIP_PIXELS))
+            image.thumbnail((2 * STRIP_PIXELS, 2 * STRIP_PIXELS))
             out = io.BytesIO()
             image.save(out, "WEBP", quality=50)
     except (OSError, ValueError):
@@ -197,16 +210,16 @@ def _cells(item: Told, link: Link) -> list[str]:
     mark = f"<b>{_MARKS[outcome.status]}</b><br>" if _MARKS[outcome.status] else ""
     why = f"<br><i>{plain(outcome.message)}</i>" if outcome.message else ""
     if not item.thumbnails:
-        return [f"<td>{mark}{shown}<br>{cost}{why}</td>"]
+        return [f'<td valign="top">{mark}{shown}<br>{cost}{why}</td>']
     many = len(item.thumbnails)
     of = [f"{n} of {many}, together {cost}" for n in range(1, many + 1)] if many > 1 else [cost]
     cells = []
     for image, thumbnail, which in zip(outcome.images, item.thumbnails, of, strict=True):
         picture = f'<img width="140" src="{thumbnail}" alt="picture">' if thumbnail else "picture"
-        address = link(image)
+        address = link(image.key)
         if address is not None:
             picture = f'<a href="{plain(address, None)}">{picture}</a>'
-        cells.append(f"<td>{picture}<br>{mark}{shown}<br>{which}{why}</td>")
+        cells.append(f'<td valign="top">{picture}<br>{mark}{shown}<br>{which}{why}</td>')
     return cells
 
 

@@ -25,7 +25,7 @@ from prefect_nanobanana._job import HOPELESS, Job, NotSent, as_recorded, tell
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana._settling import nothing_was_charged
 from prefect_nanobanana._task_runs import copy_task, generate_task, wait_task
-from prefect_nanobanana._words import Told
+from prefect_nanobanana._words import Told, counted, in_credits
 from prefect_nanobanana.errors import (
     ApiError,
     BucketNotUsable,
@@ -321,8 +321,8 @@ class Run:
         outcome = told.outcome
         self._told[job.position] = told
         level = logging.INFO if status == "stored" else logging.WARNING
-        note = f": {message}" if message else f", {len(outcome.images)} images"
-        paid = f"{record.credits_used} credits" + (" paid earlier" if job.reused else "")
+        note = f": {message}" if message else f", {counted(len(outcome.images), 'image')}"
+        paid = in_credits(record.credits_used) + (" paid earlier" if job.reused else "")
         self._logger.log(level, "%s: %r%s; %s", status, run_name(job.prompt.prompt), note, paid)
         self._tracker.ended(
             job.prompt.prompt,

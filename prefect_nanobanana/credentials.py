@@ -89,7 +89,7 @@ class NanoBananaCredentials(CredentialsBlock):
     low_credits: int = Field(
         default=20,
         ge=0,
-        title="Few credits are",
+        title="Low on credits below",
         description="With fewer credits left after a run, the event nanobanana.credits.low is sent, "
         "which an automation can act on. 0 for never.",
     )

@@ -74,6 +74,11 @@ class ImagePrompt(_Frozen):
         reference_image_urls: Overrides the generator's reference images.
     """
 
+    # Prefect's form shows this, else all of the docstring.
+    model_config = ConfigDict(
+        json_schema_extra={"description": "What to draw, and what differs from the generator block."}
+    )
+
     # Titles label the form in Prefect's UI, which shows class names where they are missing.
     prompt: Text = Field(title="Prompt", description="The text to draw.")
     name: Text | None = Field(

@@ -34,7 +34,12 @@ class StorageOptions(BaseModel):
         links: Where the gallery in Prefect's UI leads: see `Links`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        # Prefect's form shows this, else all of the docstring.
+        json_schema_extra={"description": "All of it may be left as it is."},
+    )
 
     storage_class: str | None = Field(
         default=None,
