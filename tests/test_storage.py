@@ -96,6 +96,14 @@ def test_stored_byte_for_byte_with_type_and_extension_of_its_bytes(
     assert told == {"sha256": image.sha256, "prompt": "K%C3%A4se", "model": "m"}
 
 
+def test_a_prompt_of_any_length_goes_into_metadata(bucket: S3Bucket) -> None:
+    with Scripted(lambda _: Reply(PNG)) as host:
+        copied = _copy(bucket, host.url, prompt="a lighthouse in fog, " * 200, model="m" * 60)
+    head = Bucket(bucket).client.head_object(Bucket=bucket.bucket_name, Key=copied.image.key)
+    told = {name.lower(): value for name, value in head["Metadata"].items()}
+    assert told["prompt"].startswith("a lighthouse in fog, a lighthouse")
+
+
 def test_what_the_image_host_is_told(bucket: S3Bucket) -> None:
     def answer(seen: Seen) -> Reply:
         if seen.path == "/1":
