@@ -7,7 +7,7 @@ LOCALSTACK := .venv-localstack/.ready
 # Two files of tests at a time, each process with a Prefect server of its own: most of them wait.
 BESIDE := -n 2 --dist loadfile
 
-.PHONY: help demo ui test test-server fault-matrix bench-slots bench-copy import-cost check format lock clean
+.PHONY: help demo ui test test-server test-browser screenshots fault-matrix bench-slots bench-copy import-cost check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -35,10 +35,16 @@ ui: $(READY) ## Prefect's UI with everything deployed, against the local servers
 	$(BIN)/python deployments/ui.py
 
 test: $(READY) ## the tests that need nothing but Python
-	$(BIN)/python -m pytest -m "not server" $(BESIDE) --cov --cov-report=term
+	$(BIN)/python -m pytest -m "not server and not browser" $(BESIDE) --cov --cov-report=term
 
 test-server: $(READY) $(LOCALSTACK) ## the slow tests: deployments, the README, kills, the fault matrix, random lists
-	$(BIN)/python -m pytest -m server $(BESIDE)
+	$(BIN)/python -m pytest -m "server and not browser" $(BESIDE)
+
+test-browser: $(READY) ## what people see: Prefect's UI and the gallery page in Chromium, which must be installed
+	$(BIN)/python -m pytest -m browser $(BESIDE)
+
+screenshots: $(READY) ## the docs' pictures of Prefect's UI, made by the test that clicks through it
+	SCREENSHOTS=docs/pictures $(BIN)/python -m pytest -m browser tests/test_browser.py
 
 bench-slots: $(READY) ## how busy the account's slots are kept, ours and others, side by side (an hour)
 	$(BIN)/python benchmarks/bench_slots.py

@@ -71,7 +71,7 @@ from prefect_nanobanana.flows import generate_images  # noqa: E402
 from prefect_nanobanana.sandbox import Sandbox  # noqa: E402
 from prefect_nanobanana.sandbox.s3 import LocalS3  # noqa: E402
 
-pytest_plugins = ["prefect_nanobanana.sandbox.fixtures", "pytester", "killing"]
+pytest_plugins = ["prefect_nanobanana.sandbox.fixtures", "pytester", "killing", "deployed"]
 BUCKET = "pictures"
 
 

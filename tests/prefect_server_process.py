@@ -113,11 +113,28 @@ class PrefectServer:
 
     def get(self, path: str) -> Any:
         """Read from the API."""
-        return httpx.get(f"{self.url}/api/{path}", timeout=30).raise_for_status().json()
+        return self._ask("GET", path).json()
 
     def post(self, path: str, body: Any) -> Any:
         """Ask the API."""
-        return httpx.post(f"{self.url}/api/{path}", json=body, timeout=30).raise_for_status().json()
+        return self._ask("POST", path, body).json()
+
+    def patch(self, path: str, body: Any) -> None:
+        """Change something by the API."""
+        self._ask("PATCH", path, body)
+
+    def delete(self, path: str) -> None:
+        """Remove something by the API."""
+        self._ask("DELETE", path)
+
+    def _ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """Ask as Prefect's own client does: 503 says that the database is busy, and nothing happened."""
+        end = time.monotonic() + 60
+        while True:
+            answer = httpx.request(method, f"{self.url}/api/{path}", json=body, timeout=60)
+            if answer.status_code != 503 or time.monotonic() > end:
+                return answer.raise_for_status()
+            time.sleep(0.5)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -7,14 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from deployed import Deployed
 from prefect_aws import S3Bucket
-from prefect_server_process import PrefectServer
 
 from prefect_nanobanana import ImagePrompt, NanoBananaGenerator
 from prefect_nanobanana._s3 import Bucket
@@ -22,60 +22,16 @@ from prefect_nanobanana.ledger import Ledger, Record
 from prefect_nanobanana.sandbox import Sandbox
 
 pytestmark = pytest.mark.server
-ROOT = Path(__file__).parents[1]
-
-SAVE_BLOCKS = """
-import json, sys
-from prefect_aws import S3Bucket
-from prefect_nanobanana import NanoBananaGenerator
-generator, bucket = json.loads(sys.stdin.read())
-generator = NanoBananaGenerator.model_validate(generator)
-generator.credentials.save("default", overwrite=True)
-generator.save("default", overwrite=True)
-bucket = S3Bucket.model_validate(bucket)
-bucket.credentials.save("store", overwrite=True)
-bucket.save("nanobanana", overwrite=True)
-"""
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    with PrefectServer(tmp_path_factory.mktemp("prefect")) as running:
-        yield running
-
-
-@pytest.fixture
-def saved_blocks(
-    server: PrefectServer, sandbox: Sandbox, generator: NanoBananaGenerator, bucket: S3Bucket
-) -> None:
-    context = {"include_secrets": True}
-    blocks = [
-        generator.model_dump(mode="json", context=context),
-        bucket.model_dump(mode="json", context=context),
-    ]
-    server.python(SAVE_BLOCKS, stdin=json.dumps(blocks))
-
-
-@pytest.fixture
-def deployed(server: PrefectServer, saved_blocks: None) -> None:
-    server.prefect("work-pool", "create", "nanobanana", "--type", "process", "--overwrite")
-    server.prefect(
-        *("--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "deployments/prefect.yaml"))
-    )
-
-
-def test_deployed_scheduled_and_run_by_a_worker(
-    server: PrefectServer,
+def test_deployed_and_run_by_a_worker(
+    server: Deployed,
     deployed: None,
     sandbox: Sandbox,
     bucket: S3Bucket,
     folder: Path,
     wait_for: Callable[..., None],
 ) -> None:
-    deployment = server.get("deployments/name/generate_images/prompt-list")
-    (schedule,) = deployment["schedules"]
-    assert schedule["active"]
-    assert schedule["schedule"]["cron"] == "0 6 * * *"
     server.prefect("deployment", "run", "generate_images/prompt-list", "-p", "batch=from-a-worker")
     # Another, with one prompt that the safety check refuses, as from the form of the UI.
     refused = json.dumps(["a bloody sword", {"prompt": "a cat", "quantity": 2}])
@@ -102,7 +58,7 @@ def test_deployed_scheduled_and_run_by_a_worker(
 
 
 def test_the_retry_button_goes_on_where_the_run_stopped(
-    server: PrefectServer, deployed: None, sandbox: Sandbox, wait_for: Callable[..., None]
+    server: Deployed, deployed: None, sandbox: Sandbox, wait_for: Callable[..., None]
 ) -> None:
     """Without a batch name: the flow run, and so its batch, stays the same."""
     sandbox.faults.queue(None, "400")
@@ -126,7 +82,7 @@ def test_the_retry_button_goes_on_where_the_run_stopped(
     assert (sandbox.account.posts, sandbox.account.charged) == (4, 3)
 
 
-def _final(server: PrefectServer, *batches: str | None) -> list[dict[str, Any]]:
+def _final(server: Deployed, *batches: str | None) -> list[dict[str, Any]]:
     """The deployment's runs of these batches that have come to an end."""
     runs = server.post("flow_runs/filter", {"flow_runs": {"deployment_id": {"is_null_": False}}})
     return [
@@ -138,7 +94,7 @@ def _final(server: PrefectServer, *batches: str | None) -> list[dict[str, Any]]:
 
 
 def test_pending_images_are_copied_by_the_other_deployment(
-    server: PrefectServer,
+    server: Deployed,
     deployed: None,
     generator: NanoBananaGenerator,
     bucket: S3Bucket,
@@ -169,7 +125,7 @@ def test_pending_images_are_copied_by_the_other_deployment(
     assert sandbox.account.posts == 1
 
 
-def test_a_missing_block_is_said(server: PrefectServer) -> None:
+def test_a_missing_block_is_said(server: Deployed) -> None:
     """The worker's log is all that a person has then; the flow itself never starts."""
     code = "from prefect_nanobanana import NanoBananaGenerator as G; G.load('no-such')"
     failed = subprocess.run(
@@ -178,7 +134,7 @@ def test_a_missing_block_is_said(server: PrefectServer) -> None:
     assert "no-such" in failed.stderr
 
 
-def test_registering_the_blocks(server: PrefectServer) -> None:
+def test_registering_the_blocks(server: Deployed) -> None:
     out = server.prefect("block", "register", "-m", "prefect_nanobanana")
     assert "Nano Banana Credentials" in out
     assert "Nano Banana Generator" in out
@@ -186,6 +142,6 @@ def test_registering_the_blocks(server: PrefectServer) -> None:
     assert {"nano-banana-credentials", "nano-banana-generator"} <= slugs
 
 
-def test_the_server_is_ours(server: PrefectServer) -> None:
+def test_the_server_is_ours(server: Deployed) -> None:
     assert httpx.get(f"{server.url}/api/health").json() is True
     assert time.time() > 0

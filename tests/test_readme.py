@@ -87,7 +87,7 @@ def test_the_readme_in_the_order_of_a_reader(
         process.terminate()
 
     # The live command, with the sandbox in the place of the service: its list has 37 credits' worth.
-    command = next_command("NANO_BANANA_API_KEY=nb_...")
+    command = next_command("NANO_BANANA_API_KEY=nb_... .venv")
     typed = command.replace("nb_...", sandbox.api_key).replace("my-bucket", "pictures")
     typed = typed.replace(".venv/bin/python", sys.executable)
     done = _shell(server, typed, cwd=ROOT)
@@ -118,6 +118,9 @@ def test_the_readme_in_the_order_of_a_reader(
     assert "0 images copied, 0 lost" in server.python(pending)
     assert len(CODE) == 5
 
+    command = next_command("NANO_BANANA_API_KEY=nb_... python deployments/blocks.py")
+    typed = command.replace("nb_...", sandbox.api_key).replace("my-bucket", "pictures")
+    assert "saved s3-bucket/nanobanana" in _shell(server, typed, cwd=ROOT)
     _shell(server, next_command("prefect work-pool create"))
     _shell(server, next_command("prefect deploy"), cwd=ROOT)
     charged = sandbox.account.charged
@@ -159,7 +162,8 @@ def _install(command: str, tmp_path: Path) -> None:
     )
     package = tmp_path / "installed/prefect_nanobanana"
     assert (package / "py.typed").exists()
-    assert (package / "gallery.html.j2").exists()
+    for name in ("gallery.html.j2", "gallery_card.html.j2", "gallery.css", "gallery.js"):
+        assert (package / name).exists()
     assert (package / "sandbox/server.py").exists()
     metadata = next((tmp_path / "installed").glob("*.dist-info"))
     assert "prefect.collections" in (metadata / "entry_points.txt").read_text()

@@ -1,0 +1,372 @@
+"""Prefect's UI on this machine alone, with everything deployed: no account needed, nothing is paid.
+
+    make ui
+
+It starts a local Nano Banana server, a local S3 server, a Prefect server and a worker, saves the blocks,
+deploys `deployments/prefect.yaml`, creates the automations, and prints where to click. Ctrl-C ends all
+of it. What it leaves behind is in `.ui/`: the bucket is the folder `.ui/s3/pictures`, and what the
+Prefect server knows is kept for the next time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+# Importing Prefect makes its home, and nothing may appear in the user's own.
+os.environ.setdefault("PREFECT_HOME", str(HERE.parent / ".ui"))
+
+import httpx
+
+from prefect_nanobanana.sandbox import Sandbox
+from prefect_nanobanana.sandbox.s3 import LocalS3, free_port
+
+BIN = Path(sys.executable).parent
+POOL = "nanobanana"
+BUCKET = "pictures"
+SLOTS = 3
+START_SECONDS = 240.0
+STOP_SECONDS = 20.0
+
+
+class Notices:
+    """Prints what the automations send. Use it as a context manager.
+
+    Args:
+        tell: Called with each body.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.send_response(204)
+                self.end_headers()
+                tell(body.decode(errors="replace"))
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+
+    def __enter__(self) -> Notices:
+        threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True).start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@dataclass
+class Stack:
+    """What runs.
+
+    Attributes:
+        home: Where everything is kept.
+        url: Prefect's server, whose UI a browser opens.
+        sandbox: The Nano Banana server.
+        s3: The S3 server.
+        env: The environment for processes that shall use the Prefect server.
+        deployments: The ids of the deployments, by name.
+    """
+
+    home: Path
+    url: str
+    sandbox: Sandbox
+    s3: LocalS3
+    env: dict[str, str]
+    deployments: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *command: str, **more_env: str) -> str:
+        """Run a command of this environment to its end.
+
+        Raises:
+            RuntimeError: If it fails; the message holds what it printed.
+        """
+        done = subprocess.run(
+            [str(BIN / command[0]), *command[1:]],
+            env={**self.env, **more_env},
+            cwd=HERE.parent,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
+        return done.stdout
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        """Ask Prefect's API: a GET, or a POST of a body."""
+        method = "GET" if body is None else "POST"
+        url = f"{self.url}/api/{path}"
+        for _ in range(60):
+            answer = httpx.request(method, url, json=body, timeout=60, trust_env=False)
+            if answer.status_code != 503:  # the database is busy, and nothing happened
+                break
+            time.sleep(0.5)
+        return answer.raise_for_status().json()
+
+    def addresses(self) -> dict[str, Any]:
+        """All that a person, or a program, needs to go on."""
+        pages = f"{self.url}/v2/deployments/deployment"
+        return {
+            "ui": self.url,
+            "api": f"{self.url}/api",
+            "home": str(self.home),
+            "deployments": self.deployments,
+            "run_forms": {name: f"{pages}/{id_}/run" for name, id_ in self.deployments.items()},
+            "nano_banana": {"base_url": self.sandbox.base_url, "api_key": self.sandbox.api_key},
+            "s3": {
+                "endpoint_url": self.s3.endpoint_url,
+                "access_key": self.s3.access_key,
+                "secret_key": self.s3.secret_key,
+                "bucket": BUCKET,
+                "folder": str(self.s3.folder / BUCKET),
+            },
+        }
+
+
+@contextmanager
+def stack(
+    home: Path,
+    port: int = 0,
+    blocks: bool = True,
+    credits: int = 200,
+    latency: tuple[float, float] = (1.0, 3.0),
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[Stack]:
+    """Start everything, and end it when the `with` block is left.
+
+    Args:
+        home: Where to keep the servers' files.
+        port: Prefect's; the next two are those of the Nano Banana and the S3 server. 0 takes free ones.
+        blocks: Whether to save the blocks that the deployments name. Without them everything is deployed
+            all the same, but a run must be given blocks of its own.
+        credits: The balance of the account.
+        latency: The bounds of the seconds that a generation takes.
+        say: Told of every step, and of what the automations send.
+
+    Raises:
+        RuntimeError: If a port is taken, or something does not start.
+    """
+    home = home.resolve()
+    (home / "prefect").mkdir(parents=True, exist_ok=True)
+    port, api_port, s3_port = (port, port + 1, port + 2) if port else (free_port(), 0, 0)
+    url = f"http://127.0.0.1:{port}"
+    for each in filter(None, (port, api_port, s3_port)):
+        _must_be_free(each)
+    with ExitStack() as opened:
+        say("Starting a local Nano Banana server, a local S3 server and a Prefect server ...")
+        sandbox = opened.enter_context(Sandbox(api_port, credits=credits, limit=SLOTS, latency=latency))
+        s3 = opened.enter_context(LocalS3(home / "s3", port=s3_port))
+        s3.make_bucket(BUCKET)
+        running = Stack(home, url, sandbox, s3, _environment(home, url))
+        server = ("server", "start", "--host", "127.0.0.1", "--port", str(port))
+        process = opened.enter_context(_background(running, "server", *server))
+        _wait(lambda: _answers(url), process, home / "server.log")
+        notices = opened.enter_context(Notices(lambda body: say(f"An automation says: {body}")))
+        _fill(running, notices.url, blocks, say)
+        worker = ("worker", "start", "--pool", POOL, "--name", "local")
+        process = opened.enter_context(_background(running, "worker", *worker))
+        pool = f"work_pools/{POOL}/workers/filter"
+        _wait(
+            lambda: any(row["status"] == "ONLINE" for row in running.ask(pool, {})),
+            *(process, home / "worker.log"),
+        )
+        yield running
+
+
+def _must_be_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise RuntimeError(f"port {port} cannot be used ({error.strerror}): try --port") from None
+
+
+def _environment(home: Path, url: str) -> dict[str, str]:
+    """The user's, without any other Prefect server in it."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    return {
+        **env,
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_PROFILES_PATH": str(home / "prefect" / "profiles.toml"),
+        "PREFECT_API_URL": f"{url}/api",  # the server tells it to the UI, too
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "COLUMNS": "200",
+    }
+
+
+def _fill(running: Stack, notices_url: str, blocks: bool, say: Callable[[str], None]) -> None:
+    """Register, save and deploy, with the commands that the README names."""
+    say("Registering the blocks, deploying ...")
+    for module in ("prefect_nanobanana", "prefect_aws"):
+        running.run("prefect", "block", "register", "-m", module)
+    save = ["--webhook-url", notices_url]
+    if blocks:
+        save += ["--bucket", BUCKET, "--endpoint-url", running.s3.endpoint_url]
+        save += ["--requests-at-once", str(SLOTS)]
+    running.run(
+        *("python", str(HERE / "blocks.py"), *save),
+        NANO_BANANA_API_KEY=running.sandbox.api_key,
+        NANO_BANANA_BASE_URL=running.sandbox.base_url,
+        AWS_ACCESS_KEY_ID=running.s3.access_key,
+        AWS_SECRET_ACCESS_KEY=running.s3.secret_key,
+    )
+    running.run("prefect", "work-pool", "create", POOL, "--type", "process", "--overwrite")
+    running.run(
+        *("prefect", "--no-prompt", "deploy", "--all"),
+        *("--prefect-file", str(HERE / "prefect.yaml")),
+    )
+    if (HERE / "automations.py").exists():
+        running.run("python", str(HERE / "automations.py"), "--webhook", "nanobanana")
+    rows = running.ask("deployments/filter", {})
+    running.deployments.update({row["name"]: row["id"] for row in rows})
+
+
+@contextmanager
+def _background(running: Stack, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run Prefect's command line beside us, in a process group of its own: Ctrl-C is ours to pass on."""
+    with (running.home / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(BIN / "prefect"), *arguments],
+            env=running.env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started: runs of a worker are in its process group."""
+    _signal(process, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    _signal(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], sign: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # nobody of the group is left
+        os.killpg(process.pid, sign)
+
+
+def _answers(url: str) -> bool:
+    try:
+        answer = httpx.get(f"{url}/api/health", timeout=5, trust_env=False)
+    except httpx.HTTPError:
+        return False
+    return answer.status_code == 200
+
+
+def _wait(is_so: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until something is so.
+
+    Raises:
+        RuntimeError: If the process ends, or that takes too long; the message holds its log.
+    """
+    end = time.monotonic() + START_SECONDS
+    while not is_so():
+        if process.poll() is not None or time.monotonic() > end:
+            raise RuntimeError(f"{log.stem} did not start:\n{log.read_text(errors='replace')}")
+        time.sleep(0.3)
+
+
+def where_to_click(running: Stack, blocks: bool) -> str:
+    """The addresses, as a person reads them."""
+    told = running.addresses()
+    account, s3 = told["nano_banana"], told["s3"]
+    forms = "\n".join(f"  {name:14}{url}" for name, url in sorted(told["run_forms"].items()))
+    saved = "They are saved as blocks already." if blocks else "No block is saved yet."
+    return f"""
+Prefect's UI:     {told["ui"]}
+
+Run a deployment:
+{forms}
+
+For blocks of your own ({told["ui"]}/v2/blocks/catalog). {saved}
+  Nano Banana     key {account["api_key"]}, base URL {account["base_url"]}
+  S3 (MinIO)      {s3["endpoint_url"]}, user {s3["access_key"]}, password {s3["secret_key"]}
+  S3 bucket       {s3["bucket"]}, whose files are in {s3["folder"]}
+
+Logs are in {told["home"]}. Ctrl-C ends everything.
+"""
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description="Prefect's UI, with everything deployed on this machine."
+    )
+    parser.add_argument("--port", type=int, default=4200, help="0 takes a free one (default: 4200)")
+    parser.add_argument("--home", type=Path, default=HERE.parent / ".ui", help="default: .ui")
+    parser.add_argument("--no-blocks", action="store_true", help="save no blocks: make them in the UI")
+    parser.add_argument("--credits", type=int, default=200, help="the account's balance (default: 200)")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON once all is ready")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run until Ctrl-C.
+
+    Returns:
+        0, or 1 if something did not start.
+    """
+    options = parse(argv)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+    def stop(*_: object) -> None:
+        # Ending everything takes seconds; impatience must not leave half of it behind.
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sign, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, stop)
+    try:
+        with stack(
+            options.home, options.port, not options.no_blocks, credits=options.credits, say=say
+        ) as running:
+            if options.json:
+                print(json.dumps(running.addresses()), flush=True)
+            else:
+                say(where_to_click(running, not options.no_blocks))
+            while True:
+                signal.pause()
+    except KeyboardInterrupt:
+        say("Everything has ended.")
+    except (RuntimeError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""Automations tell people: each fires on a real server, and a real receiver gets what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from deployed import DEPLOYMENTS, Deployed
+from servers import Reply, Scripted
+
+from prefect_nanobanana.sandbox import Sandbox
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+Wait = Callable[..., None]
+NAMES = [
+    "Nano Banana: a run failed",
+    "Nano Banana: credits are low",
+    "Nano Banana: many warnings",
+]
+
+EMIT = """
+import json, sys
+from prefect.events import emit_event
+for event, resource, payload in json.loads(sys.stdin.read()):
+    emit_event(event, resource={"prefect.resource.id": resource}, payload=payload)
+"""
+
+
+@pytest.fixture
+def received() -> Iterator[Scripted]:
+    with Scripted(lambda _: Reply(status=204)) as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def told(received: Scripted, wait_for: Wait) -> Callable[[str], dict[str, Any]]:
+    """Waits for what an automation sends; there must be one such message only."""
+
+    def wait(automation: str) -> dict[str, Any]:
+        def bodies() -> list[dict[str, Any]]:
+            found = [json.loads(seen.body) for seen in received.seen]
+            return [body for body in found if body["automation"] == automation]
+
+        wait_for(lambda: bodies(), 120)
+        (body,) = bodies()
+        return body
+
+    return wait
+
+
+@pytest.fixture
+def automations(server: Deployed, received: Scripted) -> Iterator[Callable[..., list[dict[str, Any]]]]:
+    """Makes them, as people do; they send to the receiver of this test."""
+
+    def make(*arguments: str) -> list[dict[str, Any]]:
+        _script(server, "blocks.py", "--webhook-url", f"{received.url}/hook")
+        _script(server, "automations.py", *(arguments or ("--webhook", "nanobanana")))
+        return _all(server)
+
+    yield make
+    for row in _all(server):
+        server.delete(f"automations/{row['id']}")
+
+
+def _script(server: Deployed, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, str(DEPLOYMENTS / name), *arguments],
+        env={**os.environ, **server.env},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def _all(server: Deployed) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = server.post("automations/filter", {})
+    return sorted(rows, key=lambda row: str(row["name"]))
+
+
+def _emit(server: Deployed, *events: tuple[str, str, dict[str, Any]]) -> None:
+    server.python(EMIT, stdin=json.dumps(events))
+
+
+def _refused(prompt: str, position: int = 1) -> tuple[str, str, dict[str, Any]]:
+    payload = {"batch": "b", "position": position, "prompt": prompt, "status": "warning"}
+    return "nanobanana.image.warning", "nanobanana.batch.b", payload
+
+
+def test_credits_are_low(
+    server: Deployed, automations: Callable[..., Any], told: Any, received: Scripted
+) -> None:
+    automations()
+    payload = {"remaining_credits": 7, "low_credits": 20, "batch": 'the "b"'}
+    low = ("nanobanana.credits.low", "nanobanana.account.0123456789ab", payload)
+    _emit(server, low)
+    body = told("Nano Banana: credits are low")
+    assert body["text"].startswith(
+        'The Nano Banana account has 7 credits left, fewer than 20, after batch the "b".'
+    )
+    assert (body["event"], body["payload"]) == (low[0], payload)
+    assert received.seen[0].headers["content-type"] == "application/json"
+    # Every run after it finds the same: that is told once. Another account is another matter.
+    _emit(server, low, ("nanobanana.credits.low", "nanobanana.account.ba9876543210", payload))
+    _until(received, 2)
+    _emit(server, *[low] * 3, *[_refused("x")] * 10)
+    _until(received, 3)
+    assert told("Nano Banana: many warnings")
+
+
+def _until(received: Scripted, count: int) -> None:
+    end = time.monotonic() + 120
+    while len(received.seen) < count:
+        assert time.monotonic() < end, f"{len(received.seen)} messages, not {count}"
+        time.sleep(0.1)
+    assert len(received.seen) == count, [seen.body for seen in received.seen]
+
+
+def test_many_warnings(
+    server: Deployed, automations: Callable[..., Any], told: Any, received: Scripted
+) -> None:
+    """One is part of the business; prompts may hold whatever people write."""
+    automations("--webhook", "nanobanana", "--warnings", "3", "--minutes", "30")
+    low = ("nanobanana.credits.low", "nanobanana.account.a", {"remaining_credits": 1})
+    _emit(server, *[_refused("a cat")] * 2, low)
+    # Events are taken in order: when this has arrived, both warnings were counted.
+    told("Nano Banana: credits are low")
+    assert len(received.seen) == 1
+    _emit(server, _refused('{{ 7 * 7 }} "quoted"\n</script> ünï', position=9))
+    body = told("Nano Banana: many warnings")
+    assert body["text"] == (
+        "The safety check refused 3 prompts within 30 minutes; each cost credits and yielded no image. "
+        'The last was prompt 9 of batch b: {{ 7 * 7 }} "quoted"\n</script> ünï'
+    )
+
+
+def test_from_a_run(
+    server: Deployed,
+    deployed: object,
+    automations: Callable[..., Any],
+    told: Any,
+    received: Scripted,
+    sandbox: Sandbox,
+    wait_for: Wait,
+) -> None:
+    """The events as a worker's run sends them: three refused prompts, and few credits left."""
+    automations("--webhook", "nanobanana", "--warnings", "3")
+    sandbox.account.credits = 24
+    with server.process("worker", "start", "--pool", "nanobanana"):
+        plenty = server.create_run("prompt-list", prompts=["a cat", "nude"], batch="plenty")
+        wait_for(lambda: server.ended(plenty), 240)
+        refused = ["a bloody sword", "gore", "a naked ape", "a dog"]
+        run = server.create_run("prompt-list", prompts=refused, batch="refused")
+        wait_for(lambda: server.ended(run), 240)
+        low, many = told("Nano Banana: credits are low"), told("Nano Banana: many warnings")
+    assert server.run(run)["state"]["message"] == "1 stored, 3 warnings; 4 credits used, 18 left"
+    assert low["payload"]["remaining_credits"] == 18
+    assert "has 18 credits left, fewer than 20, after batch refused." in low["text"]
+    # The third warning is the second of this run.
+    assert "of batch refused: " in many["text"]
+    assert many["payload"]["prompt"] in refused
+    assert len(received.seen) == 2
+
+
+def test_a_run_failed(
+    server: Deployed,
+    deployed: object,
+    automations: Callable[..., Any],
+    received: Scripted,
+    sandbox: Sandbox,
+    wait_for: Wait,
+) -> None:
+    """The daily run has one inside, which fails with it: that is one failure, and told once."""
+    automations()
+    sandbox.faults.queue("400", "400", "failed")
+    with server.process("worker", "start", "--pool", "nanobanana"):
+        daily = server.create_run("daily", prompts=["x", "y"], day="2026-11-23")
+        wait_for(lambda: server.ended(daily), 240)
+        _until(received, 1)
+        listed = server.create_run("prompt-list", prompts=["z"])
+        wait_for(lambda: server.ended(listed), 240)
+        _until(received, 2)
+        # One that cannot even start: its list is not there.
+        broken = server.create_run("prompt-list", prompts_from="/no/such/file.txt")
+        good = server.create_run("prompt-list", prompts=["a cat"])
+        wait_for(lambda: server.ended(broken, good), 240)
+        _until(received, 3)
+    bodies = [json.loads(seen.body) for seen in received.seen]
+    assert {body["automation"] for body in bodies} == {"Nano Banana: a run failed"}
+    texts = [body["text"] for body in bodies]
+    flows = ("daily_images", "generate_images", "generate_images")
+    for flow, id_, text in zip(flows, (daily, listed, broken), texts, strict=True):
+        run = server.run(id_)
+        why = run["state"]["message"][:60]
+        assert text.startswith(f"{flow} run {run['name']} ended as Failed: {why}")
+        assert text.endswith(f"/runs/flow-run/{id_}")
+    assert "2 failed" in texts[0]
+
+
+def test_made_again_they_are_brought_up_to_date(
+    server: Deployed, automations: Callable[..., Any], received: Scripted
+) -> None:
+    first = automations()
+    assert [row["name"] for row in first] == NAMES
+    server.patch(f"automations/{first[2]['id']}", {"enabled": False})
+    again = automations("--webhook", "nanobanana", "--warnings", "4")
+    assert [row["id"] for row in again] == [row["id"] for row in first]
+    assert [row["enabled"] for row in again] == [True, True, False]
+    assert again[2]["trigger"]["threshold"] == 4
+
+
+def test_through_a_notification_block(
+    server: Deployed, automations: Callable[..., Any], received: Scripted
+) -> None:
+    server.python(
+        "from prefect.blocks.notifications import CustomWebhookNotificationBlock as Block\n"
+        f"Block(name='x', url='{received.url}/notify', "
+        "json_data={'title': '{{subject}}', 'text': '{{body}}'}).save('team')"
+    )
+    automations("--notify", "custom-webhook/team")
+    payload = {"remaining_credits": 7, "low_credits": 20, "batch": "b"}
+    _emit(server, ("nanobanana.credits.low", "nanobanana.account.other", payload))
+    _until(received, 1)
+    body = json.loads(received.seen[0].body)
+    assert body["title"] == "Nano Banana: credits are low"
+    assert body["text"].startswith("The Nano Banana account has 7 credits left, fewer than 20")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--webhook", "no-such"], "there is no such block: no-such"),
+        (["--notify", "team"], "as slack-webhook/team"),
+        (["--notify", "webhook/nanobanana"], "is no notification block"),
+    ],
+)
+def test_a_block_that_cannot_tell(
+    server: Deployed, automations: Callable[..., Any], arguments: list[str], said: str
+) -> None:
+    automations()
+    with pytest.raises(AssertionError, match=said):
+        _script(server, "automations.py", *arguments)

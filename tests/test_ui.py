@@ -1,0 +1,168 @@
+"""`make ui`: everything on this machine, ready to click, and nothing of it left afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from deployed import DEPLOYMENTS
+from prefect_server_process import NO_WEB
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+NAMES = {"prompt-list", "daily", "copy-pending"}
+
+
+@contextmanager
+def _started(home: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    with (home.parent / "stderr.txt").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(DEPLOYMENTS / "ui.py"), "--json", "--home", str(home), *arguments],
+            env={**os.environ, **NO_WEB},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            assert line, (home.parent / "stderr.txt").read_text()
+            yield process, json.loads(line)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(90)
+            process.stdout.close()
+
+
+def _of(home: Path) -> list[str]:
+    """Command lines of the processes that work for this home."""
+    mark = f"PREFECT_HOME={home}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = mark in (folder / "environ").read_bytes()
+            line = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        # Whatever serves its files belongs to it, too.
+        if ours or str(home).encode() in line:
+            found.append(line.replace(b"\0", b" ").decode())
+    return found
+
+
+def _ask(api: str, path: str, body: Any = None) -> Any:
+    method = "GET" if body is None else "POST"
+    for _ in range(60):
+        answer = httpx.request(method, f"{api}/{path}", json=body, timeout=60)
+        if answer.status_code != 503:
+            break
+        time.sleep(0.5)
+    return answer.raise_for_status().json()
+
+
+def test_make_ui_is_that_command() -> None:
+    done = subprocess.run(
+        ["make", "-n", "ui"], cwd=DEPLOYMENTS.parent, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1].endswith("bin/python deployments/ui.py")
+
+
+def test_one_command(tmp_path: Path, wait_for: Callable[..., None]) -> None:
+    home = tmp_path / "ui"
+    with _started(home, "--port", "0") as (process, told):
+        api = told["api"]
+        assert set(told["deployments"]) == set(told["run_forms"]) == NAMES
+        # The page that a person opens, and where it asks.
+        page = httpx.get(told["run_forms"]["prompt-list"], headers={"Accept": "text/html"})
+        assert page.status_code == 200
+        assert "<html" in page.text
+        assert httpx.get(f"{told['ui']}/ui-settings").json()["api_url"] == api
+        blocks = {row["name"] for row in _ask(api, "block_documents/filter", {})}
+        assert {"default", "nanobanana"} <= blocks
+        slugs = {row["slug"] for row in _ask(api, "block_types/filter", {})}
+        assert {"nano-banana-generator", "nano-banana-credentials", "s3-bucket"} <= slugs
+        automations = _ask(api, "automations/filter", {})
+        assert len([row for row in automations if row["name"].startswith("Nano Banana")]) == 3
+
+        def start(**parameters: Any) -> str:
+            path = f"deployments/{told['deployments']['prompt-list']}/create_flow_run"
+            return str(_ask(api, path, {"parameters": parameters})["id"])
+
+        def state(id_: str) -> dict[str, Any]:
+            return dict(_ask(api, f"flow_runs/{id_}")["state"])
+
+        run = start(prompts=["a cat"], batch="clicked")
+        wait_for(lambda: state(run)["type"] in ("COMPLETED", "FAILED"), 240)
+        assert state(run)["message"] == "1 stored; 1 credit used, 199 left"
+        assert list((Path(told["s3"]["folder"]) / "clicked/images").iterdir())
+        # What fails is told by an automation, to whoever sits before the terminal.
+        wrong = start(prompts_from="/no/such/file.csv")
+        log = tmp_path / "stderr.txt"
+        wait_for(lambda: state(wrong)["type"] == "FAILED", 240)
+        wait_for(lambda: "An automation says" in log.read_text(), 120)
+        assert "Nano Banana: a run failed" in log.read_text()
+        # Ended in the midst of a run.
+        busy = start(prompts=[f"number {n}" for n in range(40)], batch="busy", max_credits=None)
+        wait_for(lambda: state(busy)["type"] == "RUNNING", 240)
+        assert any("prefect.engine" in line or "flow_run" in line for line in _of(home / "prefect"))
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)  # impatience changes nothing
+        assert process.wait(90) == 0
+    assert _of(home) == []
+
+
+def test_without_blocks_they_can_be_made_by_hand(tmp_path: Path) -> None:
+    home = tmp_path / "ui"
+    with _started(home, "--port", "0", "--no-blocks") as (process, told):
+        assert set(told["deployments"]) == NAMES
+        types = {row["block_type"]["slug"] for row in _ask(told["api"], "block_documents/filter", {})}
+        assert types == {"webhook"}
+        account = told["nano_banana"]
+        headers = {"Authorization": f"Bearer {account['api_key']}"}
+        assert httpx.get(f"{account['base_url']}/credits", headers=headers).status_code == 200
+        process.terminate()
+        assert process.wait(90) == 0
+    assert _of(home) == []
+
+
+def test_ended_while_it_starts(tmp_path: Path, wait_for: Callable[..., None]) -> None:
+    home = tmp_path / "ui"
+    process = subprocess.Popen(
+        [sys.executable, str(DEPLOYMENTS / "ui.py"), "--home", str(home), "--port", "0"],
+        env={**os.environ, **NO_WEB},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: any("server start" in line for line in _of(home)), 120)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "Everything has ended." in out
+    assert _of(home) == []
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, str(DEPLOYMENTS / "ui.py"), "--home", str(tmp_path / "ui"), "--port", port],
+            env={**os.environ, **NO_WEB},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+    assert done.returncode == 1
+    assert f"port {port} cannot be used" in done.stderr
+    assert _of(tmp_path / "ui") == []
