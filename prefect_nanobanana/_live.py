@@ -15,6 +15,8 @@ from prefect_nanobanana.progress import Progress
 
 UPDATE_SECONDS = 2.0
 """Prefect's server has better things to do than to hear of each prompt."""
+LAST_WORD_SECONDS = 10.0
+"""A server that does not answer holds up the end of a run for no longer."""
 OUR_TASKS = frozenset({"generate_image", "wait_for_generation", "copy_image_to_s3"})
 
 
@@ -34,6 +36,7 @@ class LiveArtifact:
         self._logger = logger
         self._id: UUID | None = None
         self._latest: Progress | None = None
+        self._complained = False
         self._news = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(
@@ -53,7 +56,7 @@ class LiveArtifact:
         try:
             self._id = cast(UUID, create_progress_artifact(0.0, self._key, "starting"))
         except Exception as error:
-            self._give_up(error)
+            self._complain(error)
         else:
             self._thread.start()
         return self
@@ -62,7 +65,7 @@ class LiveArtifact:
         self._closed.set()
         self._news.set()
         if self._thread.is_alive():
-            self._thread.join(30)
+            self._thread.join(LAST_WORD_SECONDS)
 
     def _show(self) -> None:
         while True:
@@ -73,14 +76,15 @@ class LiveArtifact:
                 try:
                     update_progress_artifact(self._id, _percent(self._latest), told(self._latest))
                 except Exception as error:
-                    self._give_up(error)
-                    return
+                    self._complain(error)  # the next one may get through
             if closed:
                 return
             self._closed.wait(UPDATE_SECONDS)
 
-    def _give_up(self, error: Exception) -> None:
-        self._logger.warning("The run's progress cannot be shown: %s", error)
+    def _complain(self, error: Exception) -> None:
+        if not self._complained:
+            self._logger.warning("The run's progress cannot be shown: %s", error)
+        self._complained = True
 
 
 def told(progress: Progress) -> str:

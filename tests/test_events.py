@@ -126,3 +126,23 @@ def test_progress_that_cannot_be_shown_costs_no_picture(
     assert (report.stored, sandbox.account.posts) == (2, 2)
     assert "progress cannot be shown" in caplog.text
     assert "artifact could not be created" in caplog.text
+
+
+def test_progress_moves_on_after_a_failure(
+    generator: NanoBananaGenerator,
+    bucket: S3Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[str] = []
+
+    def away_at_first(_id: Any, _percent: float, description: str) -> None:
+        told.append(description)
+        if len(told) == 1:
+            raise RuntimeError("Prefect is away")
+
+    monkeypatch.setattr("prefect_nanobanana._live.update_progress_artifact", away_at_first)
+    monkeypatch.setattr("prefect_nanobanana._live.UPDATE_SECONDS", 0.0)
+    generate_images(prompts=["a", "b"], generator=generator, bucket=bucket)
+    assert told[-1].startswith("2 of 2 prompts: 2 stored; 2 credits spent")
+    assert caplog.text.count("progress cannot be shown") == 1
