@@ -33,7 +33,7 @@ def _named_by_job() -> str:
     persist_result=False,
 )
 def generate_task(prompt: ImagePrompt, generator: NanoBananaGenerator, job: Job) -> Any:
-    # What comes of it is kept in the job, as the state that is returned is for people.
+    """Ask for a generation."""
     return _shown(job, lambda: generator.generate(prompt, witness=job))
 
 
@@ -45,6 +45,7 @@ def generate_task(prompt: ImagePrompt, generator: NanoBananaGenerator, job: Job)
     persist_result=False,
 )
 def wait_task(generator: NanoBananaGenerator, job: Job) -> Any:
+    """Wait for the end of a generation that an earlier run has begun."""
     record = job.record
     submission = Submission(
         generation_id=str(record.generation_id),
@@ -78,6 +79,7 @@ def _shown(job: Job, work: Callable[[], Generation]) -> Any:
     persist_result=False,
 )
 def copy_task(copier: Copier, place: int, url: str, key: str, job: Job) -> Any:
+    """Copy one image of a generation."""
     try:
         copied: Copied = copier.copy(url, key, metadata(job.record), thumbnail=True)
     except Exception as error:  # whatever it is, the others go on and the record stays

@@ -32,7 +32,7 @@ pytestmark = [
 ]
 HOSTILE = "<img src=x onerror=alert(1)>|**b**"
 REFUSED = "a naked lunch"
-LONG = "a lighthouse in fog, gouache, " * 130 + "and gulls"
+LONG = "a lighthouse in fog, gouache, " * 134 + "and gulls"
 PATIENCE = 120_000
 """Milliseconds: others work on this machine, too."""
 
