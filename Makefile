@@ -6,6 +6,7 @@ READY := .venv/.ready
 LOCALSTACK := .venv-localstack/.ready
 # Two files of tests at a time, each process with a Prefect server of its own: most of them wait.
 BESIDE := -n 2 --dist loadfile
+BESIDE_SLOW := -n 3 --dist loadfile
 
 .PHONY: help demo ui test test-server test-browser screenshots fault-matrix bench-slots bench-copy import-cost check format lock clean
 .DEFAULT_GOAL := help
@@ -37,11 +38,11 @@ ui: $(READY) ## Prefect's UI with everything deployed, against the local servers
 test: $(READY) ## the tests that need nothing but Python
 	$(BIN)/python -m pytest -m "not server and not browser" $(BESIDE) --cov --cov-report=term
 
-test-server: $(READY) $(LOCALSTACK) ## the slow tests: deployments, the README, kills, the fault matrix, random lists
-	$(BIN)/python -m pytest -m "server and not browser" $(BESIDE)
+test-server: $(READY) $(LOCALSTACK) ## the slow tests: deployments, browser, the README, kills, the fault matrix
+	$(BIN)/python -m pytest -m "server or browser" $(BESIDE_SLOW)
 
 test-browser: $(READY) ## what people see: Prefect's UI and the gallery page in Chromium, which must be installed
-	$(BIN)/python -m pytest -m browser $(BESIDE)
+	$(BIN)/python -m pytest -m browser
 
 screenshots: $(READY) ## the docs' pictures of Prefect's UI, made by the test that clicks through it
 	SCREENSHOTS=docs/pictures $(BIN)/python -m pytest -m browser tests/test_browser.py
