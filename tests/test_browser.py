@@ -153,6 +153,9 @@ def _loaded(pictures: Locator) -> list[int]:
 
 
 def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=PATIENCE)
     pictures = Path(os.environ.get("SCREENSHOTS") or tmp_path / "screenshots")
     pictures.mkdir(parents=True, exist_ok=True)
     with _stack(tmp_path / "home") as where, chromium() as chrome:
@@ -202,7 +205,7 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
         person.tab("Artifacts", done)
         strip = page.locator("main img[src^='data:image/webp']")
         assert all(width > 0 for width in _loaded(strip))
-        assert strip.count() == 2
+        expect(strip).to_have_count(2)
         person.look("run-artifacts", whole=True)
         run = page.url.partition("?")[0]
         person.tab("Task Runs", page.locator("main").get_by_text("Warning", exact=True))
@@ -222,7 +225,7 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
         cells = page.locator("main td[valign]")
         cells.locator("img").nth(1).wait_for()  # the second of two
         person.look("gallery", whole=True)
-        assert cells.count() == 3
+        expect(cells).to_have_count(3)
         assert [cells.nth(n).locator("img").count() for n in range(3)] == [1, 0, 1]
         assert all(width == 256 for width in _loaded(cells.locator("img")))
         assert HOSTILE in cells.nth(2).inner_text()
@@ -231,7 +234,7 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
         page.goto(f"{where['ui']}/v2/artifacts/artifact/{ids['markdown', True]}")
         page.get_by_role("cell", name="all, paid by this run").wait_for()
         row = page.get_by_role("row", name=re.compile("all, paid by this run"))
-        assert row.get_by_role("cell").all_inner_texts()[1:] == ["3", "3"]
+        expect(row.get_by_role("cell")).to_have_text(["all, paid by this run", "3", "3"])
         person.look("credits", whole=True)
         page.goto(f"{where['ui']}/v2/artifacts/artifact/{ids['table', False]}")
         page.get_by_role("cell", name="warning", exact=True).wait_for()
@@ -247,11 +250,11 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
         page.goto(page_in_s3)
         cards = page.locator("main article")
         cards.first.wait_for()
-        assert cards.count() == 3
+        expect(cards).to_have_count(3)
         assert all(width > 0 for width in _loaded(page.locator("main article img:visible")))
         person.look("page-in-s3")
         page.get_by_role("button", name=re.compile("^warning", re.I)).first.click()
-        assert [card.is_visible() for card in cards.all()].count(True) == 1
+        expect(cards.filter(visible=True)).to_have_count(1)
         page.get_by_text(REFUSED).first.wait_for()
         person.look("page-in-s3-filtered")
 
