@@ -6,9 +6,7 @@ READY := .venv/.ready
 LOCALSTACK := .venv-localstack/.ready
 # Two files of tests at a time, each process with a Prefect server of its own: most of them wait.
 BESIDE := -n 2 --dist loadfile
-# The files with few and long tests first, or one of them is the last and everybody waits for it.
-LONG := $(addprefix tests/test_,matrix.py browser.py slots_across.py killed.py deployments.py automations.py ui.py)
-BESIDE_SLOW := -n 3 --dist loadfile --no-loadscope-reorder --randomly-dont-reorganize $(LONG) tests
+BESIDE_SLOW := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo ui test test-server test-browser screenshots fault-matrix bench-slots bench-copy import-cost check format lock clean
 .DEFAULT_GOAL := help

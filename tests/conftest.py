@@ -221,3 +221,17 @@ def wait_for() -> Callable[..., None]:
             time.sleep(0.1)
 
     return wait
+
+
+LONG = ("matrix", "browser", "slots_across", "killed", "deployments", "automations", "ui")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take long first, or one of them is the last and everybody waits for it."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.stem.removeprefix("test_")
+        return LONG.index(name) if name in LONG else len(LONG)
+
+    items.sort(key=place)
