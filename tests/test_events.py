@@ -16,8 +16,9 @@ from prefect_nanobanana.sandbox.server import Sandbox
 
 
 def _events(prefix: str, batch: str) -> list[dict[str, Any]]:
+    # The newest first: the server answers with 50 at most, and tests before this one have had theirs.
     with get_client(sync_client=True) as client:
-        wanted = {"filter": {"event": {"prefix": [prefix]}, "order": "ASC"}, "limit": 50}
+        wanted = {"filter": {"event": {"prefix": [prefix]}, "order": "DESC"}, "limit": 50}
         found = client._client.post("/events/filter", json=wanted).raise_for_status().json()["events"]
     return [event for event in found if batch in str(event)]
 
