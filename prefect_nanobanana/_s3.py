@@ -114,8 +114,10 @@ def _client(credentials: AwsCredentials | MinIOCredentials) -> S3Client:
 
 
 def _send_at_once(params: dict[str, Any], **_: Any) -> None:
-    # For a small body, asking first whether it may come takes longer than sending it.
+    # boto3 makes bytes a file, asks before it sends one, and sends it in pieces of 16 KB: for a small
+    # body, all of that takes longer than sending it.
     if isinstance(params["body"], io.BytesIO):
+        params["body"] = params["body"].getvalue()
         params["headers"].pop("Expect", None)
 
 
@@ -138,6 +140,8 @@ class Bucket:
     def __init__(self, block: S3Bucket, options: StorageOptions | None = None) -> None:
         self.name = block.bucket_name
         self.folder = block.bucket_folder.strip("/")
+        self.conditional: bool | None = None
+        """Whether the store honours conditional writes; None until that is known."""
         self._block = block
         self._options = options or StorageOptions()
 

@@ -139,8 +139,6 @@ class Ledger:
         self.bucket = bucket
         self.batch = batch
         self.flow_run = flow_run
-        self.conditional: bool | None = None
-        """Whether the store honours conditional writes; None until that is known."""
         self._versions: dict[str, str] = {}
         self._attempts: dict[str, str | None] = {}
 
@@ -185,10 +183,10 @@ class Ledger:
             BucketNotUsable: If nothing can be written there.
             LedgerError: If it could not be written for another reason.
         """
-        if not self.conditional and self._attempt(record.key) != self._attempts.get(record.key):
+        if not self.bucket.conditional and self._attempt(record.key) != self._attempts.get(record.key):
             raise Claimed(_CLAIMED)
         self._put_if_unchanged(record)
-        if self.conditional is False:
+        if self.bucket.conditional is False:
             time.sleep(CLAIM_SECONDS)
             if not self.holds(record):
                 raise Claimed(_CLAIMED)
@@ -227,10 +225,10 @@ class Ledger:
         try:
             self._put(record, IfNoneMatch="*")
         except Changed:
-            self.conditional = True
+            self.bucket.conditional = True
         else:
-            self.conditional = False
-        return self.conditional
+            self.bucket.conditional = False
+        return self.bucket.conditional
 
     def holds(self, record: Record) -> bool:
         """Whether what is stored is this very attempt.

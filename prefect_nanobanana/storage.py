@@ -146,7 +146,8 @@ class Copier:
         return _Item(file, hashes, picture, image)
 
     def _store(self, item: _Item, metadata: Mapping[str, str]) -> None:
-        there = self._look(item)
+        # A store that refuses to write over an object is not asked beforehand whether there is one.
+        there = "missing" if self._bucket.conditional else self._look(item)
         for _ in range(PUT_TRIES):
             if there == "whole":
                 return

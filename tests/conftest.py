@@ -50,9 +50,11 @@ else:
 import httpx  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
+from prefect.testing import utilities  # noqa: E402
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 from prefect_aws import MinIOCredentials, S3Bucket  # noqa: E402
 from prefect_aws.client_parameters import AwsClientParameters  # noqa: E402
+from prefect_database import put_database  # noqa: E402
 from pydantic import SecretStr  # noqa: E402
 
 from prefect_nanobanana import (  # noqa: E402
@@ -88,8 +90,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A Prefect server of the session's own; it takes 16 s and more to start."""
-    with prefect_test_harness(server_startup_timeout=180), quick():
+    with harness(), quick():
         yield
+
+
+@contextmanager
+def harness() -> Iterator[None]:
+    """Prefect's own, on a database that was made before."""
+    folder = Path(tempfile.mkdtemp())
+    put_database(folder / "prefect-test.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utilities, "mkdtemp", lambda: str(folder))
+        with prefect_test_harness(server_startup_timeout=180):
+            yield
 
 
 QUICK: list[tuple[Any, str, float]] = [
@@ -215,15 +228,16 @@ def wait_for() -> Callable[..., None]:
     """Waits until something is so."""
 
     def wait(is_so: Callable[[], bool], seconds: float = 30) -> None:
-        end = time.monotonic() + seconds
+        began = time.monotonic()
         while not is_so():
-            assert time.monotonic() < end, "it did not happen in time"
-            time.sleep(0.1)
+            waited = time.monotonic() - began
+            assert waited < seconds, "it did not happen in time"
+            time.sleep(min(0.5, 0.05 + waited / 20))  # looking takes time from what is waited for
 
     return wait
 
 
-LONG = ("matrix", "browser", "slots_across", "killed", "deployments", "automations", "ui")
+LONG = ("matrix", "browser", "slots_across", "killed", "deployments", "readme", "automations", "ui")
 
 
 @pytest.hookimpl(trylast=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import subprocess
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_aws import S3Bucket
 from prefect_server_process import PrefectServer
 
@@ -17,22 +18,15 @@ from prefect_nanobanana import NanoBananaGenerator
 DEPLOYMENTS = Path(__file__).parents[1] / "deployments"
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
-SAVE_BLOCKS = """
-import json, sys
-from prefect_aws import S3Bucket
-from prefect_nanobanana import NanoBananaGenerator
-generator, bucket = json.loads(sys.stdin.read())
-generator = NanoBananaGenerator.model_validate(generator)
-generator.credentials.save("default", overwrite=True)
-generator.save("default", overwrite=True)
-bucket = S3Bucket.model_validate(bucket)
-bucket.credentials.save("store", overwrite=True)
-bucket.save("nanobanana", overwrite=True)
-"""
-
 
 class Deployed(PrefectServer):
-    """A server whose deployments can be run."""
+    """A server whose deployments can be run.
+
+    Attributes:
+        rows: Its deployments by name, as they were deployed.
+    """
+
+    rows: dict[str, dict[str, Any]] | None = None
 
     def deploy(self, prefect_file: Path = DEPLOYMENTS / "prefect.yaml") -> dict[str, dict[str, Any]]:
         """As the README says. Then the schedules are switched off: six o'clock must find no test.
@@ -45,7 +39,8 @@ class Deployed(PrefectServer):
         for row in rows:
             for schedule in row["schedules"]:
                 self.patch(f"deployments/{row['id']}/schedules/{schedule['id']}", {"active": False})
-        return {row["name"]: row for row in rows}
+        self.rows = {row["name"]: row for row in rows}
+        return self.rows
 
     def deployment(self, name: str) -> dict[str, Any]:
         """One of them, by its name alone."""
@@ -88,9 +83,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 @pytest.fixture
 def save_blocks(server: Deployed) -> Callable[[NanoBananaGenerator, S3Bucket], None]:
     def save(generator: NanoBananaGenerator, bucket: S3Bucket) -> None:
-        context = {"include_secrets": True}
-        blocks = [block.model_dump(mode="json", context=context) for block in (generator, bucket)]
-        server.python(SAVE_BLOCKS, stdin=json.dumps(blocks))
+        with temporary_settings({PREFECT_API_URL: f"{server.url}/api"}):
+            generator.credentials.save("default", overwrite=True)
+            generator.save("default", overwrite=True)
+            bucket.credentials.save("store", overwrite=True)  # type: ignore[union-attr]
+            bucket.save("nanobanana", overwrite=True)
 
     return save
 
@@ -104,5 +101,15 @@ def saved_blocks(
 
 @pytest.fixture
 def deployed(server: Deployed, saved_blocks: None) -> dict[str, dict[str, Any]]:
-    server.prefect("work-pool", "create", "nanobanana", "--type", "process", "--overwrite")
-    return server.deploy()
+    if server.rows is None:
+        server.prefect("work-pool", "create", "nanobanana", "--type", "process", "--overwrite")
+        server.deploy()
+    assert server.rows is not None
+    return server.rows
+
+
+@pytest.fixture(scope="module")
+def worker(server: Deployed) -> Iterator[subprocess.Popen[bytes]]:
+    """Waits for a work pool of this name, if there is none yet."""
+    with server.process("worker", "start", "--pool", "nanobanana", "--type", "process") as process:
+        yield process

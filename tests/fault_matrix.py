@@ -213,10 +213,9 @@ def table(cell: Callable[[str, str], str], columns: tuple[str, ...], rows: dict[
 
 def main() -> None:
     """Run all cells and print the tables."""
-    from conftest import BUCKET, SCRATCH, quick
-    from prefect.testing.utilities import prefect_test_harness
+    from conftest import BUCKET, SCRATCH, harness, quick
 
-    with prefect_test_harness(server_startup_timeout=180), quick(), LocalS3(SCRATCH / "s3") as s3:
+    with harness(), quick(), LocalS3(SCRATCH / "s3") as s3:
         s3.make_bucket(BUCKET)
         print(table(lambda column, fault: run_cell(s3, column, fault), COLUMNS, FAULTS))
         print()

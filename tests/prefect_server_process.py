@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from prefect_database import NAME, put_database
 
 from prefect_nanobanana.sandbox.s3 import free_port
 
@@ -43,6 +44,8 @@ class PrefectServer:
             **NO_WEB,
         }
         self._log = (home / "server.log").open("w")
+        # One client for all requests: each new one takes longer than the request.
+        self._http = httpx.Client(timeout=60, trust_env=False)
 
     def __enter__(self) -> PrefectServer:
         self.start()
@@ -50,10 +53,12 @@ class PrefectServer:
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+        self._http.close()
         self._log.close()
 
     def start(self) -> None:
         """Start it, anew if need be: its database stays, what it had in memory does not."""
+        put_database(self.home / NAME)
         command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1"]
         self._process = subprocess.Popen(
             [*command, "--port", str(self.port)],
@@ -65,7 +70,7 @@ class PrefectServer:
         end = time.monotonic() + 180
         while time.monotonic() < end and self._process.poll() is None:
             try:
-                if httpx.get(f"{self.url}/api/health", timeout=5).status_code == 200:
+                if self._http.get(f"{self.url}/api/health", timeout=5).status_code == 200:
                     return
             except httpx.HTTPError:
                 time.sleep(0.5)
@@ -117,7 +122,8 @@ class PrefectServer:
 
     def post(self, path: str, body: Any) -> Any:
         """Ask the API."""
-        return self._ask("POST", path, body).json()
+        answer = self._ask("POST", path, body)
+        return answer.json() if answer.content else None
 
     def patch(self, path: str, body: Any) -> None:
         """Change something by the API."""
@@ -131,7 +137,7 @@ class PrefectServer:
         """Ask as Prefect's own client does: 503 says that the database is busy, and nothing happened."""
         end = time.monotonic() + 60
         while True:
-            answer = httpx.request(method, f"{self.url}/api/{path}", json=body, timeout=60)
+            answer = self._http.request(method, f"{self.url}/api/{path}", json=body)
             if answer.status_code != 503 or time.monotonic() > end:
                 return answer.raise_for_status()
             time.sleep(0.5)

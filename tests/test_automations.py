@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from deployed import DEPLOYMENTS, Deployed
+from prefect.events import Event, Resource
 from servers import Reply, Scripted
 
 from prefect_nanobanana.sandbox import Sandbox
@@ -24,18 +25,19 @@ NAMES = [
     "Nano Banana: many warnings",
 ]
 
-EMIT = """
-import json, sys
-from prefect.events import emit_event
-for event, resource, payload in json.loads(sys.stdin.read()):
-    emit_event(event, resource={"prefect.resource.id": resource}, payload=payload)
-"""
+
+@pytest.fixture(scope="module")
+def receiver(server: Deployed) -> Iterator[Scripted]:
+    """What the webhook block leads to."""
+    with Scripted(lambda _: Reply(status=204)) as receiver:
+        _script(server, "blocks.py", "--webhook-url", f"{receiver.url}/hook")
+        yield receiver
 
 
 @pytest.fixture
-def received() -> Iterator[Scripted]:
-    with Scripted(lambda _: Reply(status=204)) as receiver:
-        yield receiver
+def received(receiver: Scripted) -> Scripted:
+    receiver.seen.clear()
+    return receiver
 
 
 @pytest.fixture
@@ -59,7 +61,6 @@ def automations(server: Deployed, received: Scripted) -> Iterator[Callable[..., 
     """Makes them, as people do; they send to the receiver of this test."""
 
     def make(*arguments: str) -> list[dict[str, Any]]:
-        _script(server, "blocks.py", "--webhook-url", f"{received.url}/hook")
         _script(server, "automations.py", *(arguments or ("--webhook", "nanobanana")))
         return _all(server)
 
@@ -86,7 +87,11 @@ def _all(server: Deployed) -> list[dict[str, Any]]:
 
 
 def _emit(server: Deployed, *events: tuple[str, str, dict[str, Any]]) -> None:
-    server.python(EMIT, stdin=json.dumps(events))
+    sent = [
+        Event(event=event, resource=Resource({"prefect.resource.id": id_}), payload=payload)
+        for event, id_, payload in events
+    ]
+    server.post("events", [event.model_dump(mode="json") for event in sent])
 
 
 def _refused(prompt: str, position: int = 1) -> tuple[str, str, dict[str, Any]]:
@@ -144,6 +149,7 @@ def test_many_warnings(
 def test_from_a_run(
     server: Deployed,
     deployed: object,
+    worker: object,
     automations: Callable[..., Any],
     told: Any,
     received: Scripted,
@@ -152,18 +158,14 @@ def test_from_a_run(
 ) -> None:
     """The events as a worker's run sends them: three refused prompts, and few credits left."""
     automations("--webhook", "nanobanana", "--warnings", "3")
-    sandbox.account.credits = 24
-    with server.process("worker", "start", "--pool", "nanobanana"):
-        plenty = server.create_run("prompt-list", prompts=["a cat", "nude"], batch="plenty")
-        wait_for(lambda: server.ended(plenty), 240)
-        refused = ["a bloody sword", "gore", "a naked ape", "a dog"]
-        run = server.create_run("prompt-list", prompts=refused, batch="refused")
-        wait_for(lambda: server.ended(run), 240)
-        low, many = told("Nano Banana: credits are low"), told("Nano Banana: many warnings")
+    sandbox.account.credits = 22
+    refused = ["a bloody sword", "gore", "a naked ape", "a dog"]
+    run = server.create_run("prompt-list", prompts=refused, batch="refused")
+    wait_for(lambda: server.ended(run), 240)
+    low, many = told("Nano Banana: credits are low"), told("Nano Banana: many warnings")
     assert server.run(run)["state"]["message"] == "1 stored, 3 warnings; 4 credits used, 18 left"
     assert low["payload"]["remaining_credits"] == 18
     assert "has 18 credits left, fewer than 20, after batch refused." in low["text"]
-    # The third warning is the second of this run.
     assert "of batch refused: " in many["text"]
     assert many["payload"]["prompt"] in refused
     assert len(received.seen) == 2
@@ -172,6 +174,7 @@ def test_from_a_run(
 def test_a_run_failed(
     server: Deployed,
     deployed: object,
+    worker: object,
     automations: Callable[..., Any],
     received: Scripted,
     sandbox: Sandbox,
@@ -179,24 +182,20 @@ def test_a_run_failed(
 ) -> None:
     """The daily run has one inside, which fails with it: that is one failure, and told once."""
     automations()
-    sandbox.faults.queue("400", "400", "failed")
-    with server.process("worker", "start", "--pool", "nanobanana"):
-        daily = server.create_run("daily", prompts=["x", "y"], day="2026-11-23")
-        wait_for(lambda: server.ended(daily), 240)
-        _until(received, 1)
-        listed = server.create_run("prompt-list", prompts=["z"])
-        wait_for(lambda: server.ended(listed), 240)
-        _until(received, 2)
-        # One that cannot even start: its list is not there.
-        broken = server.create_run("prompt-list", prompts_from="/no/such/file.txt")
-        good = server.create_run("prompt-list", prompts=["a cat"])
-        wait_for(lambda: server.ended(broken, good), 240)
-        _until(received, 3)
+    sandbox.faults.queue("400", "400")
+    daily = server.create_run("daily", prompts=["x", "y"], day="2026-11-23")
+    wait_for(lambda: server.ended(daily), 240)
+    _until(received, 1)
+    # One that cannot even start: its list is not there.
+    broken = server.create_run("prompt-list", prompts_from="/no/such/file.txt")
+    good = server.create_run("prompt-list", prompts=["a cat"])
+    wait_for(lambda: server.ended(broken, good), 240)
+    _until(received, 2)
     bodies = [json.loads(seen.body) for seen in received.seen]
     assert {body["automation"] for body in bodies} == {"Nano Banana: a run failed"}
     texts = [body["text"] for body in bodies]
-    flows = ("daily_images", "generate_images", "generate_images")
-    for flow, id_, text in zip(flows, (daily, listed, broken), texts, strict=True):
+    flows = ("daily_images", "generate_images")
+    for flow, id_, text in zip(flows, (daily, broken), texts, strict=True):
         run = server.run(id_)
         why = run["state"]["message"][:60]
         assert text.startswith(f"{flow} run {run['name']} ended as Failed: {why}")
@@ -242,8 +241,7 @@ def test_through_a_notification_block(
     ],
 )
 def test_a_block_that_cannot_tell(
-    server: Deployed, automations: Callable[..., Any], arguments: list[str], said: str
+    server: Deployed, received: Scripted, arguments: list[str], said: str
 ) -> None:
-    automations()
     with pytest.raises(AssertionError, match=said):
         _script(server, "automations.py", *arguments)

@@ -102,8 +102,19 @@ class Person:
 
     def choose(self, block: str, place: int = 0) -> None:
         """Choose a block from a form's list."""
-        self.page.locator("button:has-text('Select a block')").nth(place).click()
-        self.page.get_by_role("option", name=block, exact=True).click()
+        self.pick(self.page.locator("button:has-text('Select a block')").nth(place), block)
+
+    def pick(self, list_: Locator, name: str) -> None:
+        """Open a list until it stays open, which a form that is drawn anew may close; take an entry."""
+        option = self.page.get_by_role("option", name=name, exact=True)
+        for _ in range(10):
+            list_.click()
+            try:
+                option.click(timeout=15_000)
+            except Exception:
+                continue
+            return
+        option.click()
 
     def save(self) -> None:
         """Save a block."""
@@ -122,8 +133,7 @@ class Person:
             rows.nth(place).fill(prompt)
         self.choose("default")
         self.choose("nanobanana")
-        page.locator("main button:has-text('plain')").last.click()
-        page.get_by_role("option", name="signed").click()
+        self.pick(page.locator("main button:has-text('plain')").last, "signed")
         self.look("run-form", whole=True)
         view = page.get_by_role("button", name="View run").or_(page.get_by_role("link", name="View run"))
         self.press("Submit", view.first)

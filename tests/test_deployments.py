@@ -1,7 +1,8 @@
-"""The daily batch, the limits, serving without a work pool: with a real server and real workers."""
+"""The deployments as their users run them: with a real server, workers, blocks and schedules."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -27,12 +28,6 @@ Rows = dict[str, dict[str, Any]]
 Wait = Callable[..., None]
 
 
-@pytest.fixture
-def worker(server: Deployed) -> Iterator[subprocess.Popen[bytes]]:
-    with server.process("worker", "start", "--pool", "nanobanana") as process:
-        yield process
-
-
 def test_what_is_deployed(deployed: Rows) -> None:
     assert set(deployed) >= {"prompt-list", "daily", "copy-pending"}
     assert deployed["prompt-list"]["schedules"] == []
@@ -53,6 +48,84 @@ def test_what_is_deployed(deployed: Rows) -> None:
     assert deployed["daily"]["parameters"]["max_credits"] == 10
     # The day of the schedule is told in the schedule's own time zone.
     assert deployed["daily"]["parameters"]["time_zone"] == "Etc/UTC"
+
+
+def test_deployed_and_run_by_a_worker(
+    server: Deployed,
+    deployed: object,
+    worker: object,
+    sandbox: Sandbox,
+    bucket: S3Bucket,
+    folder: Path,
+    wait_for: Callable[..., None],
+) -> None:
+    server.prefect("deployment", "run", "generate_images/prompt-list", "-p", "batch=from-a-worker")
+    # Another, with one prompt that the safety check refuses, as from the form of the UI.
+    refused = json.dumps(["a bloody sword", {"prompt": "a cat", "quantity": 2}])
+    server.prefect(
+        *("deployment", "run", "generate_images/prompt-list", "-p", "batch=second"),
+        *("-p", f"prompts={refused}"),
+    )
+    wait_for(lambda: len(_final(server, "from-a-worker", "second")) == 2, 180)
+    runs = _final(server, "from-a-worker", "second")
+    assert {run["state"]["name"] for run in runs} == {"Completed"}
+    # Which of the two the worker takes first is its own affair.
+    assert sorted(run["state"]["message"].rpartition(",")[0] for run in runs) == [
+        "1 stored, 1 warning; 3 credits used",
+        "2 stored; 2 credits used",
+    ]
+    assert sandbox.account.charged == 5
+    assert len(list((folder / "from-a-worker/images").iterdir())) == 2
+    # Neither key is in anything that Prefect stored in clear.
+    database = server.home / "prefect.db"
+    assert sandbox.api_key.encode() not in database.read_bytes()
+    secret = bucket.credentials.minio_root_password.get_secret_value()  # type: ignore[union-attr]
+    assert secret.encode() not in database.read_bytes()
+
+
+def test_the_retry_button_goes_on_where_the_run_stopped(
+    server: Deployed,
+    deployed: object,
+    worker: object,
+    sandbox: Sandbox,
+    wait_for: Callable[..., None],
+) -> None:
+    """Without a batch name: the flow run, and so its batch, stays the same."""
+    sandbox.faults.queue(None, "400")
+    prompts = json.dumps(["x", "nude", "z"])
+    server.prefect("deployment", "run", "generate_images/prompt-list", "-p", f"prompts={prompts}")
+
+    def ours() -> list[Any]:
+        runs = _final(server, None)
+        return [run for run in runs if run["parameters"].get("prompts", [""])[0] == "x"]
+
+    wait_for(lambda: [run["state_type"] for run in ours()] == ["FAILED"], 120)
+    (run,) = ours()
+    assert "1 failed" in run["state"]["message"]
+    server.retry(run["id"])
+    wait_for(lambda: [run["state_type"] for run in ours()] == ["COMPLETED"], 120)
+    (run,) = ours()
+    assert run["state"]["message"] == "2 stored, 1 warning; 1 credit used, 2 paid earlier, 97 left"
+    assert (sandbox.account.posts, sandbox.account.charged) == (4, 3)
+
+
+def _final(server: Deployed, *batches: str | None) -> list[dict[str, Any]]:
+    """The deployment's runs of these batches that have come to an end."""
+    runs = server.post("flow_runs/filter", {"flow_runs": {"deployment_id": {"is_null_": False}}})
+    return [
+        run
+        for run in runs
+        if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED")
+        and run["parameters"].get("batch") in batches
+    ]
+
+
+def test_registering_the_blocks(server: Deployed) -> None:
+    out = server.prefect("block", "register", "-m", "prefect_nanobanana")
+    assert "Nano Banana Credentials" in out
+    assert "Nano Banana Generator" in out
+    slugs = {row["slug"] for row in server.post("block_types/filter", {})}
+    assert {"nano-banana-credentials", "nano-banana-generator"} <= slugs
 
 
 def test_a_schedule_that_is_taken_out_stays_until_it_is_cleared(
@@ -84,12 +157,10 @@ def test_a_day_is_paid_once(
     first = server.create_run("daily", at=yesterday)
     wait_for(lambda: server.ended(first), 240)
     assert server.run(first)["state"]["message"] == "2 stored; 2 credits used, 98 left"
-    # The same day: by the schedule once more, and by hand.
-    again = server.create_run("daily", at=yesterday)
-    by_hand = server.create_run("daily", day=yesterday.date().isoformat())
-    wait_for(lambda: server.ended(again, by_hand), 240)
-    for id_ in (again, by_hand):
-        assert server.run(id_)["state"]["message"] == "2 stored; 0 credits used, 2 paid earlier, 98 left"
+    # The same day by hand.
+    again = server.create_run("daily", day=yesterday.date().isoformat())
+    wait_for(lambda: server.ended(again), 240)
+    assert server.run(again)["state"]["message"] == "2 stored; 0 credits used, 2 paid earlier, 98 left"
     assert sandbox.account.posts == 2
     next_day = server.create_run("daily", at=today)
     late = server.create_run("daily", at=now - timedelta(days=9))
@@ -103,22 +174,6 @@ def test_a_day_is_paid_once(
     assert f"{yesterday:%A}" in sandbox.account.rows[0].prompt + sandbox.account.rows[1].prompt
 
 
-def test_retry_of_a_day_goes_on(
-    server: Deployed, deployed: Rows, worker: object, sandbox: Sandbox, wait_for: Wait
-) -> None:
-    """The button works on the day of the schedule, not on that on which it is pressed."""
-    sandbox.faults.queue(None, "400")
-    yesterday = datetime.now(timezone.utc) - timedelta(days=1)
-    run = server.create_run("daily", at=yesterday)
-    wait_for(lambda: server.ended(run), 240)
-    assert server.run(run)["state_type"] == "FAILED"
-    assert server.run(run)["state"]["message"].startswith("1 stored, 1 failed; 1 credit used, 99 left")
-    server.retry(run)
-    wait_for(lambda: server.run(run)["state_type"] == "COMPLETED", 240)
-    assert server.run(run)["state"]["message"] == "2 stored; 1 credit used, 1 paid earlier, 98 left"
-    assert (sandbox.account.posts, sandbox.account.charged) == (3, 2)
-
-
 def test_a_day_whose_process_was_killed_goes_on(
     server: Deployed,
     deployed: Rows,
@@ -127,12 +182,17 @@ def test_a_day_whose_process_was_killed_goes_on(
     generator: NanoBananaGenerator,
     bucket: S3Bucket,
     sandbox: Sandbox,
+    folder: Path,
     wait_for: Wait,
 ) -> None:
-    """Its run inside was left behind as Running: Retry takes that up, and what was begun is fetched."""
+    """Its run inside was left behind as Running: Retry takes that up, and what was begun is fetched.
+
+    The button works on the day of the schedule, not on that on which it is pressed.
+    """
     save_blocks(generator.model_copy(update={"mode": "async"}), bucket)
     sandbox.running.clear()
-    run = server.create_run("daily", day="2026-11-23")
+    yesterday = datetime.now(timezone.utc) - timedelta(days=1)
+    run = server.create_run("daily", at=yesterday)
     wait_for(lambda: sandbox.account.posts == 2, 240)
     for child in _children(worker.pid):
         os.kill(child, signal.SIGKILL)
@@ -142,6 +202,7 @@ def test_a_day_whose_process_was_killed_goes_on(
     wait_for(lambda: server.run(run)["state_type"] in ("COMPLETED", "FAILED"), 300)
     assert server.run(run)["state"]["message"].startswith("2 stored; ")
     assert (sandbox.account.posts, sandbox.account.charged) == (2, 2)
+    assert {path.name for path in folder.iterdir()} == {f"daily-{yesterday.date()}"}
 
 
 def _children(pid: int) -> list[int]:
@@ -204,6 +265,7 @@ def test_served_without_a_work_pool(
     names = ("prompt-list", "daily", "copy-pending")
     filter_ = {"deployments": {"name": {"any_": list(names)}}}
     # Prefect would leave those of a work pool in its hands.
+    server.rows = None
     for row in server.post("deployments/filter", filter_):
         server.delete(f"deployments/{row['id']}")
     with _serving(server, "--max-credits", "3") as process:

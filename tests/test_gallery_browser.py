@@ -231,7 +231,7 @@ def test_what_is_shown_can_be_linked(open_page: Open) -> None:
     assert page.locator("#details .why").inner_text() == "why it is failed"
     page.keyboard.press("Escape")
     page.locator("dialog:not([open])").wait_for(state="attached")
-    assert "p=" not in page.url
+    _until(page, "!location.hash.includes('p=')")
     for nonsense in ("#p=99", "#p=<b>", "#status=x&p=title", "#%%%"):
         page.evaluate("hash => { location.hash = hash }", nonsense)
         page.wait_for_timeout(50)

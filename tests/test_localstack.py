@@ -279,7 +279,7 @@ def test_of_two_runs_that_claim_a_prompt_one_gets_it(store: Store, there: bool) 
         Ledger(Bucket(block), "b").write(_record("before"))
     for ledger in ledgers:
         assert list(ledger.read([key])) == [key] * there
-        ledger.conditional = True  # nothing is looked up before: the store alone decides
+        ledger.bucket.conditional = True  # nothing is looked up before: the store alone decides
     ledgers[0].claim(_record("one"))
     with pytest.raises(Claimed):
         ledgers[1].claim(_record("two"))

@@ -73,7 +73,11 @@ def _ask(api: str, path: str, body: Any = None) -> Any:
 
 def test_make_ui_is_that_command() -> None:
     done = subprocess.run(
-        ["make", "-n", "ui"], cwd=DEPLOYMENTS.parent, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "ui"],
+        cwd=DEPLOYMENTS.parent,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.splitlines()[-1].endswith("bin/python deployments/ui.py")
 
@@ -102,10 +106,6 @@ def test_one_command(tmp_path: Path, wait_for: Callable[..., None]) -> None:
         def state(id_: str) -> dict[str, Any]:
             return dict(_ask(api, f"flow_runs/{id_}")["state"])
 
-        run = start(prompts=["a cat"], batch="clicked")
-        wait_for(lambda: state(run)["type"] in ("COMPLETED", "FAILED"), 240)
-        assert state(run)["message"] == "1 stored; 1 credit used, 199 left"
-        assert list((Path(told["s3"]["folder"]) / "clicked/images").iterdir())
         # What fails is told by an automation, to whoever sits before the terminal.
         wrong = start(prompts_from="/no/such/file.csv")
         log = tmp_path / "stderr.txt"
@@ -116,23 +116,11 @@ def test_one_command(tmp_path: Path, wait_for: Callable[..., None]) -> None:
         busy = start(prompts=[f"number {n}" for n in range(40)], batch="busy", max_credits=None)
         wait_for(lambda: state(busy)["type"] == "RUNNING", 240)
         assert any("prefect.engine" in line or "flow_run" in line for line in _of(home / "prefect"))
+        images = Path(told["s3"]["folder"]) / "busy/images"
+        wait_for(lambda: images.is_dir() and any(images.iterdir()), 240)
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)  # impatience changes nothing
-        assert process.wait(90) == 0
-    assert _of(home) == []
-
-
-def test_without_blocks_they_can_be_made_by_hand(tmp_path: Path) -> None:
-    home = tmp_path / "ui"
-    with _started(home, "--port", "0", "--no-blocks") as (process, told):
-        assert set(told["deployments"]) == NAMES
-        types = {row["block_type"]["slug"] for row in _ask(told["api"], "block_documents/filter", {})}
-        assert types == {"webhook"}
-        account = told["nano_banana"]
-        headers = {"Authorization": f"Bearer {account['api_key']}"}
-        assert httpx.get(f"{account['base_url']}/credits", headers=headers).status_code == 200
-        process.terminate()
         assert process.wait(90) == 0
     assert _of(home) == []
 
