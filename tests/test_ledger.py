@@ -163,9 +163,9 @@ def test_without_conditional_writes_a_claim_is_looked_at_again(
     monkeypatch.setattr("prefect_nanobanana.ledger.CLAIM_SECONDS", 0.3)
     one, other = (Ledger(Bucket(bucket), "b") for _ in range(2))
     planned = _record()
-    assert one.conditional is None
+    assert one.bucket.conditional is None
     one.claim(planned)
-    assert one.probe(planned) is one.conditional is False
+    assert one.probe(planned) is one.bucket.conditional is False
     other.probe(planned)
     first, second = (planned.model_copy(update={"attempt": name}) for name in ("one", "other"))
     with ThreadPoolExecutor(2) as pool:
@@ -183,7 +183,7 @@ def test_conditional_writes_are_found(make_bucket: Any, moto_url: str) -> None:
     ledger = Ledger(Bucket(make_bucket(endpoint_url=moto_url)), "b")
     record = _record()
     ledger.claim(record)
-    assert ledger.probe(record) is ledger.conditional is True
+    assert ledger.probe(record) is ledger.bucket.conditional is True
 
 
 @pytest.mark.parametrize("times", [1, 3])
