@@ -4,8 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 # An S3 server for the tests. What it needs would clash with what we need: it has an environment of its own.
 LOCALSTACK := .venv-localstack/.ready
-# Two files of tests at a time, each process with a Prefect server of its own: most of them wait.
-BESIDE := -n 2 --dist loadfile
+# Three files of tests at a time, each process with a Prefect server of its own: most of them wait.
+BESIDE := -n 3 --dist loadfile
 BESIDE_SLOW := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo ui test test-server test-browser screenshots fault-matrix bench-slots bench-copy import-cost check format lock clean
