@@ -177,7 +177,8 @@ class Job(Witness):
             self.ledger.claim(record)
         except Claimed:
             raise
-        except NanoBananaError:
+        except NanoBananaError as error:
+            self.stop(str(error), error)  # before the next request can leave, which would fail likewise
             # It may have been written all the same, and would then look like a request that left.
             with suppress(NanoBananaError):
                 if self.ledger.holds(record):

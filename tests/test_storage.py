@@ -457,6 +457,29 @@ def test_a_race_is_settled_where_the_store_knows_conditional_writes(
     assert len([r for r in results if isinstance(r, ImageNotCopied)]) in (1, 3)
 
 
+def test_a_store_that_refuses_to_overwrite_is_not_asked_beforehand(
+    make_bucket: MakeBucket, moto_url: str
+) -> None:
+    pictures = {"/one": PNG, "/other": draw("other", seed="9", longest=96)}
+    with FaultyS3(moto_url) as proxy, Scripted(lambda seen: Reply(pictures[seen.path])) as host:
+        opened = Bucket(make_bucket(endpoint_url=proxy.url))
+        opened.conditional = True
+        with Copier(opened, ["127.0.0.1"]) as copier:
+
+            def asked(path: str) -> list[str]:
+                before = len(proxy.seen)
+                copier.copy(f"{host.url}{path}", opened.key("x"))
+                return [seen.method for seen in proxy.seen[before:]]
+
+            assert asked("/one") == ["PUT"]
+            assert asked("/one") == ["PUT", "HEAD"], "refused, and found to be the same"
+            with pytest.raises(ImageNotCopied, match="holds another object, which is not overwritten"):
+                asked("/other")
+        found = opened.find(opened.key("x.png"))
+        assert found is not None
+        assert found[0] == PNG
+
+
 def test_stores_without_conditional_writes_are_written_to_plainly(
     make_bucket: MakeBucket, s3: Any
 ) -> None:
