@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from prefect_aws import S3Bucket
 
+    from prefect_nanobanana._s3 import Bucket
+
 THREADS = 16
 BUCKET = "pictures"
 HELD = 16
@@ -147,12 +149,27 @@ def ours(work: Work, stack: ExitStack) -> Run:
     from prefect_nanobanana._s3 import Bucket
     from prefect_nanobanana.storage import COPY_THREADS, Copier
 
-    copier = stack.enter_context(Copier(Bucket(_block(work)), ["127.0.0.1"]))
+    bucket = Bucket(_block(work))
+    _learn(bucket)
+    copier = stack.enter_context(Copier(bucket, ["127.0.0.1"]))
 
     def one(name: str) -> None:
         copier.copy(work.url(name), f"{work.folder}/{name}", {"prompt": name, "batch": work.folder})
 
     return _in_threads(one, COPY_THREADS)
+
+
+def _learn(bucket: Bucket) -> None:
+    """Learn whether the store honours conditional writes, as a flow does with its first prompt."""
+    from prefect_nanobanana.ledger import Ledger, Record
+    from prefect_nanobanana.models import ImagePrompt, ImageRequest
+
+    prompt = ImagePrompt(prompt=WARM_UP)
+    request = ImageRequest(prompt=WARM_UP, model="m", aspect_ratio="1:1", quantity=1)
+    ledger = Ledger(bucket, WARM_UP)
+    record = Record(key="0" * 24, prompt=prompt, request=request)
+    ledger.claim(record)
+    ledger.probe(record)
 
 
 # (e) Our whole flow.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 import tempfile
 import time
@@ -19,15 +20,15 @@ from prefect_nanobanana._addresses import Addresses
 from prefect_nanobanana._download import Downloader, Hashes, Passing, shown
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana._pictures import NotAPicture, Picture, inspect
-from prefect_nanobanana._s3 import Bucket, Changed, Damaged, StoreAway
+from prefect_nanobanana._s3 import POOL_CONNECTIONS, Bucket, Changed, Damaged, StoreAway
 from prefect_nanobanana.errors import ImageNotCopied
 from prefect_nanobanana.models import StoredImage
 
 IN_MEMORY_BYTES = 2 * 1024 * 1024
 """Larger images are spooled to disk, so that many copies at once do not fill the memory."""
 RETRY_FOR_SECONDS = 60.0
-COPY_THREADS = 16
-"""More threads copied no faster against the stores that were measured."""
+COPY_THREADS = min(8 * (os.cpu_count() or 1), POOL_CONNECTIONS * 3 // 4)
+"""On two cores, more copied no faster; and records need connections, too."""
 PUT_TRIES = 3
 """So often an image is sent to a store that does not keep what it is sent."""
 _METADATA_BYTES = 1400
