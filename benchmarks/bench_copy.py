@@ -245,7 +245,7 @@ def notes(options: argparse.Namespace) -> str:
         "one round. CPU time and memory are the copying process's, not the servers'; memory is the most "
         "in any round, above that of the process after its imports and one copy.",
         "Both limits together are `1 / (1 / download + 1 / upload)`: what those two reach one after the "
-        "other. Here the servers and the copy share the cores, so that neither is free while the other works.",
+        "other. Here the servers and the copies share the cores: none is idle while another works.",
         "(e) ran in the first round only. It includes Prefect's task runs, the records in the bucket, "
         "thumbnails and the gallery, and its Prefect server takes CPU time from the same machine. (c) "
         "includes the start of rclone.",

@@ -9,8 +9,10 @@ import functools
 import io
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from datetime import datetime
+from hashlib import sha256
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -138,8 +140,9 @@ def _send_at_once(params: dict[str, Any], **_: Any) -> None:
 
 
 def _hash_once(request: Any, **_: Any) -> None:
-    # An image's checksum is a header, which is signed; over plain http boto3 would hash the body anew.
-    if "x-amz-checksum-sha256" in request.headers:
+    # An image's checksum is a signed header, and what is stored is compared with the image; over plain
+    # http boto3 would hash it anew.
+    if "x-amz-checksum-sha256" in request.headers and "x-amz-meta-sha256" in request.headers:
         config = request.context["client_config"]
         s3: Any = {**(config.s3 or {}), "payload_signing_enabled": False}
         request.context["client_config"] = config.merge(Config(s3=s3))
@@ -266,6 +269,9 @@ class Bucket:
             BucketNotUsable: If nothing can be written there.
             StorageError: If this could not be written.
         """
+        if isinstance(body, bytes):
+            # Named, it is a plain header. Over TLS boto3 sends a trailer: Ceph and rclone answer 411.
+            options.setdefault("ChecksumSHA256", b64encode(sha256(body).digest()).decode())
         try:
             return self.client.put_object(
                 Bucket=self.name,

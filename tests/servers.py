@@ -8,11 +8,16 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import trustme
+from prefect_aws.client_parameters import AwsClientParameters
 
 
 @dataclass
@@ -153,9 +158,13 @@ class FaultyS3(Scripted):
     """Stands before a real S3 server and answers some requests itself, as `fault` says.
 
     It passes the Host header on unchanged, so signatures still hold.
+
+    Args:
+        endpoint_url: Where that server is.
+        tls: Speak TLS with this certificate.
     """
 
-    def __init__(self, endpoint_url: str) -> None:
+    def __init__(self, endpoint_url: str, tls: ssl.SSLContext | None = None) -> None:
         self.fault: Callable[[Seen], Reply | None] = lambda _: None
         self.after: Callable[[], None] = lambda: None
         """Called when the store has acted on a request, before its answer is passed on."""
@@ -171,6 +180,8 @@ class FaultyS3(Scripted):
             reply = self.fault(seen)
             if reply is not None:
                 return reply
+            if "transfer-encoding" in seen.headers:
+                return s3_error(411, "MissingContentLength")  # as Ceph and rclone say
             connection = http.client.HTTPConnection(host, timeout=30)
             connection.request(seen.method, seen.path, self.tamper(seen), seen.headers)
             response = connection.getresponse()
@@ -184,7 +195,17 @@ class FaultyS3(Scripted):
                 return Reply(reset=True)
             return Reply(content, response.status, headers)
 
-        super().__init__(answer)
+        super().__init__(answer, tls=tls)
+
+
+@contextmanager
+def s3_over_tls(endpoint_url: str, home: Path) -> Iterator[tuple[FaultyS3, AwsClientParameters]]:
+    """Speak TLS before an S3 server, and say how a credentials block reaches it."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(home / "authority.pem"))
+    with FaultyS3(endpoint_url, context) as front:
+        yield front, AwsClientParameters(endpoint_url=front.url, verify=home / "authority.pem")
 
 
 def s3_error(status: int, code: str) -> Reply:

@@ -23,7 +23,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect_aws import S3Bucket
 from pydantic import SecretStr
-from servers import FaultyS3, Reply, Seen, s3_error
+from servers import FaultyS3, Reply, Seen, s3_error, s3_over_tls
 
 from prefect_nanobanana import (
     AuthenticationFailed,
@@ -439,6 +439,18 @@ def test_what_is_wrong_stops_the_run_before_it_spends(
     with pytest.raises(kind, match=says):
         generate_images(generator=generator, **settings)
     assert sandbox.account.posts == 0
+
+
+def test_a_store_over_tls(
+    run: Callable[..., RunReport], sandbox: Sandbox, s3: LocalS3, bucket: S3Bucket, tmp_path: Path
+) -> None:
+    """There boto3 frames what it sends as rclone and Ceph refuse it, unless it is told not to."""
+    with s3_over_tls(s3.endpoint_url, tmp_path) as (front, parameters):
+        bucket.credentials.aws_client_parameters = parameters
+        assert statuses(run("a cat", "gore")) == ["stored", "warning"]
+        assert statuses(run("a cat", "gore")) == ["stored", "warning"]
+        assert any(seen.path.endswith("/index.html") for seen in front.seen)
+    assert sandbox.account.posts == 2
 
 
 @pytest.mark.parametrize("method", ["PUT", "GET"])

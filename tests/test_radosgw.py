@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -18,7 +19,7 @@ from prefect_aws import AwsCredentials, MinIOCredentials, S3Bucket
 from prefect_aws.client_parameters import AwsClientParameters
 from pydantic import SecretStr
 from radosgw import MISSING, PACKAGES, RadosGateway
-from servers import FaultyS3, Reply, Scripted, Seen
+from servers import FaultyS3, Reply, Scripted, Seen, s3_over_tls
 
 from prefect_nanobanana import (
     BucketNotUsable,
@@ -251,6 +252,22 @@ def test_who_may_read_and_not_write_spends_nothing(
     finally:
         store.allow_guest()
     assert sandbox.account.posts == 0
+
+
+def test_a_run_over_tls(
+    store: Store,
+    generator: NanoBananaGenerator,
+    sandbox: Sandbox,
+    prefect_server: None,
+    tmp_path: Path,
+) -> None:
+    block = store.block()
+    with s3_over_tls(store.gateway.endpoint_url, tmp_path) as (_, parameters):
+        block.credentials.aws_client_parameters = parameters
+        settings: Any = {"generator": generator, "bucket": block, "batch": "b"}
+        assert statuses(generate_images(prompts=["a cat", "gore"], **settings)) == ["stored", "warning"]
+        assert generate_images(prompts=["a cat", "gore"], **settings).credits_used == 0
+    assert len(store.contents(block)) == 1
 
 
 def test_a_right_that_is_lost_in_mid_run(

@@ -480,6 +480,19 @@ def test_a_store_that_refuses_to_overwrite_is_not_asked_beforehand(
         assert found[0] == PNG
 
 
+def test_what_is_not_compared_afterwards_is_signed_whole(make_bucket: MakeBucket, s3: Any) -> None:
+    with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
+        block = make_bucket(endpoint_url=proxy.url)
+        _copy(block, host.url)
+        Bucket(block).put("x.json", b"{}", "application/json")
+        image, record = [seen for seen in proxy.seen if seen.method == "PUT"]
+    digests = [hashlib.sha256(seen.body).digest() for seen in (image, record)]
+    sent = [base64.b64decode(seen.headers["x-amz-checksum-sha256"]) for seen in (image, record)]
+    assert sent == digests
+    assert record.headers["x-amz-content-sha256"] == digests[1].hex()
+    assert image.headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
+
+
 def test_stores_without_conditional_writes_are_written_to_plainly(
     make_bucket: MakeBucket, s3: Any
 ) -> None:
