@@ -82,8 +82,7 @@ QUICK = Counts({SMALL: 60, LARGE: 8}, sequential_with_wait=20, flow=20)
 WHY_RCLONE = (
     "Why: rclone is compiled, and its threads run side by side. It also does less: it hashes nothing, "
     "sends neither a checksum nor a signature of the payload, compares nothing but the object's size, "
-    "does not look whether the key is taken or whether the bytes are a picture, and below 2 MB does not "
-    "wait for `100 Continue`, as boto3 does."
+    "and does not look whether the key is taken or whether the bytes are a picture."
 )
 
 

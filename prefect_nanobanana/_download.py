@@ -22,7 +22,7 @@ from prefect_nanobanana.errors import ImageNotCopied
 MAX_IMAGE_BYTES = 100 * 1024 * 1024
 DOWNLOAD_TIMEOUT_SECONDS = 120.0
 """For a whole image, redirects included."""
-_PIECE_BYTES = 1024 * 1024
+_PIECE_BYTES = 256 * 1024
 """Written and hashed at once: many threads that take turns for less lose time over it."""
 MAX_REDIRECTS = 5
 USER_AGENT = f"Mozilla/5.0 (compatible; prefect-nanobanana/{__version__})"
