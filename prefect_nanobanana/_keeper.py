@@ -47,8 +47,8 @@ LEAKED_SECONDS = 3.0
 """What is counted for so long, and held by nobody, is held by nobody."""
 ALONE_SECONDS = 10.0
 """Without a slot and without Prefect's server for so long, a process goes on without it."""
-FAREWELLS = 3
-"""So often the server is asked to take slots back, before they are left to expire."""
+FAREWELL_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""Between the tries to give everything back, before it is left to expire: a busy SQLite refuses some."""
 QUICKEST_POLL_SECONDS, SLOWEST_POLL_SECONDS = 0.1, 1.0
 
 
@@ -76,6 +76,7 @@ class Keeper:
         self._shared: SharedLimit | None = None
         self._me = self._new_holder()
         self._sign: LifeSign | None = None
+        self._entered = False
         self._leases = Leases()
         self._giving = self._expected = 0
         self._others: list[Holder] = []
@@ -213,6 +214,7 @@ class Keeper:
         return shared
 
     def _enter(self, shared: SharedLimit, now: float) -> None:
+        self._entered = True  # even if the answer is lost
         shared.enter(self._me)
         self._told_at = 0.0  # all of it is told at once
         self._renewed_at, self._renewed_on = now, time.time()
@@ -220,25 +222,28 @@ class Keeper:
     def _leave(self) -> None:
         shared, self._shared = self._shared, None
         self._turns.allow(0)
+        if shared is None and self._entered:
+            shared = SharedLimit(self._account).__enter__()
         told = shared is None or self._say_farewell(shared)
+        self._entered = False
         self._leases, self._giving, self._seen = Leases(), 0, {}
         sign, self._sign = self._sign, None
         if sign is not None:
             sign.end(told)
 
     def _say_farewell(self, shared: SharedLimit) -> bool:
-        for _ in range(FAREWELLS):
-            try:
-                self._leases.end(shared)
-                shared.leave(self._me)
-            except Exception as error:
-                logger().debug("Slots are not given back, but expire: %s", error)
-                time.sleep(QUICKEST_POLL_SECONDS)
-            else:
-                shared.__exit__(None, None, None)
-                return True
-        shared.__exit__(None, None, None)
-        return False
+        try:
+            for pause in (*FAREWELL_PAUSES_SECONDS, 0.0):
+                try:
+                    self._leases.end(shared)
+                    shared.leave(self._me)
+                    return True
+                except Exception as error:
+                    logger().debug("Slots are not given back yet: %s", error)
+                    time.sleep(pause)
+            return False  # they expire
+        finally:
+            shared.__exit__(None, None, None)
 
     def _renew(self, shared: SharedLimit, now: float) -> None:
         # The monotonic clock may stand still while the machine sleeps.

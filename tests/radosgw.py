@@ -123,7 +123,7 @@ class RadosGateway:
         self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", str(home / "monmap"))
         self._spawn(stack, "ceph-mon", "-f", "-i", "a", "--public-addr", f"127.0.0.1:{self._mon_port}")
         osd = str(uuid.uuid4())
-        self._ceph("osd", "new", osd)
+        self._when_ready("osd", "new", osd)
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
         store = self._spawn(stack, "ceph-osd", "-f", "-i", "0")
         self._spawn(stack, "radosgw", "-f", "-n", "client.rgw.tests")
@@ -156,8 +156,17 @@ class RadosGateway:
             raise RuntimeError(f"{tool} ended with {done.returncode}: {done.stderr[-2000:]}")
         return done.stdout
 
-    def _ceph(self, *arguments: str) -> str:
-        return self._run("ceph", "--connect-timeout", "60", *arguments)
+    def _when_ready(self, *arguments: str) -> None:
+        """Tell the monitor something; on a busy machine it answers before it is ready (EPERM)."""
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self._run("ceph", "--connect-timeout", "60", *arguments)
+                return
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
 
     def _admin(self, *arguments: str) -> dict[str, Any]:
         return dict(json.loads(self._run("radosgw-admin", *arguments)))

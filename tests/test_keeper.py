@@ -7,6 +7,7 @@ nothing but the server connects them. Killed ones are processes indeed.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate, VariableCreate
@@ -136,7 +138,7 @@ def account(prefect_server: None, wait_for: WaitFor) -> Iterator[Account]:
         for slots in account.processes:
             assert slots._keeper is not None
             slots._keeper.close()
-        wait_for(account.at_rest)
+        wait_for(account.at_rest, 120)
 
 
 def test_slots_are_leased_before_they_are_waited_for(account: Account, wait_for: WaitFor) -> None:
@@ -231,7 +233,7 @@ def test_a_forgotten_lease_is_still_ours(account: Account, wait_for: WaitFor) ->
             time.sleep(1)
             assert not waiting.done()
             first.requests.give_back()
-            waiting.result(30)
+            waiting.result(120)
             second.requests.give_back()
             first.requests.take()
 
@@ -289,7 +291,7 @@ def test_a_killed_process_gives_back_what_it_held(account: Account, wait_for: Wa
         wait_for(lambda: len(account.holders()) == 2)
         assert not waiting.done()
         os.kill(process.pid, signal.SIGKILL)
-        waiting.result(20)  # no lease of a minute had to run out
+        waiting.result(120)  # this server never takes a lease back: we have
         slots.requests.give_back()
 
 
@@ -299,6 +301,41 @@ def test_a_process_that_ends_gives_everything_back(account: Account, wait_for: W
         process.communicate("\n", timeout=30)
         assert process.returncode == 0
         assert account.at_rest()
+
+
+@pytest.mark.parametrize("method", ["release", "leave"])
+def test_a_busy_server_is_asked_again_to_take_slots_back(
+    account: Account, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    slots, refuse = account.process(1), itertools.count()
+    really = getattr(SharedLimit, method)
+
+    def busy(shared: SharedLimit, *arguments: object) -> object:
+        if next(refuse) < 4:
+            raise httpx.ReadTimeout("busy")
+        return really(shared, *arguments)
+
+    with account.request(slots):
+        monkeypatch.setattr(SharedLimit, method, busy)
+        _keeper_of(slots).close()
+        wait_for(account.at_rest)
+
+
+def test_who_does_not_know_whether_it_is_counted_leaves_all_the_same(
+    account: Account, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = SharedLimit.enter
+
+    def lost(shared: SharedLimit, holder: Holder) -> None:
+        really(shared, holder)
+        raise httpx.ReadTimeout("the answer is lost")
+
+    monkeypatch.setattr(SharedLimit, "enter", lost)
+    slots = account.process(1)
+    slots.prepare(1)
+    wait_for(lambda: len(account.holders()) == 1)
+    _keeper_of(slots).close()
+    wait_for(account.at_rest)
 
 
 def test_a_process_killed_on_another_machine_is_known_by_its_silence(
