@@ -4,11 +4,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 # An S3 server for the tests. What it needs would clash with what we need: it has an environment of its own.
 LOCALSTACK := .venv-localstack/.ready
-# Three files of tests at a time, each process with a Prefect server of its own: most of them wait.
+# Files of tests beside one another, each process with a Prefect server of its own: they wait a lot.
 BESIDE := -n 3 --dist loadfile
-BESIDE_SLOW := -n 3 --dist loadfile --no-loadscope-reorder
+BESIDE_SLOW := -n 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo ui test test-server test-browser screenshots fault-matrix bench-slots bench-copy import-cost check format lock clean
+.PHONY: help demo ui test coverage test-server test-browser screenshots fault-matrix bench-slots bench-copy import-cost check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -37,6 +37,9 @@ ui: $(READY) ## Prefect's UI with everything deployed, against the local servers
 	$(BIN)/python deployments/ui.py
 
 test: $(READY) ## the tests that need nothing but Python
+	$(BIN)/python -m pytest -m "not server and not browser" $(BESIDE)
+
+coverage: $(READY) ## the same, and which lines they reach; fails below 95 %
 	$(BIN)/python -m pytest -m "not server and not browser" $(BESIDE) --cov --cov-report=term
 
 test-server: $(READY) $(LOCALSTACK) ## the slow tests: deployments, browser, the README, kills, the fault matrix

@@ -6,8 +6,6 @@ back, or throw in, what came of them: so the rules about money are written once.
 
 from __future__ import annotations
 
-import functools
-import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +34,7 @@ from prefect_nanobanana._steps import (
     Steps,
     Witness,
 )
+from prefect_nanobanana._tls import tls
 from prefect_nanobanana._version import __version__
 from prefect_nanobanana.errors import (
     AnswerNotUnderstood,
@@ -80,12 +79,6 @@ USER_AGENT = f"prefect-nanobanana/{__version__}"
 T = TypeVar("T")
 
 
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    # Loading the certificates costs 30 ms of CPU: once per process, not once per client.
-    return httpx.create_ssl_context()
-
-
 class Core:
     """What the two clients share: everything but the waiting."""
 
@@ -112,7 +105,7 @@ class Core:
             "headers": {"user-agent": USER_AGENT, "accept": "application/json, text/event-stream"},
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=0),
             "follow_redirects": False,
-            "verify": _tls(),
+            "verify": tls(),
         }
 
     def _generate_request(

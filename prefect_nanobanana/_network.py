@@ -17,6 +17,7 @@ import httpcore
 import httpx
 
 from prefect_nanobanana._addresses import Addresses
+from prefect_nanobanana._tls import tls
 
 _until = threading.local()
 
@@ -108,7 +109,7 @@ class CheckedTransport(httpx.HTTPTransport):
     def __init__(
         self, addresses: Addresses, connections: int, network: httpcore.NetworkBackend | None = None
     ) -> None:
-        context = httpx.create_ssl_context()
+        context = tls()
         super().__init__(verify=context)
         # httpx has no public way to a pool of one's own; were this name to change, nothing would be
         # checked.
@@ -141,7 +142,7 @@ class ImageTransport(httpx.BaseTransport):
         self._direct = CheckedTransport(addresses, connections, network)
         proxies = getproxies()
         self._proxied = {
-            scheme: httpx.HTTPTransport(proxy=proxy)
+            scheme: httpx.HTTPTransport(proxy=proxy, verify=tls())
             for scheme in ("http", "https")
             if (proxy := proxies.get(scheme) or proxies.get("all"))
         }

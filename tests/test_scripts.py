@@ -50,6 +50,12 @@ def test_the_demo(tmp_path: Path) -> None:
     assert list(home.iterdir()) == []
 
 
+def test_make_demo_is_that_script() -> None:
+    make = ["make", "--no-print-directory", "-n", "demo"]
+    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].endswith("bin/python flows/demo.py")
+
+
 def test_the_demo_notices_what_does_not_add_up(tmp_path: Path) -> None:
     """Exit code 0 only if all adds up: a picture changed on disk, a credit too many."""
     code = f"""
