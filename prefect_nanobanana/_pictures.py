@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
-import threading
-import warnings
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO
 
@@ -15,7 +17,7 @@ THUMBNAIL_PIXELS = 256
 MAX_PIXELS = 100_000_000
 """More than any model makes; a larger picture is a decompression bomb."""
 
-_DECODING = threading.BoundedSemaphore(2)
+_DECODERS = 2
 """A decoded picture takes many times the memory of its file: so many are at once, whoever copies."""
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _TAIL_BYTES = 1024
@@ -75,14 +77,12 @@ def inspect(file: IO[bytes], *, thumbnail: bool = True) -> Picture:
     try:
         _check_end(file, head, size)
         file.seek(0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=_FORMATS) as image:
-                kind = str(image.format)
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise NotAPicture(f"{width} x {height} pixels are too many")
-                small = _small(image) if thumbnail else _whole(image)
+        with Image.open(file, formats=_FORMATS) as image:
+            kind = str(image.format)
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise NotAPicture(f"{width} x {height} pixels are too many")
+            small = _small(image) if thumbnail else _whole(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise NotAPicture("it has too many pixels") from None
     except UnidentifiedImageError:
@@ -119,25 +119,38 @@ def _whole(image: Image.Image) -> str:
         image.verify()
     else:
         image.draft("RGB", (1, 1))
-        with _DECODING:
-            image.load()
+        _apart(image.load)
     return ""
 
 
 def _small(image: Image.Image) -> str:
     # A JPEG is decoded at the size wanted, which reads all of it at a fraction of the cost.
     image.draft("RGB", (THUMBNAIL_PIXELS * 2, THUMBNAIL_PIXELS * 2))
-    with _DECODING:
-        return _scaled(image)
+    return str(_apart(functools.partial(_scaled, image)))
 
 
 def _scaled(image: Image.Image) -> str:
     image.load()
+    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     small = ImageOps.exif_transpose(image)
-    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     out = io.BytesIO()
     small.convert("RGBA" if "A" in small.getbands() else "RGB").save(out, "WEBP", quality=60)
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def _apart(decode: Callable[[], object]) -> object:
+    """Decode in one of few threads: each keeps much of the memory that it has needed once."""
+    try:
+        decoding = _decoders(os.getpid()).submit(decode)
+    except RuntimeError:
+        return decode()  # the interpreter is about to end, and starts no more threads
+    return decoding.result()
+
+
+@functools.lru_cache(maxsize=1)
+def _decoders(process: int) -> ThreadPoolExecutor:
+    """The threads of this process; a fork has none of its parent's."""
+    return ThreadPoolExecutor(_DECODERS, thread_name_prefix=f"decoding-{process}")
 
 
 def _guess(head: bytes) -> str:
