@@ -1,13 +1,10 @@
-"""From an image's URL into a file on this machine."""
+"""From an image's URL onto this machine."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import time
-from dataclasses import dataclass
-from typing import IO
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import httpcore
@@ -15,6 +12,7 @@ import httpx
 
 from prefect_nanobanana._addresses import Addresses
 from prefect_nanobanana._answers import retry_after_seconds
+from prefect_nanobanana._bodies import Body
 from prefect_nanobanana._network import ImageTransport, deadline
 from prefect_nanobanana._version import __version__
 from prefect_nanobanana.errors import ImageNotCopied
@@ -22,8 +20,6 @@ from prefect_nanobanana.errors import ImageNotCopied
 MAX_IMAGE_BYTES = 100 * 1024 * 1024
 DOWNLOAD_TIMEOUT_SECONDS = 120.0
 """For a whole image, redirects included."""
-_PIECE_BYTES = 256 * 1024
-"""Written and hashed at once: many threads that take turns for less lose time over it."""
 MAX_REDIRECTS = 5
 USER_AGENT = f"Mozilla/5.0 (compatible; prefect-nanobanana/{__version__})"
 """Some image hosts refuse the default agents of libraries with 403, as public clients have seen."""
@@ -37,42 +33,6 @@ class Passing(ImageNotCopied):
     def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
-
-
-@dataclass(frozen=True)
-class Hashes:
-    """What tells one file from others: for S3's checksum and metadata, and for its ETag."""
-
-    sha256: bytes
-    md5: str
-
-
-class _Hashing:
-    """Hashes what goes into a file on the way."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._sha256 = hashlib.sha256()
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._chunks: list[bytes] = []
-        self._waiting = 0
-
-    def write(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
-        self._waiting += len(chunk)
-        if self._waiting >= _PIECE_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        piece = b"".join(self._chunks)
-        self._chunks, self._waiting = [], 0
-        self._file.write(piece)
-        self._sha256.update(piece)
-        self._md5.update(piece)
-
-    def finish(self) -> Hashes:
-        self._flush()
-        return Hashes(self._sha256.digest(), self._md5.hexdigest())
 
 
 class Downloader:
@@ -103,33 +63,43 @@ class Downloader:
         """Close all connections."""
         self._http.close()
 
-    def fetch(self, url: str, file: IO[bytes]) -> Hashes:
-        """Write an image to a file, as the host sends it.
+    def fetch(self, url: str) -> Body:
+        """Fetch an image, as the host sends it.
 
         Args:
             url: Where it is: https, http at a trusted host, or a `data:` URL.
-            file: Where to write it.
+
+        Returns:
+            Its body, for the caller to close.
 
         Raises:
             Passing: If another try may help.
             ImageNotCopied: If it cannot be had.
-            OSError: If the file cannot be written.
+            OSError: If there is no room for it.
         """
-        into = _Hashing(file)
-        if url.startswith("data:"):
-            into.write(_from_data_url(url))
-            return into.finish()
-        started, size = time.monotonic(), 0
+        body = Body()
+        try:
+            if url.startswith("data:"):
+                body.write(_from_data_url(url))
+            else:
+                self._read(url, body)
+            body.finish()
+        except BaseException:
+            body.close()
+            raise
+        return body
+
+    def _read(self, url: str, body: Body) -> None:
+        started = time.monotonic()
         try:
             with deadline(DOWNLOAD_TIMEOUT_SECONDS), self._http.stream("GET", url) as response:
                 _check_status(response, url)
                 for chunk in response.iter_raw():
-                    size += len(chunk)
-                    if size > MAX_IMAGE_BYTES:
+                    if body.size + len(chunk) > MAX_IMAGE_BYTES:
                         raise ImageNotCopied(f"{shown(url)} is larger than {MAX_IMAGE_BYTES} bytes")
                     if time.monotonic() - started > DOWNLOAD_TIMEOUT_SECONDS:
                         raise _too_slow(url)  # behind a proxy, no deadline has stopped it
-                    into.write(chunk)
+                    body.write(chunk)
         except (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL) as error:
             raise ImageNotCopied(f"{shown(url)} cannot be fetched ({error})") from None
         except httpx.HTTPError as error:
@@ -138,7 +108,6 @@ class Downloader:
             raise Passing(
                 f"{shown(url)} could not be fetched ({type(error).__name__}: {error})"
             ) from None
-        return into.finish()
 
 
 def shown(url: str) -> str:

@@ -269,9 +269,9 @@ class Bucket:
             BucketNotUsable: If nothing can be written there.
             StorageError: If this could not be written.
         """
-        if isinstance(body, bytes):
+        if isinstance(body, bytes) and "ChecksumSHA256" not in options:
             # Named, it is a plain header. Over TLS boto3 sends a trailer: Ceph and rclone answer 411.
-            options.setdefault("ChecksumSHA256", b64encode(sha256(body).digest()).decode())
+            options["ChecksumSHA256"] = b64encode(sha256(body).digest()).decode()
         try:
             return self.client.put_object(
                 Bucket=self.name,

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import re
-import tempfile
 import time
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from prefect_nanobanana._addresses import Addresses
-from prefect_nanobanana._download import Downloader, Hashes, Passing, shown
+from prefect_nanobanana._bodies import Body
+from prefect_nanobanana._download import Downloader, Passing, shown
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana._pictures import NotAPicture, Picture, inspect
 from prefect_nanobanana._s3 import POOL_CONNECTIONS, Bucket, Changed, Damaged, StoreAway
 from prefect_nanobanana.errors import ImageNotCopied
 from prefect_nanobanana.models import StoredImage
 
-IN_MEMORY_BYTES = 2 * 1024 * 1024
-"""Larger images are spooled to disk, so that many copies at once do not fill the memory."""
 RETRY_FOR_SECONDS = 60.0
 COPY_THREADS = min(8 * (os.cpu_count() or 1), POOL_CONNECTIONS * 3 // 4)
 """On two cores, more copied no faster; and records need connections, too."""
@@ -47,15 +44,9 @@ class Copied:
 class _Item:
     """An image on its way."""
 
-    file: IO[bytes]
-    hashes: Hashes
+    body: Body
     picture: Picture
     image: StoredImage
-
-    @property
-    def checksum(self) -> str:
-        """As S3 writes it."""
-        return base64.b64encode(self.hashes.sha256).decode()
 
 
 _There = Literal["missing", "whole", "damaged"]
@@ -113,11 +104,11 @@ class Copier:
             BucketNotUsable: If the bucket refuses.
         """
         pace = Pace(self._retry_for, again=(Passing, StoreAway))
-        with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as file:
-            item: _Item | None = None
+        item: _Item | None = None
+        try:
             while True:
                 try:
-                    item = item or self._fetch(url, file, key, thumbnail)
+                    item = item or self._fetch(url, key, thumbnail)
                     self._store(item, metadata or {})
                     return Copied(item.image, item.picture.thumbnail)
                 except (Passing, StoreAway) as error:
@@ -127,24 +118,29 @@ class Copier:
                         f"{shown(url)}: no room for a copy on the way ({error})"
                     ) from None
                 time.sleep(delay)
+        finally:
+            if item is not None:
+                item.body.close()
 
-    def _fetch(self, url: str, file: Any, key: str, thumbnail: bool) -> _Item:
-        file.seek(0)
-        file.truncate()
-        hashes = self._downloader.fetch(url, file)
-        picture = _inspected(file, url, thumbnail)
+    def _fetch(self, url: str, key: str, thumbnail: bool) -> _Item:
+        body = self._downloader.fetch(url)
+        try:
+            picture = _inspected(body.file, url, thumbnail)
+        except BaseException:
+            body.close()
+            raise
         key = f"{key}.{picture.extension}"
         image = StoredImage(
             uri=self._bucket.uri(key),
             key=key,
             content_type=picture.content_type,
-            size_bytes=file.seek(0, 2),
-            sha256=hashes.sha256.hex(),
+            size_bytes=body.size,
+            sha256=body.sha256.hex(),
             width=picture.width,
             height=picture.height,
             source_url=shown(url),
         )
-        return _Item(file, hashes, picture, image)
+        return _Item(body, picture, image)
 
     def _store(self, item: _Item, metadata: Mapping[str, str]) -> None:
         # A store that refuses to write over an object is not asked beforehand whether there is one.
@@ -190,14 +186,14 @@ class Copier:
         options: dict[str, Any] = {
             "Metadata": safe_metadata({"sha256": image.sha256, **metadata}),
             # Named explicitly, it is sent as a plain header that every store tried so far accepts.
-            "ChecksumSHA256": item.checksum,
+            "ChecksumSHA256": item.body.checksum,
         }
         if not overwrite:
             # Stores that know conditional writes settle a race here; the others keep the last one.
             options["IfNoneMatch"] = "*"
-        item.file.seek(0)
-        # A file is sent in small pieces, which costs time; one that is in memory can go in one.
-        body = item.file.read() if image.size_bytes <= IN_MEMORY_BYTES else item.file
+        # A file is sent in small pieces, which costs time; what is in memory can go in one.
+        body = item.body.file if item.body.whole is None else item.body.whole
+        item.body.file.seek(0)
         try:
             said = self._bucket.put(image.key, body, image.content_type, "image", **options)
             return self._compare(item, said)
@@ -208,9 +204,9 @@ class Copier:
         """Compare what the store says of an object to what it was sent, or else read the object."""
         # Encrypted with keys of its own, an object's tag is not its MD5: then its checksum counts.
         encrypted = "aws:kms" in str(said.get("ServerSideEncryption"))
-        if said["ETag"].strip('"') == item.hashes.md5:
+        if said["ETag"].strip('"') == item.body.md5:
             return "whole"
-        if encrypted and said.get("ChecksumSHA256") == item.checksum:
+        if encrypted and said.get("ChecksumSHA256") == item.body.checksum:
             return "whole"
         digest = hashlib.sha256()
         try:
@@ -218,7 +214,7 @@ class Copier:
                 digest.update(chunk)
         except Damaged:
             return "damaged"
-        return "whole" if digest.digest() == item.hashes.sha256 else "damaged"
+        return "whole" if digest.digest() == item.body.sha256 else "damaged"
 
 
 def safe_metadata(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -6,14 +6,13 @@ names are resolved by the test, and whatever else is forbidden is asked of a net
 
 from __future__ import annotations
 
-import io
 import socket
 import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -69,12 +68,11 @@ def _only_the_first(address: Any) -> bool:
 
 
 def _fetch(url: str, addresses: Addresses, network: httpcore.NetworkBackend | None = None) -> bytes:
-    downloader, file = Downloader(addresses, 1, network), io.BytesIO()
-    try:
-        downloader.fetch(url, file)
-    finally:
-        downloader.close()
-    return file.getvalue()
+    with (
+        closing(Downloader(addresses, 1, network)) as downloader,
+        closing(downloader.fetch(url)) as body,
+    ):
+        return body.file.read()
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +287,7 @@ def test_a_deadline_concerns_its_own_thread_and_time() -> None:
 
 
 GREEDY = """
-import io, resource, sys, tempfile
+import resource, sys
 from prefect_nanobanana._addresses import Addresses
 from prefect_nanobanana._download import Downloader
 from concurrent.futures import ThreadPoolExecutor
@@ -297,11 +295,10 @@ from concurrent.futures import ThreadPoolExecutor
 downloader = Downloader(Addresses(["127.0.0.1"]), 4)
 
 def fetch(path):
-    with tempfile.SpooledTemporaryFile(1024 * 1024) as file:
-        try:
-            downloader.fetch(sys.argv[1] + path, file)
-        except Exception as error:
-            return str(error)
+    try:
+        downloader.fetch(sys.argv[1] + path).close()
+    except Exception as error:
+        return str(error)
 
 fetch("/small")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

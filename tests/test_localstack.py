@@ -35,13 +35,14 @@ from prefect_nanobanana import (
     StorageError,
     StorageOptions,
 )
+from prefect_nanobanana._bodies import IN_MEMORY_BYTES
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana.flows import generate_images
 from prefect_nanobanana.ledger import Claimed, Ledger, Record
 from prefect_nanobanana.models import ImagePrompt, ImageRequest, StoredImage
 from prefect_nanobanana.sandbox import Sandbox
 from prefect_nanobanana.sandbox.pictures import draw
-from prefect_nanobanana.storage import IN_MEMORY_BYTES, Copier
+from prefect_nanobanana.storage import Copier
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 PNG = draw("a cat", seed="1", longest=96)

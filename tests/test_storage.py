@@ -24,6 +24,7 @@ from prefect_nanobanana import (
     ImageNotCopied,
     StorageError,
     StorageOptions,
+    _bodies,
     _download,
     storage,
 )
@@ -229,7 +230,7 @@ def test_urls_that_are_never_followed(bucket: S3Bucket, folder: Path, url: str, 
 def test_large_images_spill_to_disk(bucket: S3Bucket, folder: Path) -> None:
     noisy = io.BytesIO()
     Image.effect_noise((1700, 1700), 100).save(noisy, "PNG")
-    assert len(noisy.getvalue()) > storage.IN_MEMORY_BYTES
+    assert len(noisy.getvalue()) > _bodies.IN_MEMORY_BYTES
     with Scripted(lambda _: Reply(noisy.getvalue())) as host:
         _copy(bucket, host.url)
     assert (folder / "images/x.png").read_bytes() == noisy.getvalue()

@@ -1,0 +1,83 @@
+"""What a host sends, on its way into S3: hashed, in memory if it is small, else on disk."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import tempfile
+from typing import IO
+
+IN_MEMORY_BYTES = 2 * 1024 * 1024
+"""Larger bodies go to disk, so that many copies at once do not fill the memory."""
+_PIECE_BYTES = 256 * 1024
+"""Written and hashed at once: many threads that take turns for less lose time over it."""
+
+
+class Body:
+    """Write to it, then finish it; close it when it is not needed any more.
+
+    Attributes:
+        file: All of it, once it is finished.
+        whole: The same as bytes, if it is small.
+        size: Its length, in bytes.
+        sha256: Its SHA-256.
+        md5: Its MD5 in hexadecimal, which is what most stores make an object's ETag of.
+    """
+
+    def __init__(self) -> None:
+        self.file: IO[bytes] = io.BytesIO()
+        self.whole: bytes | None = None
+        self.size = 0
+        self.sha256, self.md5 = b"", ""
+        self._hashes = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        self._chunks: list[bytes] = []
+        self._waiting = 0
+        self._on_disk = False
+
+    @property
+    def checksum(self) -> str:
+        """Its SHA-256 as S3 writes it."""
+        return base64.b64encode(self.sha256).decode()
+
+    def write(self, chunk: bytes) -> None:
+        """Add to it.
+
+        Raises:
+            OSError: If there is no room.
+        """
+        self.size += len(chunk)
+        self._chunks.append(chunk)
+        self._waiting += len(chunk)
+        if self._waiting > (_PIECE_BYTES if self._on_disk else IN_MEMORY_BYTES):
+            if not self._on_disk:
+                self.file = tempfile.TemporaryFile()  # noqa: SIM115 (`close` ends it)
+                self._on_disk = True
+            self.file.write(self._take())
+
+    def finish(self) -> None:
+        """Say that this was all.
+
+        Raises:
+            OSError: If there is no room.
+        """
+        rest = self._take()
+        if self._on_disk:
+            self.file.write(rest)
+            self.file.seek(0)
+        else:
+            # A file over bytes shares them until it is written to.
+            self.whole, self.file = rest, io.BytesIO(rest)
+        sha256, md5 = self._hashes
+        self.sha256, self.md5 = sha256.digest(), md5.hexdigest()
+
+    def close(self) -> None:
+        """Remove it."""
+        self.file.close()
+
+    def _take(self) -> bytes:
+        piece = b"".join(self._chunks)
+        self._chunks, self._waiting = [], 0
+        for hashing in self._hashes:
+            hashing.update(piece)
+        return piece
