@@ -5,13 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import tempfile
+import threading
 from typing import IO
 
 IN_MEMORY_BYTES = 2 * 1024 * 1024
 """Larger bodies go to disk, so that many copies at once do not fill the memory."""
 _PIECE_BYTES = 256 * 1024
 """Written and hashed at once: many threads that take turns for less lose time over it."""
+PATIENCE_SECONDS = 5.0
+"""A large body waits no longer for others: their hosts may be slow."""
+_large = threading.BoundedSemaphore(2 * (os.cpu_count() or 1))
+"""Large bodies keep cores and memory busy; with more of them at once, each takes longer than that."""
 
 
 class Body:
@@ -33,7 +39,7 @@ class Body:
         self._hashes = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         self._chunks: list[bytes] = []
         self._waiting = 0
-        self._on_disk = False
+        self._on_disk = self._counted = False
 
     @property
     def checksum(self) -> str:
@@ -51,8 +57,7 @@ class Body:
         self._waiting += len(chunk)
         if self._waiting > (_PIECE_BYTES if self._on_disk else IN_MEMORY_BYTES):
             if not self._on_disk:
-                self.file = tempfile.TemporaryFile()  # noqa: SIM115 (`close` ends it)
-                self._on_disk = True
+                self._go_to_disk()
             self.file.write(self._take())
 
     def finish(self) -> None:
@@ -74,6 +79,14 @@ class Body:
     def close(self) -> None:
         """Remove it."""
         self.file.close()
+        if self._counted:
+            self._counted = False
+            _large.release()
+
+    def _go_to_disk(self) -> None:
+        self._counted = _large.acquire(timeout=PATIENCE_SECONDS)
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115 (`close` ends it)
+        self._on_disk = True
 
     def _take(self) -> bytes:
         piece = b"".join(self._chunks)
