@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,13 +154,17 @@ class Person:
         until.first.wait_for()
 
 
-def _loaded(pictures: Locator) -> list[int]:
-    """The widths of pictures that have really been loaded, 0 for the others."""
-    pictures.first.wait_for()
-    return [
-        picture.evaluate("e => e.decode().catch(() => 0).then(() => e.naturalWidth)")
-        for picture in pictures.all()
-    ]
+def _loaded(pictures: Locator, count: int) -> list[int]:
+    """The widths of so many pictures, once they have really been loaded; 0 for those that never are."""
+    end = time.monotonic() + PATIENCE / 1000
+    while True:
+        # The page may draw itself anew meanwhile: all are looked at in one go.
+        widths: list[int] = pictures.evaluate_all(
+            "all => Promise.all(all.map(e => e.decode().catch(() => 0).then(() => e.naturalWidth)))"
+        )
+        if (len(widths) == count and all(widths)) or time.monotonic() > end:
+            return widths
+        pictures.page.wait_for_timeout(200)
 
 
 def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
@@ -215,8 +220,9 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
         person.tab("Artifacts", done)
         strip = page.locator("main img[src^='data:image/webp']")
         person.tab("Artifacts", strip.nth(1))  # it is written last, and the tab does not move
-        assert all(width > 0 for width in _loaded(strip))
-        expect(strip).to_have_count(2)
+        shown = _loaded(strip, 2)
+        assert len(shown) == 2
+        assert all(shown)
         person.look("run-artifacts", whole=True)
         run = page.url.partition("?")[0]
         person.tab("Task Runs", page.locator("main").get_by_text("Warning", exact=True))
@@ -238,7 +244,7 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
         person.look("gallery", whole=True)
         expect(cells).to_have_count(3)
         assert [cells.nth(n).locator("img").count() for n in range(3)] == [1, 0, 1]
-        assert all(width == 256 for width in _loaded(cells.locator("img")))
+        assert _loaded(cells.locator("img"), 2) == [256, 256]
         assert HOSTILE in cells.nth(2).inner_text()
         assert "1 credit" in cells.nth(1).inner_text()
         assert "Content safety check failed" in cells.nth(1).inner_text()
@@ -262,7 +268,9 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
         cards = page.locator("main article")
         cards.first.wait_for()
         expect(cards).to_have_count(3)
-        assert all(width > 0 for width in _loaded(page.locator("main article img:visible")))
+        on_page = _loaded(page.locator("main article img:visible"), 2)
+        assert len(on_page) == 2
+        assert all(on_page)
         person.look("page-in-s3")
         page.get_by_role("button", name=re.compile("^warning", re.I)).first.click()
         expect(cards.filter(visible=True)).to_have_count(1)
@@ -277,7 +285,7 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
             fresh.route(f"{origin}/**", lambda route: route.abort())
         fresh.goto(gallery)
         thumbnails = fresh.locator("main td[valign] img")
-        assert _loaded(thumbnails) == [256, 256]
+        assert _loaded(thumbnails, 2) == [256, 256]
 
         alerts = [p for p in chrome.problems if not p.startswith(("console:", "request to elsewhere"))]
         assert alerts == []
