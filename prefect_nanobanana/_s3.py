@@ -56,10 +56,14 @@ _UNUSABLE = {
 }
 """What no retry helps against, by S3's error codes, and the cure."""
 
+_DAMAGED = {"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"}
+"""What arrived was not what was sent, and was not stored. boto3 does not send it again."""
+SEND_TRIES = 3
+SEND_AGAIN_SECONDS = 0.2
+
 _PASSING = {
     *("SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "500", "502", "503"),
-    # What arrived was not what was sent.
-    *("BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"),
+    *_DAMAGED,
 }
 """What may pass: partly boto3 has tried it again a few times already."""
 
@@ -273,13 +277,8 @@ class Bucket:
             # Named, it is a plain header. Over TLS boto3 sends a trailer: Ceph and rclone answer 411.
             options["ChecksumSHA256"] = b64encode(sha256(body).digest()).decode()
         try:
-            return self.client.put_object(
-                Bucket=self.name,
-                Key=key,
-                Body=body,
-                ContentType=content_type,
-                **self._options.for_put(kind),
-                **options,
+            return self._send(
+                kind, Bucket=self.name, Key=key, Body=body, ContentType=content_type, **options
             )
         except (BotoCoreError, ClientError) as error:
             status = 0
@@ -294,6 +293,17 @@ class Bucket:
                 plain = {name: value for name, value in options.items() if name not in conditions}
                 return self.put(key, body, content_type, kind, **plain)
             raise self.problem(error, key) from None
+
+    def _send(self, kind: Kind, **request: Any) -> PutObjectOutputTypeDef:
+        # Whoever copies an image sends it again, and for longer.
+        for left in reversed(range(1 if kind == "image" else SEND_TRIES)):
+            try:
+                return self.client.put_object(**self._options.for_put(kind), **request)
+            except ClientError as error:
+                if not left or error.response.get("Error", {}).get("Code") not in _DAMAGED:
+                    raise
+                time.sleep(SEND_AGAIN_SECONDS)
+        raise AssertionError("the last try has returned or raised")
 
     def keys(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         """List the keys that begin with a prefix, and when each was written.

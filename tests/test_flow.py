@@ -588,6 +588,29 @@ def test_a_record_that_fails_for_a_moment_costs_nothing(
     assert left == [0]
 
 
+@pytest.mark.parametrize(
+    "what", [b'"asked"', b'"stored"', b"<!doctype html>"], ids=["claim", "record", "page"]
+)
+def test_what_is_damaged_on_its_way_is_sent_again(
+    generator: NanoBananaGenerator, sandbox: Sandbox, make_bucket: MakeBucket, s3: LocalS3, what: bytes
+) -> None:
+    left = [2]
+
+    def fault(seen: Seen) -> Reply | None:
+        if seen.method == "PUT" and what in seen.body.lower() and left[0]:
+            left[0] -= 1
+            return s3_error(400, "BadDigest")
+        return None
+
+    with FaultyS3(s3.endpoint_url) as proxy:
+        proxy.fault = fault
+        bucket = make_bucket(endpoint_url=proxy.url)
+        report = generate_images(prompts=["a"], generator=generator, bucket=bucket, batch="b")
+    assert left == [0]
+    assert (report.stored, sandbox.account.posts) == (1, 1)
+    assert report.gallery_uri is not None
+
+
 def test_an_intent_that_cannot_be_written_keeps_the_request_from_leaving(
     generator: NanoBananaGenerator, sandbox: Sandbox, make_bucket: MakeBucket, s3: LocalS3
 ) -> None:
