@@ -27,19 +27,26 @@ class Body:
         file: All of it, once it is finished.
         whole: The same as bytes, if it is small.
         size: Its length, in bytes.
-        sha256: Its SHA-256.
-        md5: Its MD5 in hexadecimal, which is what most stores make an object's ETag of.
     """
 
     def __init__(self) -> None:
         self.file: IO[bytes] = io.BytesIO()
         self.whole: bytes | None = None
         self.size = 0
-        self.sha256, self.md5 = b"", ""
-        self._hashes = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        self._sha256, self._md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         self._chunks: list[bytes] = []
         self._waiting = 0
         self._on_disk = self._counted = False
+
+    @property
+    def sha256(self) -> bytes:
+        """Its SHA-256."""
+        return self._sha256.digest()
+
+    @property
+    def md5(self) -> str:
+        """Its MD5 in hexadecimal, which is what most stores make an object's ETag of."""
+        return self._md5.hexdigest()
 
     @property
     def checksum(self) -> str:
@@ -73,8 +80,6 @@ class Body:
         else:
             # A file over bytes shares them until it is written to.
             self.whole, self.file = rest, io.BytesIO(rest)
-        sha256, md5 = self._hashes
-        self.sha256, self.md5 = sha256.digest(), md5.hexdigest()
 
     def close(self) -> None:
         """Remove it."""
@@ -91,6 +96,6 @@ class Body:
     def _take(self) -> bytes:
         piece = b"".join(self._chunks)
         self._chunks, self._waiting = [], 0
-        for hashing in self._hashes:
-            hashing.update(piece)
+        self._sha256.update(piece)
+        self._md5.update(piece)
         return piece

@@ -50,10 +50,11 @@ def test_the_demo(tmp_path: Path) -> None:
     assert list(home.iterdir()) == []
 
 
-def test_make_demo_is_that_script() -> None:
-    make = ["make", "--no-print-directory", "-n", "demo"]
+@pytest.mark.parametrize(("target", "script"), [("demo", "flows/demo.py"), ("ui", "deployments/ui.py")])
+def test_make_runs_the_scripts_that_are_tested(target: str, script: str) -> None:
+    make = ["make", "--no-print-directory", "-n", target]
     done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1].endswith("bin/python flows/demo.py")
+    assert done.stdout.splitlines()[-1].endswith(f"bin/python {script}")
 
 
 def test_the_demo_notices_what_does_not_add_up(tmp_path: Path) -> None:

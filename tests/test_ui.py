@@ -71,17 +71,6 @@ def _ask(api: str, path: str, body: Any = None) -> Any:
     return answer.raise_for_status().json()
 
 
-def test_make_ui_is_that_command() -> None:
-    done = subprocess.run(
-        ["make", "--no-print-directory", "-n", "ui"],
-        cwd=DEPLOYMENTS.parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.splitlines()[-1].endswith("bin/python deployments/ui.py")
-
-
 def test_one_command(tmp_path: Path, wait_for: Callable[..., None]) -> None:
     home = tmp_path / "ui"
     with _started(home, "--port", "0") as (process, told):
