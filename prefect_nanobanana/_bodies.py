@@ -12,7 +12,7 @@ from typing import IO
 
 IN_MEMORY_BYTES = 2 * 1024 * 1024
 """Larger bodies go to disk, so that many copies at once do not fill the memory."""
-_PIECE_BYTES = 256 * 1024
+_PIECE_BYTES = 1024 * 1024
 """Written and hashed at once: many threads that take turns for less lose time over it."""
 PATIENCE_SECONDS = 5.0
 """A large body waits no longer for others: their hosts may be slow."""
@@ -52,6 +52,15 @@ class Body:
     def checksum(self) -> str:
         """Its SHA-256 as S3 writes it."""
         return base64.b64encode(self.sha256).decode()
+
+    def expect(self, size: int) -> None:
+        """Say how long it will be, in bytes: a large one goes to disk from its start.
+
+        Raises:
+            OSError: If there is no room.
+        """
+        if size > IN_MEMORY_BYTES and not self._on_disk:
+            self._go_to_disk()
 
     def write(self, chunk: bytes) -> None:
         """Add to it.

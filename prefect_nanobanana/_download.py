@@ -93,7 +93,7 @@ class Downloader:
         started = time.monotonic()
         try:
             with deadline(DOWNLOAD_TIMEOUT_SECONDS), self._http.stream("GET", url) as response:
-                _check_status(response, url)
+                body.expect(_checked(response, url))
                 for chunk in response.iter_raw():
                     if body.size + len(chunk) > MAX_IMAGE_BYTES:
                         raise ImageNotCopied(f"{shown(url)} is larger than {MAX_IMAGE_BYTES} bytes")
@@ -131,7 +131,8 @@ def _say_nothing(request: httpx.Request) -> None:
         request.headers.pop(header, None)
 
 
-def _check_status(response: httpx.Response, url: str) -> None:
+def _checked(response: httpx.Response, url: str) -> int:
+    """How many bytes the body of an answer will have; 0 if it does not say."""
     status = response.status_code
     if status != 200:
         said = f"{shown(url)} answered {status}"
@@ -140,9 +141,11 @@ def _check_status(response: httpx.Response, url: str) -> None:
         raise ImageNotCopied(said)
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         raise ImageNotCopied(f"{shown(url)} came compressed, which was not asked for")
-    length = response.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > MAX_IMAGE_BYTES:
+    said = response.headers.get("content-length", "")
+    length = int(said) if said.isdecimal() else 0
+    if length > MAX_IMAGE_BYTES:
         raise ImageNotCopied(f"{shown(url)} is larger than {MAX_IMAGE_BYTES} bytes")
+    return length
 
 
 def _from_data_url(url: str) -> bytes:

@@ -19,6 +19,9 @@ import httpx
 from prefect_nanobanana._addresses import Addresses
 from prefect_nanobanana._tls import tls
 
+_PIECE_BYTES = 512 * 1024
+"""Asked of a connection at once: httpcore asks for 64 KB, and many threads that take turns for so little
+lose much time over it. A connection with TLS gives 16 KB at most, whatever it is asked for."""
 _until = threading.local()
 
 
@@ -45,13 +48,13 @@ def _left(timeout: float | None) -> float | None:
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A stream that knows of the thread's deadline."""
+    """A stream that knows of the thread's deadline, and is read in large pieces."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left(timeout))
+        return self._stream.read(max(max_bytes, _PIECE_BYTES), _left(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, _left(timeout))

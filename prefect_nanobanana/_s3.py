@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SIGNED_SECONDS = 7 * 24 * 3600
 """The longest that S3 allows (its documentation)."""
 _CHUNK_BYTES = 64 * 1024
-_PIECE_BYTES = 256 * 1024
+_PIECE_BYTES = 1024 * 1024
 POOL_CONNECTIONS = 32
 """Copies and records of one run share the client's connections."""
 

@@ -25,6 +25,7 @@ from servers import Reply, Scripted, Seen
 
 from prefect_nanobanana import ImageNotCopied, NanoBananaCredentials, _download, _network
 from prefect_nanobanana._addresses import Addresses, is_public
+from prefect_nanobanana._bodies import IN_MEMORY_BYTES, Body
 from prefect_nanobanana._download import Downloader, Passing
 from prefect_nanobanana.sandbox.pictures import draw
 
@@ -284,6 +285,49 @@ def test_a_deadline_concerns_its_own_thread_and_time() -> None:
     with _network.deadline(0.1):
         assert 0 < (_network._left(30) or 0) <= 0.1
     assert _network._left(30) == 30
+
+
+class Watched(httpcore.SyncBackend):
+    """Connects, and notes how much is asked for at once."""
+
+    def __init__(self) -> None:
+        self.asked_for: set[int] = set()
+
+    def connect_tcp(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
+        stream = super().connect_tcp(*args, **options)
+        read = stream.read
+
+        def watched(max_bytes: int, timeout: float | None = None) -> bytes:
+            self.asked_for.add(max_bytes)
+            return read(max_bytes, timeout)
+
+        stream.read = watched  # type: ignore[method-assign]
+        return stream
+
+
+def test_a_body_is_read_in_large_pieces() -> None:
+    network = Watched()
+    with Scripted(lambda _: Reply(PNG)) as host:
+        assert _fetch(host.url, Addresses(["127.0.0.1"]), network) == PNG
+    assert network.asked_for == {512 * 1024}
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_body_that_says_it_is_large_is_on_disk_from_its_start(
+    monkeypatch: pytest.MonkeyPatch, said: bool
+) -> None:
+    sizes, go_to_disk = [], Body._go_to_disk
+
+    def noted(body: Body) -> None:
+        sizes.append(body.size)
+        go_to_disk(body)
+
+    monkeypatch.setattr(Body, "_go_to_disk", noted)
+    content = PNG * (IN_MEMORY_BYTES // len(PNG) + 1)
+    reply = Reply(content) if said else Reply(content, length=-1)
+    with Scripted(lambda _: reply) as host:
+        assert _fetch(host.url, Addresses(["127.0.0.1"])) == content
+    assert [size > IN_MEMORY_BYTES for size in sizes] == [not said]
 
 
 GREEDY = """

@@ -33,6 +33,15 @@ def test_all_of_it_and_its_hashes(size: int) -> None:
         assert body.whole == (content if size <= IN_MEMORY_BYTES else None)
 
 
+@pytest.mark.parametrize("size", [1, IN_MEMORY_BYTES + 1])
+def test_less_came_than_was_expected(size: int) -> None:
+    with closing(Body()) as body:
+        body.expect(size)
+        body.write(b"x")
+        body.finish()
+        assert (body.file.read(), body.whole) == (b"x", b"x" if size == 1 else None)
+
+
 def test_large_bodies_wait_for_each_other_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = threading.BoundedSemaphore(1)
     monkeypatch.setattr(_bodies, "_large", turns)
