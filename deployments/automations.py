@@ -76,7 +76,7 @@ def notices(warnings: int, minutes: int) -> list[Notice]:
                 within=timedelta(minutes=minutes),
             ),
             f"The safety check refused {warnings} prompts within {minutes} minutes; each cost credits "
-            "and yielded no image. The last was prompt {{ event.payload.position }} of batch "
+            "and yielded no image. One of them was prompt {{ event.payload.position }} of batch "
             "{{ event.payload.batch }}: {{ event.payload.prompt }}",
         ),
         Notice(

@@ -133,16 +133,17 @@ def test_many_warnings(
 ) -> None:
     """One is part of the business; prompts may hold whatever people write."""
     automations("--webhook", "nanobanana", "--warnings", "3", "--minutes", "30")
+    odd = _refused('{{ 7 * 7 }} "quoted"\n</script> ünï', position=9)
     low = ("nanobanana.credits.low", "nanobanana.account.a", {"remaining_credits": 1})
-    _emit(server, *[_refused("a cat")] * 2, low)
-    # Events are taken in order: when this has arrived, both warnings were counted.
+    # Prefect's server takes two events at a time, so any of the three may be the one that it tells of.
+    _emit(server, odd, odd, low)
     told("Nano Banana: credits are low")
     assert len(received.seen) == 1
-    _emit(server, _refused('{{ 7 * 7 }} "quoted"\n</script> ünï', position=9))
+    _emit(server, odd)
     body = told("Nano Banana: many warnings")
     assert body["text"] == (
         "The safety check refused 3 prompts within 30 minutes; each cost credits and yielded no image. "
-        'The last was prompt 9 of batch b: {{ 7 * 7 }} "quoted"\n</script> ünï'
+        'One of them was prompt 9 of batch b: {{ 7 * 7 }} "quoted"\n</script> ünï'
     )
 
 
