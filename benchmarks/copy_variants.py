@@ -237,20 +237,18 @@ def upload(work: Work, _: ExitStack) -> Run:
 
 def unchecked(work: Work, stack: ExitStack) -> Run:
     """The same connections and the same puts, with a hash that is not the image's."""
-    import httpx
-
     from prefect_nanobanana._addresses import Addresses
-    from prefect_nanobanana._network import ImageTransport
+    from prefect_nanobanana._network import ImageNetwork
     from prefect_nanobanana._s3 import Bucket
     from prefect_nanobanana.storage import COPY_THREADS
 
-    transport = ImageTransport(Addresses(["127.0.0.1"]), COPY_THREADS)
-    http = stack.enter_context(httpx.Client(transport=transport, trust_env=False))
+    images = ImageNetwork(Addresses(["127.0.0.1"]), COPY_THREADS)
+    stack.callback(images.close)
     bucket = Bucket(_block(work))
     wrong = {"ChecksumSHA256": "A" * 43 + "=", "Metadata": {"sha256": "0" * 64}}
 
     def one(name: str) -> None:
-        image = http.get(work.url(name)).raise_for_status().content
+        image = images.get(work.url(name), {}).read()
         bucket.put(work.key(name), image, "image/png", "image", **wrong)
 
     return _in_threads(one, COPY_THREADS)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-import httpx
+from urllib3.util import Url
 
 from prefect_nanobanana.errors import ImageNotCopied
 
@@ -66,20 +66,23 @@ class Addresses:
         self._resolve = resolve
         self._is_public = is_public
 
-    def check(self, url: httpx.URL) -> None:
+    def check(self, url: Url) -> None:
         """Check what can be seen of a URL itself.
 
         Raises:
             ImageNotCopied: If it must not be followed.
         """
-        if url.scheme == "http" and _bare(url.host) not in self._trusted:
+        host = url.host or ""
+        if url.scheme not in ("http", "https") or not host:
+            raise ImageNotCopied(f"{url.scheme}: cannot be fetched, only https: can")
+        if url.scheme == "http" and _bare(host) not in self._trusted:
             raise ImageNotCopied(
-                f"http://{url.host}{url.path} is not https: plain http is for the API's own host, and "
+                f"http://{host}{url.path or ''} is not https: plain http is for the API's own host, and "
                 "for those that the credentials block lists under image_hosts"
             )
         with suppress(ValueError):  # a name is resolved, and checked, when it is connected to
-            address = str(ip_address(_bare(url.host)))
-            self._check(url.host, address)
+            address = str(ip_address(_bare(host)))
+            self._check(host, address)
 
     def of(self, host: str, port: int) -> list[str]:
         """The addresses that a host may be connected to at.

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import socket
 import time
-from urllib.parse import unquote_to_bytes, urlsplit
+from contextlib import closing
+from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
-import httpcore
-import httpx
+import urllib3
+from urllib3.exceptions import HTTPError, LocationValueError
 
 from prefect_nanobanana._addresses import Addresses
 from prefect_nanobanana._answers import retry_after_seconds
-from prefect_nanobanana._bodies import Body
-from prefect_nanobanana._network import ImageTransport, deadline
+from prefect_nanobanana._bodies import IN_MEMORY_BYTES, Body
+from prefect_nanobanana._network import Connect, ImageNetwork, deadline
 from prefect_nanobanana._version import __version__
 from prefect_nanobanana.errors import ImageNotCopied
 
@@ -23,6 +25,12 @@ DOWNLOAD_TIMEOUT_SECONDS = 120.0
 MAX_REDIRECTS = 5
 USER_AGENT = f"Mozilla/5.0 (compatible; prefect-nanobanana/{__version__})"
 """Some image hosts refuse the default agents of libraries with 403, as public clients have seen."""
+
+_HEADERS = {"User-Agent": USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"}
+"""And no more: no key, cookie, referrer or password."""
+_PIECE_BYTES = IN_MEMORY_BYTES
+"""Read at once. A small image comes as one piece, which is never copied; with many threads, taking turns
+for smaller ones costs much time."""
 
 _PASSING = {403, 404, 408, 425, 429, 500, 502, 503, 504}
 
@@ -41,27 +49,20 @@ class Downloader:
     Args:
         addresses: Where they may be fetched from.
         connections: How many connections stay open for the next image.
-        network: Makes the connections.
+        connect: Makes the connections.
     """
 
     def __init__(
-        self, addresses: Addresses, connections: int, network: httpcore.NetworkBackend | None = None
+        self,
+        addresses: Addresses,
+        connections: int,
+        connect: Connect = socket.create_connection,
     ) -> None:
-        self._http = httpx.Client(
-            headers={"user-agent": USER_AGENT, "accept": "image/*", "accept-encoding": "identity"},
-            timeout=httpx.Timeout(30, connect=10, pool=None),
-            follow_redirects=True,
-            max_redirects=MAX_REDIRECTS,
-            # Checks each hop, so that a redirect cannot lead where a link may not.
-            transport=ImageTransport(addresses, connections, network),
-            # A redirect may carry what the first request did not.
-            event_hooks={"request": [_say_nothing]},
-            trust_env=False,  # a .netrc would send passwords
-        )
+        self._images = ImageNetwork(addresses, connections, connect)
 
     def close(self) -> None:
         """Close all connections."""
-        self._http.close()
+        self._images.close()
 
     def fetch(self, url: str) -> Body:
         """Fetch an image, as the host sends it.
@@ -92,22 +93,33 @@ class Downloader:
     def _read(self, url: str, body: Body) -> None:
         started = time.monotonic()
         try:
-            with deadline(DOWNLOAD_TIMEOUT_SECONDS), self._http.stream("GET", url) as response:
-                body.expect(_checked(response, url))
-                for chunk in response.iter_raw():
-                    if body.size + len(chunk) > MAX_IMAGE_BYTES:
+            with deadline(DOWNLOAD_TIMEOUT_SECONDS), closing(self._open(url)) as answer:
+                body.expect(_checked(answer, url))
+                while piece := answer.read(_PIECE_BYTES):
+                    if body.size + len(piece) > MAX_IMAGE_BYTES:
                         raise ImageNotCopied(f"{shown(url)} is larger than {MAX_IMAGE_BYTES} bytes")
-                    if time.monotonic() - started > DOWNLOAD_TIMEOUT_SECONDS:
-                        raise _too_slow(url)  # behind a proxy, no deadline has stopped it
-                    body.write(chunk)
-        except (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL) as error:
+                    body.write(piece)
+        except LocationValueError as error:
             raise ImageNotCopied(f"{shown(url)} cannot be fetched ({error})") from None
-        except httpx.HTTPError as error:
+        except HTTPError as error:
             if time.monotonic() - started > DOWNLOAD_TIMEOUT_SECONDS:
-                raise _too_slow(url) from None
-            raise Passing(
-                f"{shown(url)} could not be fetched ({type(error).__name__}: {error})"
-            ) from None
+                raise Passing(
+                    f"{shown(url)} did not arrive within {DOWNLOAD_TIMEOUT_SECONDS:g} s"
+                ) from None
+            raise Passing(f"{shown(url)} could not be fetched ({_why(error)})") from None
+
+    def _open(self, url: str) -> urllib3.BaseHTTPResponse:
+        at = url
+        for _ in range(MAX_REDIRECTS + 1):
+            # Each hop is checked, so that a redirect cannot lead where a link may not.
+            answer = self._images.get(at, _HEADERS)
+            location = answer.get_redirect_location()
+            if not location:
+                return answer
+            with closing(answer):
+                answer.read(_PIECE_BYTES)  # then the connection can be used again
+            at = urljoin(at, location)
+        raise ImageNotCopied(f"{shown(url)} leads to more than {MAX_REDIRECTS} redirects")
 
 
 def shown(url: str) -> str:
@@ -122,26 +134,24 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
-def _too_slow(url: str) -> Passing:
-    return Passing(f"{shown(url)} did not arrive within {DOWNLOAD_TIMEOUT_SECONDS:g} s")
+def _why(error: HTTPError) -> str:
+    """What urllib3 says, without saying it twice."""
+    said = [*map(str, error.args)]
+    more = [text for text in said[1:] if text not in said[0]]
+    return f"{type(error).__name__}: {' '.join(said[:1] + more)}"
 
 
-def _say_nothing(request: httpx.Request) -> None:
-    for header in ("authorization", "cookie", "referer"):
-        request.headers.pop(header, None)
-
-
-def _checked(response: httpx.Response, url: str) -> int:
+def _checked(answer: urllib3.BaseHTTPResponse, url: str) -> int:
     """How many bytes the body of an answer will have; 0 if it does not say."""
-    status = response.status_code
+    status = answer.status
     if status != 200:
         said = f"{shown(url)} answered {status}"
         if status in _PASSING:
-            raise Passing(said, retry_after_seconds(response.headers))
+            raise Passing(said, retry_after_seconds(answer.headers))
         raise ImageNotCopied(said)
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
+    if answer.headers.get("content-encoding", "identity").lower() != "identity":
         raise ImageNotCopied(f"{shown(url)} came compressed, which was not asked for")
-    said = response.headers.get("content-length", "")
+    said = answer.headers.get("content-length", "")
     length = int(said) if said.isdecimal() else 0
     if length > MAX_IMAGE_BYTES:
         raise ImageNotCopied(f"{shown(url)} is larger than {MAX_IMAGE_BYTES} bytes")

@@ -2,34 +2,61 @@
 
 Each name is resolved once per connection, all its addresses are checked, and the connection goes to the
 address that was checked: a name that resolves to something else a moment later changes nothing.
+
+This is urllib3 and not httpx: it reads a body straight into what is handed on, where httpx copies each
+byte three times on the way, and an image costs half the CPU time.
 """
 
 from __future__ import annotations
 
+import functools
+import io
+import logging
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
-import httpcore
-import httpx
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
 
 from prefect_nanobanana._addresses import Addresses
 from prefect_nanobanana._tls import tls
 
-_PIECE_BYTES = 512 * 1024
-"""Asked of a connection at once: httpcore asks for 64 KB, and many threads that take turns for so little
-lose much time over it. A connection with TLS gives 16 KB at most, whatever it is asked for."""
+Connect = Callable[[tuple[str, int], float | None], socket.socket]
+"""As `socket.create_connection`: takes an address and a time-out in seconds."""
+
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 30.0
+"""Without a byte."""
+_HOSTS = 16
+"""Connections stay open to so many hosts."""
 _until = threading.local()
+
+
+def _not_of_images(_: logging.LogRecord) -> bool:
+    return getattr(_until, "time", None) is None
+
+
+for _name in ("urllib3.connection", "urllib3.connectionpool"):
+    # They name whole URLs, and those of images may hold a signature.
+    logging.getLogger(_name).addFilter(_not_of_images)
+
+
+class NotConnected(HTTPError):
+    """There is no connection to a host."""
 
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Let whatever this thread does on a `CheckedNetwork` time out after so many seconds in all.
+    """Let what this thread does on an `ImageNetwork` time out after so many seconds in all.
 
-    Time-outs of httpx start anew with each byte, so that a host that sends one now and then, be it of
+    Other time-outs start anew with each byte, so that a host that sends one now and then, be it of
     its headers, would hold a thread for ever.
     """
     _until.time = time.monotonic() + seconds
@@ -47,122 +74,153 @@ def _left(timeout: float | None) -> float | None:
     return left if timeout is None else min(left, timeout)
 
 
-class _TimedStream(httpcore.NetworkStream):
-    """A stream that knows of the thread's deadline, and is read in large pieces."""
+class _TimedReader(io.RawIOBase):
+    """What a socket receives, by the thread's deadline."""
 
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
-        self._stream = stream
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket, self._timeout = sock, sock.gettimeout()
+        self._raw = sock.makefile("rb", buffering=0)
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max(max_bytes, _PIECE_BYTES), _left(timeout))
+    def readable(self) -> bool:
+        return True
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _left(timeout))
-
-    def start_tls(
-        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        return _TimedStream(self._stream.start_tls(ssl_context, server_hostname, _left(timeout)))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
+    def readinto(self, buffer: Any) -> int | None:
+        self._socket.settimeout(_left(self._timeout))
+        return self._raw.readinto(buffer)
 
     def close(self) -> None:
-        self._stream.close()
+        self._raw.close()
+        super().close()
 
 
-class CheckedNetwork(httpcore.NetworkBackend):
-    """Connects to addresses that were checked, and to nothing else.
+class _TimedSocket:
+    """A connection's socket, read through a `_TimedReader`."""
 
-    Args:
-        addresses: Which those are.
-        network: Makes the connections.
-    """
+    def __init__(self, sock: Any) -> None:
+        self._socket = sock
 
-    def __init__(self, addresses: Addresses, network: httpcore.NetworkBackend) -> None:
-        self._addresses = addresses
-        self._network = network
+    def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
+        return io.BufferedReader(_TimedReader(self._socket))
 
-    def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, *args: Any, **options: Any
-    ) -> httpcore.NetworkStream:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+
+class _Timed(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        self.sock: Any = _TimedSocket(self.sock)
+
+
+class _TimedTLS(_Timed, HTTPSConnection):
+    pass
+
+
+class _Checked(_Timed):
+    """Connects to addresses that were checked, and to nothing else."""
+
+    def __init__(self, *args: Any, addresses: Addresses, connect: Connect, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._addresses, self._connect_to = addresses, connect
+
+    def _new_conn(self) -> socket.socket:
         try:
-            found = self._addresses.of(host, port)
+            found = self._addresses.of(self.host, self.port)
         except OSError as error:
-            raise httpcore.ConnectError(f"{host} cannot be resolved: {error}") from None
-        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+            raise NotConnected(f"{self.host} cannot be resolved: {error}") from None
+        failure = f"{self.host} has no address"
         for address in found:
             try:
-                stream = self._network.connect_tcp(address, port, _left(timeout), *args, **options)
-                return _TimedStream(stream)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        raise failure
+                return self._connect_to((address, self.port), _left(CONNECT_SECONDS))
+            except OSError as error:
+                failure = str(error)
+        raise NotConnected(failure)
 
 
-class CheckedTransport(httpx.HTTPTransport):
-    """An httpx transport over a `CheckedNetwork`.
-
-    Args:
-        addresses: Where it may connect to.
-        connections: How many connections stay open for the next request; there may be more at once.
-        network: Makes the connections.
-    """
-
-    def __init__(
-        self, addresses: Addresses, connections: int, network: httpcore.NetworkBackend | None = None
-    ) -> None:
-        context = tls()
-        super().__init__(verify=context)
-        # httpx has no public way to a pool of one's own; were this name to change, nothing would be
-        # checked.
-        if not isinstance(self._pool, httpcore.ConnectionPool):
-            raise TypeError("this version of httpx is not known: its transport has another pool")
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=context,
-            max_connections=None,
-            max_keepalive_connections=connections,
-            network_backend=CheckedNetwork(addresses, network or httpcore.SyncBackend()),
-        )
+class _CheckedTLS(_Checked, HTTPSConnection):
+    """The same with TLS, which is spoken with whom the URL names."""
 
 
-class ImageTransport(httpx.BaseTransport):
-    """Fetches images, through the environment's proxy where there is one.
+def _pools(manager: urllib3.PoolManager, plain: type, tls: type, **options: Any) -> None:
+    """Let a manager make its connections as these classes, with these options."""
+
+    def of(pool: type, connection: type) -> Any:
+        return functools.partial(type("Pool", (pool,), {"ConnectionCls": connection}), **options)
+
+    manager.pool_classes_by_scheme = {
+        "http": of(urllib3.HTTPConnectionPool, plain),
+        "https": of(urllib3.HTTPSConnectionPool, tls),
+    }
+
+
+class ImageNetwork:
+    """Asks for images, through the environment's proxy where there is one.
 
     A proxy resolves names itself: behind one, only addresses that are written as such are checked here,
     and what its names may lead to is up to the proxy.
 
     Args:
         addresses: Where it may connect to.
-        connections: See `CheckedTransport`.
-        network: Likewise.
+        connections: How many connections to a host stay open for the next image; there may be more at
+            once.
+        connect: Makes the connections.
+
+    Raises:
+        TypeError: If urllib3 has changed so that nothing would be checked.
     """
 
     def __init__(
-        self, addresses: Addresses, connections: int, network: httpcore.NetworkBackend | None = None
+        self, addresses: Addresses, connections: int, connect: Connect = socket.create_connection
     ) -> None:
+        if not hasattr(HTTPConnection, "_new_conn"):
+            raise TypeError("this version of urllib3 is not known: its connections are made elsewhere")
         self._addresses = addresses
-        self._direct = CheckedTransport(addresses, connections, network)
+        options: dict[str, Any] = {"maxsize": connections, "ssl_context": tls()}
+        self._direct = urllib3.PoolManager(_HOSTS, **options)
+        _pools(self._direct, _Checked, _CheckedTLS, addresses=addresses, connect=connect)
+        self._proxied = {}
         proxies = getproxies()
-        self._proxied = {
-            scheme: httpx.HTTPTransport(proxy=proxy, verify=tls())
-            for scheme in ("http", "https")
-            if (proxy := proxies.get(scheme) or proxies.get("all"))
-        }
+        for scheme in ("http", "https"):
+            if proxy := proxies.get(scheme) or proxies.get("all"):
+                self._proxied[scheme] = _proxy(proxy, **options)
+                _pools(self._proxied[scheme], _Timed, _TimedTLS)
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request if its address allows it; see `httpx.BaseTransport`.
+    def get(self, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+        """Ask for an image, and follow no redirect.
+
+        Args:
+            url: Where it is.
+            headers: What to send; a password in the URL is not.
+
+        Returns:
+            The answer, its body still to come; for the caller to close.
 
         Raises:
-            ImageNotCopied: If it does not.
+            ImageNotCopied: If it must not be asked for.
+            urllib3.exceptions.HTTPError: If there is no answer, or the URL is none.
         """
-        self._addresses.check(request.url)
-        proxy = self._proxied.get(request.url.scheme)
-        if proxy is None or proxy_bypass(request.url.host):
-            return self._direct.handle_request(request)
-        return proxy.handle_request(request)
+        parts = urllib3.util.parse_url(url)
+        self._addresses.check(parts)
+        proxied = self._proxied.get(parts.scheme or "")
+        direct = proxied is None or proxy_bypass(parts.host or "")
+        return (self._direct if direct or proxied is None else proxied).urlopen(
+            "GET",
+            parts.url,
+            headers=headers,
+            timeout=urllib3.Timeout(_left(CONNECT_SECONDS), _left(READ_SECONDS)),
+            retries=False,
+            redirect=False,
+            preload_content=False,
+            decode_content=False,
+        )
 
     def close(self) -> None:
         """Close all connections."""
-        for transport in (self._direct, *self._proxied.values()):
-            transport.close()
+        for manager in (self._direct, *self._proxied.values()):
+            manager.clear()
+
+
+def _proxy(url: str, **options: Any) -> urllib3.ProxyManager:
+    parts = urllib3.util.parse_url(url if "://" in url else f"http://{url}")
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(parts.auth)) if parts.auth else None
+    return urllib3.ProxyManager(parts._replace(auth=None).url, _HOSTS, proxy_headers=headers, **options)

@@ -13,15 +13,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-import httpcore
-import httpx
 import pytest
 import trustme
+import urllib3
 from servers import Reply, Scripted, Seen
+from urllib3.connection import HTTPConnection
+from urllib3.util import parse_url
 
 from prefect_nanobanana import ImageNotCopied, NanoBananaCredentials, _download, _network
 from prefect_nanobanana._addresses import Addresses, is_public
@@ -52,15 +54,15 @@ FORBIDDEN = [
 ]
 
 
-class NoNetwork(httpcore.NetworkBackend):
+class NoNetwork:
     """Counts who wants to connect, and connects nobody."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def connect_tcp(self, host: str, *args: Any, **options: Any) -> httpcore.NetworkStream:
-        self.asked.append(host)
-        raise AssertionError(f"a connection to {host} was asked for")
+    def __call__(self, address: tuple[str, int], timeout: float | None) -> socket.socket:
+        self.asked.append(address[0])
+        raise AssertionError(f"a connection to {address} was asked for")
 
 
 def _only_the_first(address: Any) -> bool:
@@ -68,9 +70,11 @@ def _only_the_first(address: Any) -> bool:
     return str(address) == "127.0.0.1"
 
 
-def _fetch(url: str, addresses: Addresses, network: httpcore.NetworkBackend | None = None) -> bytes:
+def _fetch(
+    url: str, addresses: Addresses, connect: _network.Connect = socket.create_connection
+) -> bytes:
     with (
-        closing(Downloader(addresses, 1, network)) as downloader,
+        closing(Downloader(addresses, 1, connect)) as downloader,
         closing(downloader.fetch(url)) as body,
     ):
         return body.file.read()
@@ -216,7 +220,7 @@ def test_image_hosts_may_be_addresses() -> None:
     hosts = ["10.0.0.7", "fd12::1", "[fd12::2]"]
     credentials = NanoBananaCredentials(api_key="nb_x", image_hosts=hosts)
     assert credentials.image_hosts == ["10.0.0.7", "fd12::1", "fd12::2"]
-    Addresses(credentials.trusted_hosts).check(httpx.URL("http://[fd12::1]:9000/x.png"))
+    Addresses(credentials.trusted_hosts).check(parse_url("http://[fd12::1]:9000/x.png"))
 
 
 @contextmanager
@@ -238,6 +242,16 @@ def test_behind_a_proxy(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
         with pytest.raises(ImageNotCopied, match=r"169\.254\.169\.254 is no public address"):
             _fetch("https://169.254.169.254/latest", addresses)
         assert proxy.connections == 1
+
+
+def test_a_proxy_with_a_password_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_download, "DOWNLOAD_TIMEOUT_SECONDS", 0.5)
+    reply = Reply(PNG, drip_seconds=0.02)
+    with Scripted(lambda _: reply) as proxy:
+        monkeypatch.setenv("http_proxy", f"me:p%40ss@127.0.0.1:{proxy.port}")
+        with pytest.raises(Passing, match="did not arrive within 0.5 s"):
+            _fetch(f"http://{NAME}/x.png", Addresses([NAME]))
+    assert proxy.seen[0].headers["proxy-authorization"] == "Basic bWU6cEBzcw=="
 
 
 def test_hosts_that_need_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,29 +301,49 @@ def test_a_deadline_concerns_its_own_thread_and_time() -> None:
     assert _network._left(30) == 30
 
 
-class Watched(httpcore.SyncBackend):
-    """Connects, and notes how much is asked for at once."""
+class Watched(socket.socket):
+    """Notes how much is asked for at once."""
 
-    def __init__(self) -> None:
-        self.asked_for: set[int] = set()
+    most = 0
 
-    def connect_tcp(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
-        stream = super().connect_tcp(*args, **options)
-        read = stream.read
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        Watched.most = max(Watched.most, nbytes or len(buffer))
+        return super().recv_into(buffer, nbytes, flags)
 
-        def watched(max_bytes: int, timeout: float | None = None) -> bytes:
-            self.asked_for.add(max_bytes)
-            return read(max_bytes, timeout)
 
-        stream.read = watched  # type: ignore[method-assign]
-        return stream
+def _watched(address: tuple[str, int], timeout: float | None) -> socket.socket:
+    sock = Watched()
+    sock.settimeout(timeout)
+    sock.connect(address)
+    return sock
 
 
 def test_a_body_is_read_in_large_pieces() -> None:
-    network = Watched()
+    content = bytes(IN_MEMORY_BYTES)
+    with Scripted(lambda _: Reply(content)) as host:
+        assert _fetch(host.url, Addresses(["127.0.0.1"]), _watched) == content
+    assert Watched.most > IN_MEMORY_BYTES // 2
+
+
+def test_a_connection_is_used_again_also_after_a_redirect() -> None:
+    replies = [Reply(PNG), Reply(b"elsewhere", 302, {"Location": "/x"}), Reply(PNG)]
+    with (
+        Scripted(lambda _: replies.pop()) as host,
+        closing(Downloader(Addresses(["127.0.0.1"]), 1)) as downloader,
+    ):
+        for _ in range(2):
+            downloader.fetch(host.url).close()
+        assert (len(host.seen), host.connections) == (3, 1)
+
+
+def test_signatures_of_urls_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """urllib3 logs them, and for S3 as before: this concerns images alone."""
+    caplog.set_level("DEBUG")
     with Scripted(lambda _: Reply(PNG)) as host:
-        assert _fetch(host.url, Addresses(["127.0.0.1"]), network) == PNG
-    assert network.asked_for == {512 * 1024}
+        _fetch(f"{host.url}/x.png?X-Amz-Signature=hush", Addresses(["127.0.0.1"]))
+        assert "hush" not in caplog.text
+        urllib3.request("GET", f"{host.url}/shown")
+    assert "/shown" in caplog.text
 
 
 @pytest.mark.parametrize("said", [True, False])
@@ -349,6 +383,7 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with ThreadPoolExecutor(4) as pool:
     said = [*pool.map(fetch, ["/endless"] * 4)]
 assert all("is larger than 104857600 bytes" in each for each in said), said
+assert fetch("/away") is None
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
@@ -357,8 +392,9 @@ def test_memory_stays_flat_whatever_a_host_sends() -> None:
     megabyte = bytes(1024 * 1024)
     endless = Reply(PNG, length=300 * len(megabyte), pieces=[megabyte] * 300)
     unsaid = Reply(PNG, length=-1, pieces=[megabyte] * 300)
-    replies = [unsaid, unsaid, endless, endless]
-    with Scripted(lambda seen: replies.pop() if seen.path == "/endless" else Reply(PNG)) as host:
+    replies = {"/endless": [unsaid, unsaid, endless, endless]}
+    replies["/away"] = [replace(unsaid, status=302, headers={"Location": "/small"})]
+    with Scripted(lambda seen: replies[seen.path].pop() if seen.path in replies else Reply(PNG)) as host:
         done = subprocess.run(
             [sys.executable, "-c", GREEDY, host.url], capture_output=True, text=True, timeout=120
         )
@@ -366,8 +402,8 @@ def test_memory_stays_flat_whatever_a_host_sends() -> None:
     assert int(done.stdout) * (1 if sys.platform == "darwin" else 1024) < 30 * len(megabyte)
 
 
-def test_an_unknown_httpx_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were the pool to move, nothing would be checked: so nothing is fetched."""
-    monkeypatch.setattr(httpx.HTTPTransport, "__init__", lambda self, **_: setattr(self, "_pool", None))
-    with pytest.raises(TypeError, match="this version of httpx is not known"):
+def test_an_unknown_urllib3_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were connections made elsewhere, nothing would be checked: so nothing is fetched."""
+    monkeypatch.delattr(HTTPConnection, "_new_conn")
+    with pytest.raises(TypeError, match="this version of urllib3 is not known"):
         Downloader(Addresses(), 1)
