@@ -1,6 +1,8 @@
 # `make demo` and `make test` set up what they need in .venv on first use; Python and make suffice.
 PYTHON ?= python3
 BIN := .venv/bin
+# Without compiled modules, which some machines' settings forbid, importing Prefect takes several times as long.
+unexport PYTHONDONTWRITEBYTECODE
 READY := .venv/.ready
 # An S3 server for the tests. What it needs would clash with what we need: it has an environment of its own.
 LOCALSTACK := .venv-localstack/.ready
