@@ -64,6 +64,14 @@ class Deployed(PrefectServer):
         """A flow run."""
         return dict(self.get(f"flow_runs/{id_}"))
 
+    def worker_is_done_with(self, id_: str) -> bool:
+        """Whether the worker has said that a flow run's process has ended, its last word on it."""
+        filter_ = {
+            "event": {"name": ["prefect.worker.executed-flow-run"]},
+            "related": {"id": [f"prefect.flow-run.{id_}"]},
+        }
+        return bool(self.post("events/filter", {"filter": filter_})["events"])
+
     def ended(self, *ids: str) -> bool:
         """Whether all of them have come to an end."""
         return all(self.run(id_)["state_type"] in FINAL for id_ in ids)

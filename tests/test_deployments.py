@@ -197,6 +197,8 @@ def test_a_day_whose_process_was_killed_goes_on(
     for child in _children(worker.pid):
         os.kill(child, signal.SIGKILL)
     wait_for(lambda: server.run(run)["state_type"] == "CRASHED", 240)
+    # Seconds later, Prefect's worker reports the same crash again, which undoes a Retry before that.
+    wait_for(lambda: server.worker_is_done_with(run), 240)
     sandbox.running.set()
     server.retry(run)
     wait_for(lambda: server.run(run)["state_type"] in ("COMPLETED", "FAILED"), 300)
