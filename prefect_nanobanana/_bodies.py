@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 import os
@@ -33,7 +34,7 @@ class Body:
         self.file: IO[bytes] = io.BytesIO()
         self.whole: bytes | None = None
         self.size = 0
-        self._sha256, self._md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        self._sha256 = hashlib.sha256()
         self._chunks: list[bytes] = []
         self._waiting = 0
         self._on_disk = self._counted = False
@@ -43,10 +44,18 @@ class Body:
         """Its SHA-256."""
         return self._sha256.digest()
 
-    @property
+    @functools.cached_property
     def md5(self) -> str:
-        """Its MD5 in hexadecimal, which is what most stores make an object's ETag of."""
-        return self._md5.hexdigest()
+        """Its MD5 in hexadecimal, which is what most stores make an object's ETag of.
+
+        It takes longer than all else that is done with an image, so it is worked out when it is needed.
+        """
+        md5 = hashlib.md5(self.whole or b"", usedforsecurity=False)
+        if self.whole is None:
+            self.file.seek(0)
+            while piece := self.file.read(_PIECE_BYTES):
+                md5.update(piece)
+        return md5.hexdigest()
 
     @property
     def checksum(self) -> str:
@@ -106,5 +115,4 @@ class Body:
         piece = b"".join(self._chunks)
         self._chunks, self._waiting = [], 0
         self._sha256.update(piece)
-        self._md5.update(piece)
         return piece

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import threading
 import time
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,8 @@ COPY_THREADS = min(8 * (os.cpu_count() or 1), POOL_CONNECTIONS * 3 // 4)
 """On two cores, more copied no faster; and records need connections, too."""
 PUT_TRIES = 3
 """So often an image is sent to a store that does not keep what it is sent."""
+LISTED_SECONDS = 60.0
+"""So long after a folder was listed, a key that was not in it counts as free."""
 _METADATA_BYTES = 1400
 """S3 allows 2 KB of user metadata per object, names included; rclone counts other headers, too."""
 
@@ -52,6 +55,31 @@ class _Item:
 _There = Literal["missing", "whole", "damaged"]
 
 
+class _Listing:
+    """Which keys were free, for stores that are not known to refuse to write over an object.
+
+    To ask for each key takes as long as half a copy. Whoever else writes between asking and writing is
+    written over in either case; here that is a minute at most, and a moment when that has passed.
+    """
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self._lock = threading.Lock()
+        self._folders: dict[str, tuple[float, set[str] | None]] = {}
+
+    def take(self, key: str) -> bool:
+        """Whether a key was free a moment ago, and nobody here took it since."""
+        folder = key.rpartition("/")[0] + "/"
+        with self._lock:
+            if folder not in self._folders:
+                self._folders[folder] = time.monotonic() + LISTED_SECONDS, self._bucket.few(folder)
+            until, keys = self._folders[folder]
+            free = keys is not None and key not in keys and time.monotonic() < until
+            if keys is not None:
+                keys.add(key)
+        return free
+
+
 class Copier:
     """Copies images into a bucket; safe to use from many threads. Use it in a `with` statement.
 
@@ -72,6 +100,8 @@ class Copier:
         self._retry_for = retry_for_seconds
         allowed = addresses if isinstance(addresses, Addresses) else Addresses(addresses)
         self._downloader = Downloader(allowed, COPY_THREADS)
+        self._listing = _Listing(bucket)
+        self._probing = threading.Lock()
 
     def __enter__(self) -> Copier:
         return self
@@ -143,8 +173,11 @@ class Copier:
         return _Item(body, picture, image)
 
     def _store(self, item: _Item, metadata: Mapping[str, str]) -> None:
-        # A store that refuses to write over an object is not asked beforehand whether there is one.
-        there = "missing" if self._bucket.conditional else self._look(item)
+        # A store that refuses to write over an object is not asked beforehand whether there is one; but
+        # for what it is to refuse for another reason, it is: some lose what was there.
+        refuses = self._bucket.conditional and self._bucket.checks is not None
+        free = refuses or self._listing.take(item.image.key)
+        there: _There = "missing" if free else self._look(item)
         for _ in range(PUT_TRIES):
             if there == "whole":
                 return
@@ -194,9 +227,18 @@ class Copier:
         # A file is sent in small pieces, which costs time; what is in memory can go in one.
         body = item.body.file if item.body.whole is None else item.body.whole
         item.body.file.seek(0)
+        sent = image.key, body, image.content_type
         try:
-            said = self._bucket.put(image.key, body, image.content_type, "image", **options)
-            return self._compare(item, said)
+            if not overwrite and self._bucket.checks is None and self._probing.acquire(blocking=False):
+                try:
+                    self._bucket.checks, said = self._bucket.put_unfit(*sent, **options)
+                finally:
+                    self._probing.release()
+                if said:
+                    return self._compare(item, said)
+                item.body.file.seek(0)
+            said = self._bucket.put(*sent, "image", **options)
+            return "whole" if self._bucket.checks else self._compare(item, said)
         except Changed:
             return self._look(item)
 

@@ -34,7 +34,7 @@ from prefect_nanobanana.ledger import Claimed, Ledger, Record
 from prefect_nanobanana.models import ImagePrompt, ImageRequest
 from prefect_nanobanana.sandbox import Sandbox
 from prefect_nanobanana.sandbox.pictures import draw
-from prefect_nanobanana.storage import Copier
+from prefect_nanobanana.storage import Copier, _Listing
 
 pytestmark = [
     pytest.mark.server,
@@ -137,13 +137,26 @@ def test_a_copy_arrives_whole_and_once(store: Store) -> None:
         image = _copy(block, host.url)
         assert _copy(block, host.url) == image
         seen = [(each.method, each.path.rpartition("/")[2]) for each in proxy.seen]
-    # Looked up, put; looked up: the tag proves it, nothing is read back.
-    assert seen == [("HEAD", "x.png"), ("PUT", "x.png"), ("HEAD", "x.png")]
+    # Put twice, as the first was signed wrongly to see whether the store checks; then looked up, as it
+    # is in the list: the tag proves it, nothing is read back.
+    assert [method for method, _ in seen] == ["GET", "PUT", "PUT", "GET", "HEAD"]
     assert store.contents(block) == [PNG]
     head = store.client.head_object(Bucket="pictures", Key=image.key)
     assert head["ContentType"] == "image/png"
     assert head["Metadata"] == {"sha256": image.sha256, "prompt": "K%C3%A4se & more", "model": "m"}
     assert head["CacheControl"].startswith("public")
+
+
+def test_a_store_that_checks_is_believed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then no MD5 is worked out, which takes longer than all else, until something is there already."""
+    block = store.block()
+    opened = Bucket(block)
+    monkeypatch.setattr(Copier, "_compare", lambda *_: pytest.fail("it was compared"))
+    with Scripted(lambda _: Reply(PNG)) as host, Copier(opened, ["127.0.0.1"]) as copier:
+        for number in range(3):
+            copier.copy(host.url, opened.key(f"images/{number}"))
+    assert opened.checks
+    assert store.contents(block) == [PNG] * 3
 
 
 def test_what_changes_on_the_way_is_refused_and_sent_again(store: Store) -> None:
@@ -163,16 +176,14 @@ def test_what_changes_on_the_way_is_refused_and_sent_again(store: Store) -> None
 
 
 def test_of_eight_who_store_at_once_one_wins(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    look, barrier, looked = Copier._look, threading.Barrier(8), threading.local()
+    take, barrier = _Listing.take, threading.Barrier(8)
 
-    def look_together(self: Copier, item: Any) -> Any:
-        there = look(self, item)
-        if not getattr(looked, "once", False):
-            looked.once = True
-            barrier.wait(30)
-        return there
+    def look_together(self: _Listing, key: str) -> bool:
+        free = take(self, key)
+        barrier.wait(30)
+        return free
 
-    monkeypatch.setattr(Copier, "_look", look_together)
+    monkeypatch.setattr(_Listing, "take", look_together)
     block, pictures = store.block(), [PNG, OTHER] * 4
 
     def work(number: int) -> bytes | None:

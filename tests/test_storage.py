@@ -8,8 +8,10 @@ import io
 import struct
 import tempfile
 import threading
+import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -429,16 +431,14 @@ def test_a_race_is_settled_where_the_store_knows_conditional_writes(
 ) -> None:
     """All look before any of them stores: one wins, and who has the same bytes has won too."""
     bucket = make_bucket(endpoint_url=moto_url)
-    look, barrier, looked = Copier._look, threading.Barrier(4), threading.local()
+    take, barrier = storage._Listing.take, threading.Barrier(4)
 
-    def look_together(self: Copier, item: Any) -> Any:
-        there = look(self, item)
-        if not getattr(looked, "once", False):
-            looked.once = True
-            barrier.wait(10)
-        return there
+    def look_together(self: storage._Listing, key: str) -> bool:
+        free = take(self, key)
+        barrier.wait(10)
+        return free
 
-    monkeypatch.setattr(Copier, "_look", look_together)
+    monkeypatch.setattr(storage._Listing, "take", look_together)
     results: list[Any] = []
     pictures = [PNG, PNG, draw("other", seed="9", longest=96), PNG]
     with Scripted(lambda s: Reply(pictures[int(s.path[1:])])) as host:
@@ -469,6 +469,7 @@ def test_a_store_that_refuses_to_overwrite_is_not_asked_beforehand(
     with FaultyS3(moto_url) as proxy, Scripted(lambda seen: Reply(pictures[seen.path])) as host:
         opened = Bucket(make_bucket(endpoint_url=proxy.url))
         opened.conditional = True
+        opened.checks = False  # to find that out, nothing is sent to where something is
         with Copier(opened, ["127.0.0.1"]) as copier:
 
             def asked(path: str) -> list[str]:
@@ -485,17 +486,112 @@ def test_a_store_that_refuses_to_overwrite_is_not_asked_beforehand(
         assert found[0] == PNG
 
 
-def test_what_is_not_compared_afterwards_is_signed_whole(make_bucket: MakeBucket, s3: Any) -> None:
+def test_what_was_in_the_folder_is_listed_once(
+    make_bucket: MakeBucket, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a store does not refuse to write over an object, or is not known to."""
+    with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
+        opened = Bucket(make_bucket(endpoint_url=proxy.url))
+
+        def asked(copier: Copier, name: str) -> list[str]:
+            before = len(proxy.seen)
+            copier.copy(host.url, opened.key("images", name))
+            return [seen.method for seen in proxy.seen[before:]]
+
+        with Copier(opened, ["127.0.0.1"]) as copier:
+            assert asked(copier, "one") == ["GET", "PUT"]
+            assert asked(copier, "two") == ["PUT"]
+            assert asked(copier, "one") == ["HEAD"], "this copier took it"
+        with Copier(opened, ["127.0.0.1"]) as copier:
+            assert asked(copier, "two") == ["GET", "HEAD"], "it was in the list"
+            assert asked(copier, "three") == ["PUT"]
+            monkeypatch.setattr(time, "monotonic", _later(storage.LISTED_SECONDS))
+            assert asked(copier, "four") == ["HEAD", "PUT"], "the list is old"
+
+
+def _later(seconds: float, clock: Callable[[], float] = time.monotonic) -> Callable[[], float]:
+    return lambda: clock() + seconds
+
+
+def test_a_folder_with_too_much_in_it_is_asked_key_by_key(make_bucket: MakeBucket, s3: Any) -> None:
+    opened = Bucket(make_bucket())
+    folder = s3.folder / opened.name / opened.folder / "images"
+
+    def put(number: int) -> None:
+        opened.put(opened.key("images", f"{number}.png"), b"", "image/png")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, range(1001)))
+    assert opened.few(opened.key("images/")) is None
+    assert opened.few(opened.key("images/99")) == {
+        opened.key(f"images/{name}.png") for name in (99, *range(990, 1000))
+    }
+    with Scripted(lambda _: Reply(PNG)) as host, Copier(opened, ["127.0.0.1"]) as copier:
+        with pytest.raises(ImageNotCopied, match="holds another object, which is not overwritten"):
+            copier.copy(host.url, opened.key("images/7"))
+        copier.copy(host.url, opened.key("images/free"))
+    assert ((folder / "7.png").read_bytes(), (folder / "free.png").read_bytes()) == (b"", PNG)
+
+
+def test_a_store_that_checks_what_it_gets_is_believed(make_bucket: MakeBucket, s3: Any) -> None:
+    """Then no MD5 is worked out, which takes longer than all else."""
+    with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
+        proxy.alter = _opaque
+        opened = Bucket(make_bucket(endpoint_url=proxy.url))
+        opened.checks = opened.conditional = True
+        with Copier(opened, ["127.0.0.1"]) as copier:
+            copier.copy(host.url, opened.key("images/x"))
+        assert [seen.method for seen in proxy.seen] == ["PUT"]
+
+
+@pytest.mark.parametrize(
+    ("says", "checks"),
+    [
+        (s3_error(400, "XAmzContentSHA256Mismatch"), True),
+        (s3_error(403, "SignatureDoesNotMatch"), True),
+        (s3_error(400, "InvalidRequest"), False),
+        (None, False),
+    ],
+    ids=["mismatch", "signature", "something", "nothing"],
+)
+def test_whatever_a_store_says_of_a_wrong_signature_the_image_arrives(
+    make_bucket: MakeBucket, s3: Any, says: Reply | None, checks: bool
+) -> None:
+    with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
+        wrong = "0" * 64
+        proxy.fault = lambda s: says if s.headers.get("x-amz-content-sha256") == wrong else None
+        opened = Bucket(make_bucket(endpoint_url=proxy.url))
+        with Copier(opened, ["127.0.0.1"]) as copier:
+            for name in ("one", "two"):
+                copier.copy(host.url, opened.key("images", name))
+        signed = [s.headers["x-amz-content-sha256"] for s in proxy.seen if s.method == "PUT"]
+    right = hashlib.sha256(PNG).hexdigest()
+    assert signed == ([wrong, right, right] if says else [wrong, right])
+    assert opened.checks is checks
+    folder = s3.folder / opened.name / opened.folder / "images"
+    assert [(folder / f"{name}.png").read_bytes() for name in ("one", "two")] == [PNG, PNG]
+
+
+@pytest.mark.parametrize("signs", [True, False])
+def test_uploads_are_signed_with_their_checksum(make_bucket: MakeBucket, s3: Any, signs: bool) -> None:
     with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
         block = make_bucket(endpoint_url=proxy.url)
-        _copy(block, host.url)
-        Bucket(block).put("x.json", b"{}", "application/json")
-        image, record = [seen for seen in proxy.seen if seen.method == "PUT"]
-    digests = [hashlib.sha256(seen.body).digest() for seen in (image, record)]
-    sent = [base64.b64decode(seen.headers["x-amz-checksum-sha256"]) for seen in (image, record)]
-    assert sent == digests
-    assert record.headers["x-amz-content-sha256"] == digests[1].hex()
-    assert image.headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
+        if not signs:
+            parameters = block.credentials.aws_client_parameters
+            parameters.config = {"s3": {"payload_signing_enabled": False}}
+        opened = Bucket(block)
+        opened.checks = False  # to find that out, the first is signed wrongly
+        with Copier(opened, ["127.0.0.1"]) as copier:
+            copier.copy(host.url, opened.key("x"))
+        opened.put("x.json", b"{}", "application/json")
+        sent = [seen for seen in proxy.seen if seen.method == "PUT"]
+    assert len(sent) == 2
+    for seen in sent:
+        digest = hashlib.sha256(seen.body)
+        signed = digest.hexdigest() if signs else "UNSIGNED-PAYLOAD"
+        assert seen.headers["x-amz-content-sha256"] == signed
+        assert base64.b64decode(seen.headers["x-amz-checksum-sha256"]) == digest.digest()
+        assert seen.headers["user-agent"].startswith("prefect-nanobanana/")
 
 
 def test_stores_without_conditional_writes_are_written_to_plainly(
@@ -529,20 +625,28 @@ def test_passing_faults_of_the_store_are_tried_again(
         return None
 
     with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
-        proxy.fault = answer
         bucket = make_bucket(endpoint_url=proxy.url)
+        if method == "HEAD":
+            _copy(bucket, host.url)  # what is there already is looked at
+        proxy.fault = answer
         _copy(bucket, host.url)
+        assert left == [0]
         path = s3.folder / bucket.bucket_name / bucket.bucket_folder / "images/x.png"
         assert path.read_bytes() == PNG
 
 
-@pytest.mark.parametrize("method", ["HEAD", "PUT"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
 def test_access_denied_is_final_and_said(make_bucket: MakeBucket, s3: Any, method: str) -> None:
     with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
-        proxy.fault = lambda seen: s3_error(403, "AccessDenied") if seen.method == method else None
+        bucket = make_bucket(endpoint_url=proxy.url)
+        if method == "HEAD":
+            _copy(bucket, host.url)  # what is there already is looked at
+        denied = ("GET", "HEAD") if method == "GET" else (method,)
+        proxy.fault = lambda seen: s3_error(403, "AccessDenied") if seen.method in denied else None
+        before = len(proxy.seen)
         with pytest.raises(BucketNotUsable, match="access is denied"):
-            _copy(make_bucket(endpoint_url=proxy.url), host.url)
-    assert sum(seen.method == method for seen in proxy.seen) == 1
+            _copy(bucket, host.url)
+    assert sum(seen.method == method for seen in proxy.seen[before:]) == 1
 
 
 @pytest.mark.parametrize(
