@@ -33,7 +33,6 @@ from copy_servers import Machines, Store, Way, source, stores
 from copy_table import (
     LARGE,
     NAMES,
-    ON_REQUEST,
     SMALL,
     Cell,
     Measured,
@@ -300,8 +299,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cells = "cells, as 'radosgw-0-1.5,rclone-40-*,*-peak'"
     parser.add_argument("--only", type=listed, default=["*"], help=cells)
-    usual = [name for name in NAMES if name not in ON_REQUEST]
-    parser.add_argument("--variants", type=listed, default=usual, help="as a,c,d,f,g; or h")
+    parser.add_argument("--variants", type=listed, default=list(NAMES), help="as a,c,d,f,g")
     parser.add_argument("--rounds", type=int, help="how many (3)")
     parser.add_argument("--quick", action="store_true", help="few images, one round")
     options = parser.parse_args(argv)

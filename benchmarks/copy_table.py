@@ -21,10 +21,7 @@ NAMES = {
     "g": "(g) limit: upload alone",
     "f0": "(f) through a proxy without a wait",
     "g0": "(g) through a proxy without a wait",
-    "h": "(h) our copy, if it hashed and checked nothing",
 }
-ON_REQUEST = {"h"}
-"""Shows what the checks cost; nobody should copy like that."""
 
 
 @dataclass(frozen=True)

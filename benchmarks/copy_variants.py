@@ -232,32 +232,7 @@ def upload(work: Work, _: ExitStack) -> Run:
     return _in_threads(one)
 
 
-# (h) What is left of ours without hashes, checks, and looking for what is there.
-
-
-def unchecked(work: Work, stack: ExitStack) -> Run:
-    """The same connections and the same puts, with a hash that is not the image's."""
-    from prefect_nanobanana._addresses import Addresses
-    from prefect_nanobanana._network import ImageNetwork
-    from prefect_nanobanana._s3 import Bucket
-    from prefect_nanobanana.storage import COPY_THREADS
-
-    images = ImageNetwork(Addresses(["127.0.0.1"]), COPY_THREADS)
-    stack.callback(images.close)
-    bucket = Bucket(_block(work))
-    wrong = {"ChecksumSHA256": "A" * 43 + "=", "Metadata": {"sha256": "0" * 64}}
-
-    def one(name: str) -> None:
-        image = images.get(work.url(name), {}).read()
-        bucket.put(work.key(name), image, "image/png", "image", **wrong)
-
-    return _in_threads(one, COPY_THREADS)
-
-
-VARIANTS = {
-    **{"a": sequential, "b": pool, "c": rclone, "d": ours, "e": flow},
-    **{"f": download, "g": upload, "h": unchecked},
-}
+VARIANTS = {"a": sequential, "b": pool, "c": rclone, "d": ours, "e": flow, "f": download, "g": upload}
 
 
 def _in_threads(one: Callable[[str], None], threads: int = THREADS) -> Run:
