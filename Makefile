@@ -17,9 +17,11 @@ help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 # --no-compile: Python compiles a module when it is first used; all of them would take long.
+# --no-deps: the lock file has all of them, and pip 23 looks for `coverage[toml]`, with its extra, beyond it: it
+# takes the newest there is, and refuses that for having no hash.
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --no-compile --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -q --require-hashes --no-deps --no-compile -r requirements.lock
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $(READY)
 
