@@ -28,12 +28,14 @@ class Body:
         file: All of it, once it is finished.
         whole: The same as bytes, if it is small.
         size: Its length, in bytes.
+        md5_at_host: The MD5 that its host says it has, in hexadecimal, if it says one.
     """
 
     def __init__(self) -> None:
         self.file: IO[bytes] = io.BytesIO()
         self.whole: bytes | None = None
         self.size = 0
+        self.md5_at_host: str | None = None
         self._sha256 = hashlib.sha256()
         self._chunks: list[bytes] = []
         self._waiting = 0

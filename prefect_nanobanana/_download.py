@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import socket
 import time
 from contextlib import closing
@@ -95,6 +96,7 @@ class Downloader:
         try:
             with deadline(DOWNLOAD_TIMEOUT_SECONDS), closing(self._open(url)) as answer:
                 body.expect(_checked(answer, url))
+                body.md5_at_host = _md5(answer.headers.get("etag", ""))
                 while piece := answer.read(_PIECE_BYTES):
                     if body.size + len(piece) > MAX_IMAGE_BYTES:
                         raise ImageNotCopied(f"{shown(url)} is larger than {MAX_IMAGE_BYTES} bytes")
@@ -156,6 +158,12 @@ def _checked(answer: urllib3.BaseHTTPResponse, url: str) -> int:
     if length > MAX_IMAGE_BYTES:
         raise ImageNotCopied(f"{shown(url)} is larger than {MAX_IMAGE_BYTES} bytes")
     return length
+
+
+def _md5(tag: str) -> str | None:
+    """The MD5 that a tag is, as those of hosts that are object stores themselves; nothing of another."""
+    bare = tag.strip().strip('"').lower()
+    return bare if re.fullmatch("[0-9a-f]{32}", bare) else None
 
 
 def _from_data_url(url: str) -> bytes:

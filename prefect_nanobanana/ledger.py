@@ -31,7 +31,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from prefect_nanobanana._s3 import POOL_CONNECTIONS, Bucket, Changed
+from prefect_nanobanana._s3 import Bucket
+from prefect_nanobanana._s3_client import POOL_CONNECTIONS
+from prefect_nanobanana._s3_errors import Changed
 from prefect_nanobanana.errors import (
     BucketNotUsable,
     InvalidInput,

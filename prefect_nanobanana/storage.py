@@ -20,7 +20,9 @@ from prefect_nanobanana._bodies import Body
 from prefect_nanobanana._download import Downloader, Passing, shown
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana._pictures import NotAPicture, Picture, inspect
-from prefect_nanobanana._s3 import POOL_CONNECTIONS, Bucket, Changed, Damaged, StoreAway
+from prefect_nanobanana._s3 import Bucket
+from prefect_nanobanana._s3_client import POOL_CONNECTIONS
+from prefect_nanobanana._s3_errors import Changed, Damaged, StoreAway, status_of
 from prefect_nanobanana.errors import ImageNotCopied
 from prefect_nanobanana.models import StoredImage
 
@@ -199,7 +201,7 @@ class Copier:
             # A store that knows checksums says the object's if it is asked to.
             head = bucket.client.head_object(Bucket=bucket.name, Key=image.key, ChecksumMode="ENABLED")
         except ClientError as error:
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+            if status_of(error) == 404:
                 return "missing"
             raise bucket.problem(error, image.key) from None
         except BotoCoreError as error:
@@ -244,11 +246,14 @@ class Copier:
 
     def _compare(self, item: _Item, said: Mapping[str, Any]) -> _There:
         """Compare what the store says of an object to what it was sent, or else read the object."""
+        tag, body = said["ETag"].strip('"'), item.body
         # Encrypted with keys of its own, an object's tag is not its MD5: then its checksum counts.
         encrypted = "aws:kms" in str(said.get("ServerSideEncryption"))
-        if said["ETag"].strip('"') == item.body.md5:
+        if encrypted and said.get("ChecksumSHA256") == body.checksum:
             return "whole"
-        if encrypted and said.get("ChecksumSHA256") == item.body.checksum:
+        # The store has made its tag of what it got. If the host had made the same of what it sent, then
+        # nothing has changed in between.
+        if tag == body.md5_at_host or tag == body.md5:
             return "whole"
         digest = hashlib.sha256()
         try:
@@ -256,7 +261,7 @@ class Copier:
                 digest.update(chunk)
         except Damaged:
             return "damaged"
-        return "whole" if digest.digest() == item.body.sha256 else "damaged"
+        return "whole" if digest.digest() == body.sha256 else "damaged"
 
 
 def safe_metadata(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -38,6 +38,7 @@ from prefect_nanobanana import (
     RunFailed,
     RunReport,
     StorageError,
+    StorageOptions,
     UnknownOutcome,
     _run,
     watch_progress,
@@ -539,6 +540,27 @@ def test_access_lost_in_mid_run(
         assert sandbox.account.posts - posts == report.skipped
         folder = s3.folder / bucket.bucket_name / bucket.bucket_folder
         adds_up(again, sandbox, folder)
+
+
+def test_storage_options_that_the_store_refuses(
+    generator: NanoBananaGenerator, sandbox: Sandbox, make_bucket: MakeBucket, moto_url: str
+) -> None:
+    """They concern images alone, so that the first one tells; what was paid by then is copied later."""
+    bucket = make_bucket(endpoint_url=moto_url)
+    settings: dict[str, Any] = {
+        "generator": generator,
+        "bucket": bucket,
+        "batch": "b",
+        "prompts": [*"abcdef"],
+    }
+    sandbox.latency = (0.4, 0.4)
+    with pytest.raises(RunFailed, match="mend storage_class") as caught:
+        generate_images(storage=StorageOptions(storage_class="WARM_AND_DRY"), **settings)
+    report = caught.value.report
+    assert (report.stored, report.credits_used) == (0, sandbox.account.charged)
+    assert report.skipped >= 2
+    again = generate_images(storage=StorageOptions(storage_class="STANDARD_IA"), **settings)
+    assert (again.stored, sandbox.account.posts) == (6, 6)
 
 
 def test_an_answer_that_cannot_be_recorded_is_said_in_the_log(
