@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO
@@ -51,6 +51,8 @@ CHILD = Path(__file__).with_name("copy_variants.py")
 WAIT_SECONDS = 0.04
 STORES = ("radosgw", "rclone")
 PEAK = "peak"
+PEAK_TURNS = 100
+"""Those runs are counted from here on."""
 AT_ONCE = 16
 """So many copies of large images the memory is measured with."""
 CHECKED = 3
@@ -66,6 +68,13 @@ class Counts:
     usual: Mapping[float, int]
     sequential_with_wait: int
     flow: int
+    rounds: int
+    rounds_of_short_runs: int
+
+    def rounds_in(self, cell: Cell) -> int:
+        """How many rounds: more where a run takes a few seconds, as these vary most."""
+        short = cell.wait == 0 and cell.megabytes == SMALL
+        return self.rounds_of_short_runs if short else self.rounds
 
     def of(self, cell: Cell, variant: str) -> int:
         """How many images a run copies."""
@@ -75,9 +84,8 @@ class Counts:
         return min(usual, self.flow) if variant == "e" else usual
 
 
-WHOLE = Counts({SMALL: 500, LARGE: 20}, sequential_with_wait=60, flow=100)
-QUICK = Counts({SMALL: 60, LARGE: 8}, sequential_with_wait=20, flow=20)
-
+WHOLE = Counts({SMALL: 500, LARGE: 20}, 60, 100, rounds=3, rounds_of_short_runs=7)
+QUICK = Counts({SMALL: 60, LARGE: 8}, 20, 20, rounds=1, rounds_of_short_runs=1)
 
 WHY_RCLONE = (
     "Why: rclone is compiled, and its threads run side by side. It also does less: it hashes nothing, "
@@ -115,9 +123,10 @@ class Bench:
         """Measure one run, check what it stored, and delete that."""
         store, pictures = self._stores[cell.store], self._pictures / f"{cell.megabytes:g}"
         way = self._ways[None if variant.endswith("0") else cell.wait]
+        untagged = "/untagged" if variant.endswith("-") else ""
         work = Work(
             variant=variant[0],
-            source_url=f"{way.source_url}/{cell.megabytes:g}",
+            source_url=f"{way.source_url}{untagged}/{cell.megabytes:g}",
             s3_url=way.s3_urls[store.name],
             provider=store.provider,
             access_key=store.access_key,
@@ -213,18 +222,19 @@ def _measure(
     runs: list[Measured] = []
     memory: dict[str, list[Measured]] = {}
     for cell in cells:
-        for turn in range(options.rounds):
-            # No variant always comes first, or always after the same one.
+        for turn in range(options.counts.rounds_in(cell)):
+            # No variant always comes first, or always after the same one, whose objects the store may
+            # still be busy with.
             variants = [name for name in options.variants if _applies(name, cell, turn)]
-            first = turn * len(variants) // options.rounds
-            for variant in [*variants[first:], *variants[:first]]:
+            random.Random(f"{cell.name} {turn}").shuffle(variants)
+            for variant in variants:
                 run = bench.run(cell, variant, turn, options.counts.of(cell, variant))
                 runs.append(run)
                 _tell(began, f"{cell.name} {variant} {turn}: {run.rate:.1f} images/s")
     for store in peaks:
         memory[store] = [
-            bench.run(Cell(store, 0.0, LARGE), "d", options.rounds + turn, AT_ONCE)
-            for turn in range(options.rounds)
+            bench.run(Cell(store, 0.0, LARGE), "d", PEAK_TURNS + turn, AT_ONCE)
+            for turn in range(options.counts.rounds)
         ]
         _tell(began, f"{store}-{PEAK}")
     return runs, memory
@@ -232,6 +242,8 @@ def _measure(
 
 def _applies(variant: str, cell: Cell, turn: int) -> bool:
     """Whether a variant is run there and then: once is enough for what no requirement needs."""
+    if variant.endswith("-"):
+        return cell.wait == 0
     if variant.endswith("0"):
         return turn == 0 and cell.wait == 0 and cell.megabytes == SMALL
     return turn == 0 or variant != "e"
@@ -240,11 +252,15 @@ def _applies(variant: str, cell: Cell, turn: int) -> bool:
 def notes(options: argparse.Namespace) -> str:
     """What a reader of the tables has to know."""
     lines = [
-        f"Medians of {options.rounds} rounds in which the variants took turns; ratios are of runs in "
-        "one round. CPU time and memory are the copying process's, not the servers'; memory is the most "
-        "in any round, above that of the process after its imports and one copy.",
+        f"Medians of {options.counts.rounds} rounds, and of {options.counts.rounds_of_short_runs} with "
+        "1.5 MB and no wait. In each, the variants took turns, in an order of its own; ratios are of "
+        "runs in one round. CPU time and memory are the copying process's, not the servers'; memory is "
+        "the most in any round, above that of the process after its imports and one copy.",
         "Both limits together are `1 / (1 / download + 1 / upload)`: what those two reach one after the "
         "other. Here the servers and the copies share the cores: none is idle while another works.",
+        "The pictures' server says each picture's MD5 as its tag, as image hosts do that are object "
+        "stores. A store that does not check what it gets makes its own tag of that, and the two are "
+        "compared; where the host says none, our copy works it out. A store that checks needs neither.",
         "(e) ran in the first round only. It includes Prefect's task runs, the records in the bucket, "
         "thumbnails and the gallery, and its Prefect server takes CPU time from the same machine. (c) "
         "includes the start of rclone.",
@@ -300,11 +316,12 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     cells = "cells, as 'radosgw-0-1.5,rclone-40-*,*-peak'"
     parser.add_argument("--only", type=listed, default=["*"], help=cells)
     parser.add_argument("--variants", type=listed, default=list(NAMES), help="as a,c,d,f,g")
-    parser.add_argument("--rounds", type=int, help="how many (3)")
+    parser.add_argument("--rounds", type=int, help="how many (3, and 7 of short runs)")
     parser.add_argument("--quick", action="store_true", help="few images, one round")
     options = parser.parse_args(argv)
     options.counts = QUICK if options.quick else WHOLE
-    options.rounds = options.rounds or (1 if options.quick else 3)
+    if rounds := options.rounds:
+        options.counts = replace(options.counts, rounds=rounds, rounds_of_short_runs=rounds)
     return options
 
 

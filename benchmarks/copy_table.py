@@ -16,6 +16,7 @@ NAMES = {
     "b": "(b) the same, 16 threads",
     "c": "(c) `rclone copyurl`, 16 transfers",
     "d": "(d) our copy",
+    "d-": "(d) from a host that says no MD5",
     "e": "(e) our whole flow",
     "f": "(f) limit: download alone",
     "g": "(g) limit: upload alone",
