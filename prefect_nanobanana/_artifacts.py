@@ -15,10 +15,10 @@ from typing import Any
 from PIL import Image
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from prefect_nanobanana._naming import slug
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana._words import NAMES, Told, books, in_credits, summary
 from prefect_nanobanana.models import OutcomeStatus, RunReport
-from prefect_nanobanana.storage import slug
 
 ARTIFACT_BYTES = 900_000
 """Prefect's run page downloads every artifact whole: they are kept below 1 MB."""

@@ -22,6 +22,7 @@ from typing import Any
 from prefect_nanobanana import events
 from prefect_nanobanana._budget import Budget
 from prefect_nanobanana._job import HOPELESS, Job, NotSent, as_recorded, tell
+from prefect_nanobanana._naming import slug
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana._settling import nothing_was_charged
 from prefect_nanobanana._task_runs import copy_task, generate_task, wait_task
@@ -38,7 +39,7 @@ from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.ledger import Claimed
 from prefect_nanobanana.models import Credits, OutcomeStatus
 from prefect_nanobanana.progress import Tracker, Watcher
-from prefect_nanobanana.storage import COPY_THREADS, Copier, slug
+from prefect_nanobanana.storage import COPY_THREADS, Copier
 from prefect_nanobanana.tasks import run_name
 
 ASYNC_THREADS = 200

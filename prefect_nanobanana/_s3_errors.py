@@ -38,7 +38,7 @@ DAMAGED = {*_UNFIT, "IncompleteBody"}
 
 _PASSING = {"RequestTimeout", *DAMAGED}
 _PASSING_STATUS = {429, 500, 502, 503, 504}
-"""What may pass, `SlowDown` and `InternalError` among it; boto3 has tried most of it again a few times."""
+"""What may pass, `SlowDown` among it; boto3 has tried most of it again a few times already."""
 
 _AWAY = {
     "EndpointConnectionError",

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-import re
 import threading
 import time
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import quote
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from prefect_nanobanana._addresses import Addresses
 from prefect_nanobanana._bodies import Body
 from prefect_nanobanana._download import Downloader, Passing, shown
+from prefect_nanobanana._listing import Listing
+from prefect_nanobanana._naming import safe_metadata
 from prefect_nanobanana._pace import Pace
 from prefect_nanobanana._pictures import NotAPicture, Picture, inspect
 from prefect_nanobanana._s3 import Bucket
@@ -31,10 +31,8 @@ COPY_THREADS = min(8 * (os.cpu_count() or 1), POOL_CONNECTIONS * 3 // 4)
 """On two cores, more copied no faster; and records need connections, too."""
 PUT_TRIES = 3
 """So often an image is sent to a store that does not keep what it is sent."""
-LISTED_SECONDS = 60.0
-"""So long after a folder was listed, a key that was not in it counts as free."""
-_METADATA_BYTES = 1400
-"""S3 allows 2 KB of user metadata per object, names included; rclone counts other headers, too."""
+FEW = 8
+"""With more images than that, it pays to find out what the store does, and what is in the folder."""
 
 
 @dataclass(frozen=True)
@@ -57,31 +55,6 @@ class _Item:
 _There = Literal["missing", "whole", "damaged"]
 
 
-class _Listing:
-    """Which keys were free, for stores that are not known to refuse to write over an object.
-
-    To ask for each key takes as long as half a copy. Whoever else writes between asking and writing is
-    written over in either case; here that is a minute at most, and a moment when that has passed.
-    """
-
-    def __init__(self, bucket: Bucket) -> None:
-        self._bucket = bucket
-        self._lock = threading.Lock()
-        self._folders: dict[str, tuple[float, set[str] | None]] = {}
-
-    def take(self, key: str) -> bool:
-        """Whether a key was free a moment ago, and nobody here took it since."""
-        folder = key.rpartition("/")[0] + "/"
-        with self._lock:
-            if folder not in self._folders:
-                self._folders[folder] = time.monotonic() + LISTED_SECONDS, self._bucket.few(folder)
-            until, keys = self._folders[folder]
-            free = keys is not None and key not in keys and time.monotonic() < until
-            if keys is not None:
-                keys.add(key)
-        return free
-
-
 class Copier:
     """Copies images into a bucket; safe to use from many threads. Use it in a `with` statement.
 
@@ -102,8 +75,9 @@ class Copier:
         self._retry_for = retry_for_seconds
         allowed = addresses if isinstance(addresses, Addresses) else Addresses(addresses)
         self._downloader = Downloader(allowed, COPY_THREADS)
-        self._listing = _Listing(bucket)
+        self._listing = Listing(bucket)
         self._probing = threading.Lock()
+        self._numbers = itertools.count()
 
     def __enter__(self) -> Copier:
         return self
@@ -136,12 +110,13 @@ class Copier:
             BucketNotUsable: If the bucket refuses.
         """
         pace = Pace(self._retry_for, again=(Passing, StoreAway))
+        many = next(self._numbers) >= FEW
         item: _Item | None = None
         try:
             while True:
                 try:
                     item = item or self._fetch(url, key, thumbnail)
-                    self._store(item, metadata or {})
+                    self._store(item, metadata or {}, many)
                     return Copied(item.image, item.picture.thumbnail)
                 except (Passing, StoreAway) as error:
                     delay = pace.delay_seconds(error)
@@ -174,16 +149,17 @@ class Copier:
         )
         return _Item(body, picture, image)
 
-    def _store(self, item: _Item, metadata: Mapping[str, str]) -> None:
+    def _store(self, item: _Item, metadata: Mapping[str, str], many: bool) -> None:
+        probe = many and self._bucket.checks is None
         # A store that refuses to write over an object is not asked beforehand whether there is one; but
         # for what it is to refuse for another reason, it is: some lose what was there.
-        refuses = self._bucket.conditional and self._bucket.checks is not None
-        free = refuses or self._listing.take(item.image.key)
+        refuses = self._bucket.conditional and not probe
+        free = refuses or self._listing.take(item.image.key, many=many)
         there: _There = "missing" if free else self._look(item)
         for _ in range(PUT_TRIES):
             if there == "whole":
                 return
-            there = self._put(item, metadata, overwrite=there == "damaged")
+            there = self._put(item, metadata, probe=probe, overwrite=there == "damaged")
         if there != "whole":
             raise ImageNotCopied(
                 f"{item.image.uri}: the store does not give back the bytes that it was sent, after "
@@ -216,7 +192,7 @@ class Copier:
             return "damaged"  # some stores keep what they got of an upload that was cut off
         return self._compare(item, head)
 
-    def _put(self, item: _Item, metadata: Mapping[str, str], *, overwrite: bool) -> _There:
+    def _put(self, item: _Item, metadata: Mapping[str, str], *, probe: bool, overwrite: bool) -> _There:
         image = item.image
         options: dict[str, Any] = {
             "Metadata": safe_metadata({"sha256": image.sha256, **metadata}),
@@ -228,21 +204,30 @@ class Copier:
             options["IfNoneMatch"] = "*"
         # A file is sent in small pieces, which costs time; what is in memory can go in one.
         body = item.body.file if item.body.whole is None else item.body.whole
-        item.body.file.seek(0)
         sent = image.key, body, image.content_type
         try:
-            if not overwrite and self._bucket.checks is None and self._probing.acquire(blocking=False):
-                try:
-                    self._bucket.checks, said = self._bucket.put_unfit(*sent, **options)
-                finally:
-                    self._probing.release()
-                if said:
-                    return self._compare(item, said)
-                item.body.file.seek(0)
+            said = self._probe(*sent, **options) if probe and not overwrite else None
+            if said:
+                return self._compare(item, said)
+            item.body.file.seek(0)
             said = self._bucket.put(*sent, "image", **options)
             return "whole" if self._bucket.checks else self._compare(item, said)
         except Changed:
             return self._look(item)
+
+    def _probe(self, *sent: Any, **options: Any) -> Mapping[str, Any] | None:
+        """Find out whether the store checks what it gets, by an image that one of the threads sends.
+
+        Returns:
+            What the store says of the image if it took it.
+        """
+        if self._bucket.checks is not None or not self._probing.acquire(blocking=False):
+            return None
+        try:
+            self._bucket.checks, said = self._bucket.put_unfit(*sent, **options)
+        finally:
+            self._probing.release()
+        return said
 
     def _compare(self, item: _Item, said: Mapping[str, Any]) -> _There:
         """Compare what the store says of an object to what it was sent, or else read the object."""
@@ -262,49 +247,6 @@ class Copier:
         except Damaged:
             return "damaged"
         return "whole" if digest.digest() == body.sha256 else "damaged"
-
-
-def safe_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Make metadata that S3 takes: ASCII, without line breaks, at most 2 KB in all.
-
-    Args:
-        metadata: Names and texts; the last ones are cut first.
-
-    Returns:
-        The same, percent-encoded outside printable ASCII; `urllib.parse.unquote` undoes that.
-    """
-    left = _METADATA_BYTES
-    safe = {}
-    for name, text in metadata.items():
-        left -= len(name)
-        encoded = ""
-        # Runs of spaces are folded: stores disagree on how they are signed.
-        for c in " ".join(text.split()):
-            part = c if " " <= c <= "~" and c != "%" else quote(c, safe="")
-            if len(part) > left:
-                break
-            encoded += part
-            left -= len(part)
-        if encoded:
-            safe[name] = encoded.rstrip(" ")
-    return safe
-
-
-def slug(text: str, longest: int = 40) -> str:
-    """Make a short name for files: lower-case ASCII letters, digits and dashes.
-
-    Args:
-        text: Any text.
-        longest: At most so many characters.
-
-    Returns:
-        The name; `image` if nothing is left of the text.
-    """
-    ascii_text = unicodedata.normalize("NFKD", text.casefold()).encode("ascii", "ignore").decode()
-    words = re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")
-    if len(words) > longest:
-        words = words[:longest].rpartition("-")[0] or words[:longest]
-    return words.strip("-") or "image"
 
 
 def _inspected(file: Any, url: str, thumbnail: bool) -> Picture:

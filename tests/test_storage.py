@@ -30,10 +30,12 @@ from prefect_nanobanana import (
     _download,
     storage,
 )
+from prefect_nanobanana._listing import LISTED_SECONDS, Listing
+from prefect_nanobanana._naming import safe_metadata, slug
 from prefect_nanobanana._pictures import NotAPicture, inspect
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana.sandbox.pictures import draw
-from prefect_nanobanana.storage import Copied, Copier, safe_metadata, slug
+from prefect_nanobanana.storage import Copied, Copier
 
 MakeBucket = Callable[..., S3Bucket]
 PNG = draw("a cat", seed="1", longest=96)
@@ -464,14 +466,14 @@ def test_a_race_is_settled_where_the_store_knows_conditional_writes(
 ) -> None:
     """All look before any of them stores: one wins, and who has the same bytes has won too."""
     bucket = make_bucket(endpoint_url=moto_url)
-    take, barrier = storage._Listing.take, threading.Barrier(4)
+    take, barrier = Listing.take, threading.Barrier(4)
 
-    def look_together(self: storage._Listing, key: str) -> bool:
-        free = take(self, key)
+    def look_together(self: Listing, key: str, *, many: bool) -> bool:
+        free = take(self, key, many=True)
         barrier.wait(10)
         return free
 
-    monkeypatch.setattr(storage._Listing, "take", look_together)
+    monkeypatch.setattr(Listing, "take", look_together)
     results: list[Any] = []
     pictures = [PNG, PNG, draw("other", seed="9", longest=96), PNG]
     with Scripted(lambda s: Reply(pictures[int(s.path[1:])])) as host:
@@ -502,7 +504,6 @@ def test_a_store_that_refuses_to_overwrite_is_not_asked_beforehand(
     with FaultyS3(moto_url) as proxy, Scripted(lambda seen: Reply(pictures[seen.path])) as host:
         opened = Bucket(make_bucket(endpoint_url=proxy.url))
         opened.conditional = True
-        opened.checks = False  # to find that out, nothing is sent to where something is
         with Copier(opened, ["127.0.0.1"]) as copier:
 
             def asked(path: str) -> list[str]:
@@ -519,6 +520,33 @@ def test_a_store_that_refuses_to_overwrite_is_not_asked_beforehand(
         assert found[0] == PNG
 
 
+def test_few_images_are_not_worth_finding_out(make_bucket: MakeBucket, s3: Any) -> None:
+    """What the store does, and what is in the folder: it takes as long as an image does."""
+    with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
+        opened = Bucket(make_bucket(endpoint_url=proxy.url))
+
+        def asked(name: int) -> list[str]:
+            before = len(proxy.seen)
+            copier.copy(host.url, opened.key("images", str(name)))
+            return [seen.method for seen in proxy.seen[before:]]
+
+        with Copier(opened, ["127.0.0.1"]) as copier:
+            for name in range(storage.FEW):
+                assert asked(name) == ["HEAD", "PUT"]
+            assert opened.checks is None
+            assert asked(name + 1) == ["GET", "PUT"]
+            assert opened.checks is False
+            assert asked(name + 2) == ["PUT"]
+            assert asked(0) == ["HEAD"]
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if many images had been copied."""
+    monkeypatch.setattr(storage, "FEW", 0)
+
+
+@pytest.mark.usefixtures("many")
 def test_what_was_in_the_folder_is_listed_once(
     make_bucket: MakeBucket, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -538,7 +566,7 @@ def test_what_was_in_the_folder_is_listed_once(
         with Copier(opened, ["127.0.0.1"]) as copier:
             assert asked(copier, "two") == ["GET", "HEAD"], "it was in the list"
             assert asked(copier, "three") == ["PUT"]
-            monkeypatch.setattr(time, "monotonic", _later(storage.LISTED_SECONDS))
+            monkeypatch.setattr(time, "monotonic", _later(LISTED_SECONDS))
             assert asked(copier, "four") == ["HEAD", "PUT"], "the list is old"
 
 
@@ -546,6 +574,7 @@ def _later(seconds: float, clock: Callable[[], float] = time.monotonic) -> Calla
     return lambda: clock() + seconds
 
 
+@pytest.mark.usefixtures("many")
 def test_a_folder_with_too_much_in_it_is_asked_key_by_key(make_bucket: MakeBucket, s3: Any) -> None:
     opened = Bucket(make_bucket())
     folder = s3.folder / opened.name / opened.folder / "images"
@@ -577,6 +606,7 @@ def test_a_store_that_checks_what_it_gets_is_believed(make_bucket: MakeBucket, s
         assert [seen.method for seen in proxy.seen] == ["PUT"]
 
 
+@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize(
     ("says", "checks"),
     [
@@ -618,7 +648,6 @@ def test_uploads_are_signed_with_their_checksum(make_bucket: MakeBucket, s3: Any
             parameters = block.credentials.aws_client_parameters
             parameters.config = {"s3": {"payload_signing_enabled": False}}
         opened = Bucket(block)
-        opened.checks = False  # to find that out, the first is signed wrongly
         with Copier(opened, ["127.0.0.1"]) as copier:
             copier.copy(host.url, opened.key("x"))
         opened.put("x.json", b"{}", "application/json")
@@ -685,6 +714,7 @@ def test_passing_faults_of_the_store_are_tried_again(
         assert path.read_bytes() == PNG
 
 
+@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
 def test_access_denied_is_final_and_said(make_bucket: MakeBucket, s3: Any, method: str) -> None:
     with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
