@@ -7,13 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import boto3
 from bench_servers import line, running
 from copy_variants import BUCKET
 
 from prefect_nanobanana.sandbox.s3 import LocalS3
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 MEMORY_BYTES = 4 * 1024**3
 """What radosgw's store may hold: a run's pictures, and what is not freed yet of those before."""
@@ -67,7 +70,7 @@ class Store:
         """Delete a folder, and free what it took."""
         keys = self.keys(folder)
         for start in range(0, len(keys), 1000):
-            some = [{"Key": key} for key in keys[start : start + 1000]]
+            some: list[ObjectIdentifierTypeDef] = [{"Key": key} for key in keys[start : start + 1000]]
             self._s3.delete_objects(Bucket=BUCKET, Delete={"Objects": some})
         if self._gateway is not None:
             self._gateway.forget_deleted()

@@ -103,10 +103,12 @@ class Body:
 
     def close(self) -> None:
         """Remove it."""
-        self.file.close()
-        if self._counted:
-            self._counted = False
-            _large.release()
+        try:
+            self.file.close()
+        finally:
+            if self._counted:
+                self._counted = False
+                _large.release()
 
     def _go_to_disk(self) -> None:
         self._counted = _large.acquire(timeout=PATIENCE_SECONDS)

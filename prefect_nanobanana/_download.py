@@ -33,14 +33,18 @@ _PIECE_BYTES = IN_MEMORY_BYTES
 """Read at once. A small image comes as one piece, which is never copied; with many threads, taking turns
 for smaller ones costs much time."""
 
-_PASSING = {403, 404, 408, 425, 429, 500, 502, 503, 504}
+_NOT_READY = {403, 404}
+"""What a CDN may answer that has not got an image yet; and what it answers for ever later on."""
+_BUSY = {408, 425, 429}
 
 
 class Passing(ImageNotCopied):
     """A failure that may pass."""
 
-    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, retry_after_seconds: float | None = None, *, gone: bool = False
+    ) -> None:
+        super().__init__(message, gone=gone)
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -101,8 +105,10 @@ class Downloader:
                     if body.size + len(piece) > MAX_IMAGE_BYTES:
                         raise ImageNotCopied(f"{shown(url)} is larger than {MAX_IMAGE_BYTES} bytes")
                     body.write(piece)
-        except LocationValueError as error:
-            raise ImageNotCopied(f"{shown(url)} cannot be fetched ({error})") from None
+        except (LocationValueError, ValueError):  # which name whole URLs, signatures and all
+            raise ImageNotCopied(
+                f"{shown(url)} cannot be fetched: it is no web address, or leads to none"
+            ) from None
         except HTTPError as error:
             if time.monotonic() - started > DOWNLOAD_TIMEOUT_SECONDS:
                 raise Passing(
@@ -132,7 +138,7 @@ def shown(url: str) -> str:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        return url.partition("?")[0][:80]
+        return url.partition("?")[0].rpartition("@")[2][:80]
     return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
@@ -148,9 +154,9 @@ def _checked(answer: urllib3.BaseHTTPResponse, url: str) -> int:
     status = answer.status
     if status != 200:
         said = f"{shown(url)} answered {status}"
-        if status in _PASSING:
-            raise Passing(said, retry_after_seconds(answer.headers))
-        raise ImageNotCopied(said)
+        if status in _NOT_READY or status in _BUSY or status >= 500:
+            raise Passing(said, retry_after_seconds(answer.headers), gone=status in _NOT_READY)
+        raise ImageNotCopied(said, gone=400 <= status < 500)
     if answer.headers.get("content-encoding", "identity").lower() != "identity":
         raise ImageNotCopied(f"{shown(url)} came compressed, which was not asked for")
     said = answer.headers.get("content-length", "")

@@ -35,7 +35,7 @@ class Listing:
             Whether it was free a moment ago, and nobody here took it since; if that is not known, it is
             not.
         """
-        folder = key.rpartition("/")[0] + "/"
+        folder = key[: key.rfind("/") + 1]
         with self._lock:
             taken = key in self._taken
             self._taken.add(key)

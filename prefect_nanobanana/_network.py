@@ -27,6 +27,7 @@ from urllib3.exceptions import HTTPError
 
 from prefect_nanobanana._addresses import Addresses
 from prefect_nanobanana._tls import tls
+from prefect_nanobanana.errors import InvalidInput
 
 Connect = Callable[[tuple[str, int], float | None], socket.socket]
 """As `socket.create_connection`: takes an address and a time-out in seconds."""
@@ -85,6 +86,9 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
+        until = getattr(_until, "time", None)
+        if until is not None and time.monotonic() > until:
+            raise TimeoutError  # who never pauses meets no socket's time-out, however short
         self._socket.settimeout(_left(self._timeout))
         return self._raw.readinto(buffer)
 
@@ -126,7 +130,7 @@ class _Checked(_Timed):
     def _new_conn(self) -> socket.socket:
         try:
             found = self._addresses.of(self.host, self.port)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise NotConnected(f"{self.host} cannot be resolved: {error}") from None
         failure = f"{self.host} has no address"
         for address in found:
@@ -167,6 +171,7 @@ class ImageNetwork:
 
     Raises:
         TypeError: If urllib3 has changed so that nothing would be checked.
+        InvalidInput: If the environment names a proxy of another kind.
     """
 
     def __init__(
@@ -182,7 +187,14 @@ class ImageNetwork:
         proxies = getproxies()
         for scheme in ("http", "https"):
             if proxy := proxies.get(scheme) or proxies.get("all"):
-                self._proxied[scheme] = _proxy(proxy, **options)
+                try:
+                    self._proxied[scheme] = _proxy(proxy, **options)
+                except (HTTPError, ValueError):  # its address may hold a password
+                    raise InvalidInput(
+                        f"{scheme.upper()}_PROXY or ALL_PROXY: images cannot be fetched through that "
+                        "proxy: give the address of an HTTP proxy, as http://host:3128, with special "
+                        "characters of its password percent-encoded"
+                    ) from None
                 _pools(self._proxied[scheme], _Timed, _TimedTLS)
 
     def get(self, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
@@ -205,7 +217,7 @@ class ImageNetwork:
         direct = proxied is None or proxy_bypass(parts.host or "")
         return (self._direct if direct or proxied is None else proxied).urlopen(
             "GET",
-            parts.url,
+            parts._replace(auth=None, fragment=None).url,
             headers=headers,
             timeout=urllib3.Timeout(_left(CONNECT_SECONDS), _left(READ_SECONDS)),
             retries=False,

@@ -6,6 +6,7 @@ import base64
 import functools
 import io
 import os
+import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Picture:
         extension: As `png`.
         width: In pixels.
         height: In pixels.
-        thumbnail: A small WebP of it, as a `data:` URL; empty if none was asked for.
+        thumbnail: A small WebP of it, as a `data:` URL; empty if none was asked for, or can be made.
     """
 
     content_type: str
@@ -87,7 +88,7 @@ def inspect(file: IO[bytes], *, thumbnail: bool = True) -> Picture:
         raise NotAPicture("it has too many pixels") from None
     except UnidentifiedImageError:
         raise NotAPicture(_guess(head)) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise NotAPicture(f"the picture is broken or cut short ({error})") from None
     finally:
         file.seek(0)
@@ -131,10 +132,13 @@ def _small(image: Image.Image) -> str:
 
 def _scaled(image: Image.Image) -> str:
     image.load()
-    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    small = ImageOps.exif_transpose(image)
     out = io.BytesIO()
-    small.convert("RGBA" if "A" in small.getbands() else "RGB").save(out, "WEBP", quality=60)
+    try:
+        image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+        small = ImageOps.exif_transpose(image)
+        small.convert("RGBA" if "A" in small.getbands() else "RGB").save(out, "WEBP", quality=60)
+    except Exception:  # as for notes in it that nobody can read: it is a whole picture all the same
+        return ""
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
 
 

@@ -5,7 +5,6 @@ Only this module, its siblings `_s3_client` and `_s3_errors`, and `storage` know
 
 from __future__ import annotations
 
-import functools
 import time
 from base64 import b64encode
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
-from prefect_nanobanana._s3_client import client_of, signed_wrongly
+from prefect_nanobanana._s3_client import client_of, session_of, signed_wrongly
 from prefect_nanobanana._s3_errors import (
     DAMAGED,
     Changed,
@@ -70,23 +69,27 @@ class Bucket:
         """Whether the store honours conditional writes; None until that is known."""
         self.checks: bool | None = None
         """Whether the store refuses what does not fit its signature; None until that is known."""
-        self._block = block
+        self._credentials = block.credentials
+        self._client: tuple[int, S3Client] | None = None
         self._options = options or StorageOptions()
 
     def __repr__(self) -> str:
         return f"Bucket({self.name!r}, {self.folder!r})"
 
-    @functools.cached_property
+    @property
     def client(self) -> S3Client:
         """The boto3 client, which all buckets of a credentials block share.
 
         Raises:
             BucketNotUsable: If no client can be made of the block.
         """
-        try:
-            return client_of(self._block.credentials)
-        except (BotoCoreError, ClientError, ValueError) as error:
-            raise self.problem(error) from None
+        session = session_of(self._credentials)
+        if self._client is None or self._client[0] != session:
+            try:
+                self._client = session, client_of(self._credentials, session)
+            except (BotoCoreError, ClientError, ValueError) as error:
+                raise self.problem(error) from None
+        return self._client[1]
 
     def key(self, *parts: str) -> str:
         """Join parts below the bucket's folder."""
@@ -153,6 +156,8 @@ class Bucket:
             yield from body.iter_chunks(_CHUNK_BYTES)
         except FlexibleChecksumError:
             raise Damaged(f"{self.uri(key)} does not fit its checksum") from None
+        except AttributeError as error:  # see _CUT
+            raise StoreAway(f"{self.uri(key)} cannot be read: its body is cut ({error})") from None
         except (BotoCoreError, ClientError) as error:
             raise self.problem(error, key) from None
 
@@ -252,7 +257,9 @@ class Bucket:
             page = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix)
         except (BotoCoreError, ClientError, StorageError):
             return None
-        return None if page["IsTruncated"] else {item["Key"] for item in page.get("Contents", [])}
+        return (
+            None if page.get("IsTruncated", True) else {item["Key"] for item in page.get("Contents", [])}
+        )
 
     def read_uri(self, uri: str) -> bytes:
         """Read an `s3://bucket/key` address with this block's credentials.

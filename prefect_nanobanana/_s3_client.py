@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import threading
+import time
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from prefect_aws import AwsCredentials, MinIOCredentials
 
+ROLE_SECONDS = 3600
+"""How long a role is assumed if nothing is said (AWS's documentation)."""
 POOL_CONNECTIONS = 32
 """Copies and records of one run share the client's connections."""
 _PIECE_BYTES = 1024 * 1024
@@ -29,14 +32,27 @@ _lock = threading.Lock()
 _thread = threading.local()
 
 
-def client_of(credentials: AwsCredentials | MinIOCredentials) -> S3Client:
+def session_of(credentials: AwsCredentials | MinIOCredentials) -> int:
+    """The number of the session that a client is to be of.
+
+    prefect-aws assumes a role once for each client, for an hour or as long as the block says, and runs
+    may take longer: another session begins halfway. Other credentials never end, or boto3 renews them.
+    """
+    role: Any = credentials
+    if not getattr(role, "assume_role_arn", None):
+        return 0
+    seconds: float = role.assume_role_kwargs.DurationSeconds or ROLE_SECONDS
+    return int(time.monotonic() // (seconds / 2))
+
+
+def client_of(credentials: AwsCredentials | MinIOCredentials, session: int) -> S3Client:
     """The client of a credentials block, one for all threads and runs, with connections enough for them.
 
     Raises:
         BotoCoreError, ClientError, ValueError: If no client can be made of the block.
     """
     with _lock:
-        return _made(credentials)
+        return _made(credentials, session)
 
 
 @contextmanager
@@ -50,7 +66,7 @@ def signed_wrongly() -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=8)
-def _made(credentials: AwsCredentials | MinIOCredentials) -> S3Client:
+def _made(credentials: AwsCredentials | MinIOCredentials, _: int) -> S3Client:
     # A new client costs a tenth of a second and 12 MB.
     options: dict[str, Any] = credentials.aws_client_parameters.get_params_override()
     ours = Config(

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import (
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    MetadataRetrievalError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+)
 
 from prefect_nanobanana.errors import BucketNotUsable, StorageError
 
@@ -25,10 +36,15 @@ _UNUSABLE = {
     ),
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
     "PermanentRedirect": "it is in another region: set the region in the credentials block",
-    "403": "access is denied, or the credentials are wrong",
     "301": "it is in another region: set the region in the credentials block",
+    # A HEAD's answer has no body to say more.
+    "400": "the credentials have expired, or the region is wrong: mend the credentials block",
 }
 """What no retry helps against, by S3's error codes, and the cure."""
+_REFUSED = "access is denied, or the credentials are wrong"
+_REFUSING_STATUS = {401, 403}
+_OF_ONE_OBJECT = {"InvalidObjectState"}
+"""What is refused of one object, and not of the others."""
 
 _UNFIT = {"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
 """What arrived is not what the checksum or the signature says."""
@@ -40,14 +56,12 @@ _PASSING = {"RequestTimeout", *DAMAGED}
 _PASSING_STATUS = {429, 500, 502, 503, 504}
 """What may pass, `SlowDown` among it; boto3 has tried most of it again a few times already."""
 
-_AWAY = {
-    "EndpointConnectionError",
-    "ConnectTimeoutError",
-    "ConnectionClosedError",
-    "ReadTimeoutError",
-    "ResponseStreamingError",
-}
-"""boto3's names for a network that fails, which it has tried again likewise."""
+_AWAY = (ConnectionError, HTTPClientError, IncompleteReadError)
+"""A network that fails: boto3 has tried most of it again likewise."""
+_NO_CREDENTIALS = (
+    *(NoCredentialsError, PartialCredentialsError, ProfileNotFound),
+    *(CredentialRetrievalError, MetadataRetrievalError, SSOError),
+)
 
 
 class StoreAway(StorageError):
@@ -94,17 +108,20 @@ def problem(error: Exception, bucket: str, key: str | None = None) -> StorageErr
         if code in _UNUSABLE:
             unusable = SignedWrongly if code == "SignatureDoesNotMatch" else BucketNotUsable
             return unusable(f"bucket {bucket!r}: {_UNUSABLE[code]} ({code})")
+        if status_of(error) in _REFUSING_STATUS and code not in _OF_ONE_OBJECT:
+            return BucketNotUsable(f"bucket {bucket!r}: {_REFUSED} ({code})")
         passing = code in _PASSING or status_of(error) in _PASSING_STATUS
         kind_of = Unfit if code in _UNFIT else StoreAway if passing else StorageError
         return kind_of(f"S3 answered {code} for {what}: {said}")
     kind = type(error).__name__
-    if kind in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
+    if isinstance(error, _NO_CREDENTIALS):
         return BucketNotUsable(
-            f"bucket {bucket!r}: there are no credentials for it: set them in the block ({kind})"
+            f"bucket {bucket!r}: there are no credentials for it: set them in the block, or log in "
+            f"again ({kind})"
         )
     if isinstance(error, ValueError):
         return BucketNotUsable(f"bucket {bucket!r}: the endpoint URL is wrong ({error})")
-    if kind in _AWAY:
+    if isinstance(error, _AWAY):
         return StoreAway(
             f"bucket {bucket!r}: the store cannot be reached: check the endpoint URL ({error})"
         )

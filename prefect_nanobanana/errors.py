@@ -198,7 +198,15 @@ class StorageError(NanoBananaError):
 
 
 class ImageNotCopied(StorageError):
-    """One image could not be fetched, is no whole picture, or could not be stored."""
+    """One image could not be fetched, is no whole picture, or could not be stored.
+
+    Attributes:
+        gone: Whether its host has answered, and as if there were no such image any more.
+    """
+
+    def __init__(self, message: str, *, gone: bool = False) -> None:
+        super().__init__(message)
+        self.gone = gone
 
 
 class BucketNotUsable(StorageError):

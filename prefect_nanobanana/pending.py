@@ -19,7 +19,7 @@ from prefect_nanobanana._run import URL_LIFETIME_DAYS, Run
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana._words import counted
 from prefect_nanobanana.errors import (
-    BucketNotUsable,
+    ImageNotCopied,
     LedgerError,
     NanoBananaError,
     RunFailed,
@@ -105,13 +105,13 @@ def copy_pending(
 
 
 def _is_lost(job: Job) -> bool:
-    """Whether what is missing can no longer be had: its URLs are dead, and were tried once more."""
+    """Whether what is missing can no longer be had: its URLs are old, and their host has said so."""
     record = job.record
     if record.state != "generated" or not job.copy_errors or record.asked_at is None:
         return False
     age = datetime.now(timezone.utc) - record.asked_at
-    stores_fault = any(isinstance(error, BucketNotUsable) for error in job.copy_errors)
-    return age > timedelta(days=URL_LIFETIME_DAYS) and not stores_fault
+    gone = all(isinstance(error, ImageNotCopied) and error.gone for error in job.copy_errors)
+    return age > timedelta(days=URL_LIFETIME_DAYS) and gone
 
 
 def _say_lost(job: Job, logger: Any) -> None:

@@ -160,6 +160,8 @@ class Copier:
             if there == "whole":
                 return
             there = self._put(item, metadata, probe=probe, overwrite=there == "damaged")
+            if there == "damaged":
+                there = self._look(item)  # it may be somebody else's by now
         if there != "whole":
             raise ImageNotCopied(
                 f"{item.image.uri}: the store does not give back the bytes that it was sent, after "
@@ -204,6 +206,7 @@ class Copier:
             options["IfNoneMatch"] = "*"
         # A file is sent in small pieces, which costs time; what is in memory can go in one.
         body = item.body.file if item.body.whole is None else item.body.whole
+        item.body.file.seek(0)
         sent = image.key, body, image.content_type
         try:
             said = self._probe(*sent, **options) if probe and not overwrite else None
@@ -255,4 +258,4 @@ def _inspected(file: Any, url: str, thumbnail: bool) -> Picture:
     except NotAPicture as error:
         # A host may answer with a page, or cut an image short, while it is not ready.
         kind = ImageNotCopied if url.startswith("data:") else Passing
-        raise kind(f"{shown(url)}: {error}") from None
+        raise kind(f"{shown(url)}: {error}", gone=True) from None

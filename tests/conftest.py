@@ -221,10 +221,11 @@ def run(generator: NanoBananaGenerator, bucket: S3Bucket) -> Callable[..., RunRe
     def call(*prompts: Any, **changes: Any) -> RunReport:
         settings = {"generator": generator, "bucket": bucket, "batch": "b", **changes}
         try:
-            return generate_images(prompts=list(prompts), **settings)
+            report = generate_images(prompts=list(prompts), **settings)
         except RunFailed as error:
-            assert isinstance(error.report, RunReport)
-            return error.report
+            report = error.report
+        assert isinstance(report, RunReport)
+        return report
 
     return call
 

@@ -94,7 +94,7 @@ def save_blocks(server: Deployed) -> Callable[[NanoBananaGenerator, S3Bucket], N
         with temporary_settings({PREFECT_API_URL: f"{server.url}/api"}):
             generator.credentials.save("default", overwrite=True)
             generator.save("default", overwrite=True)
-            bucket.credentials.save("store", overwrite=True)  # type: ignore[union-attr]
+            bucket.credentials.save("store", overwrite=True)
             bucket.save("nanobanana", overwrite=True)
 
     return save

@@ -80,7 +80,7 @@ def run_cell(s3: LocalS3, column: str, fault: str) -> str:
                 base_url=sandbox.base_url,
                 request_timeout_seconds=3 if fault == "stall" else 20,
             ),
-            mode=column.split()[0].rstrip(","),  # type: ignore[arg-type]
+            mode=column.split()[0].rstrip(","),
         )
         return _twice(sandbox, generator, _bucket(s3, proxy))
 

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from prefect_nanobanana import Generation, ImagePrompt, Outcome, StoredImage
+from prefect_nanobanana._gallery import gallery_page
 from prefect_nanobanana._pictures import inspect
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana._words import Told
-from prefect_nanobanana.report import build_report, gallery_page
+from prefect_nanobanana.report import build_report
 from prefect_nanobanana.sandbox.pictures import draw
 
 PIXELS = 320

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 from prefect_database import NAME, put_database
+from typing_extensions import Self
 
 from prefect_nanobanana.sandbox.s3 import free_port
 
@@ -47,7 +48,7 @@ class PrefectServer:
         # One client for all requests: each new one takes longer than the request.
         self._http = httpx.Client(timeout=60, trust_env=False)
 
-    def __enter__(self) -> PrefectServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import trustme
 from prefect_aws.client_parameters import AwsClientParameters
+from typing_extensions import Self
 
 
 @dataclass
@@ -145,7 +146,7 @@ class Scripted:
         """Its address."""
         return f"{self._scheme}://{self._server.server_address[0]!s}:{self.port}"
 
-    def __enter__(self) -> Scripted:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 

@@ -10,9 +10,10 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,7 +26,13 @@ from servers import Reply, Scripted, Seen
 from urllib3.connection import HTTPConnection
 from urllib3.util import parse_url
 
-from prefect_nanobanana import ImageNotCopied, NanoBananaCredentials, _download, _network
+from prefect_nanobanana import (
+    ImageNotCopied,
+    InvalidInput,
+    NanoBananaCredentials,
+    _download,
+    _network,
+)
 from prefect_nanobanana._addresses import Addresses, is_public
 from prefect_nanobanana._bodies import IN_MEMORY_BYTES, Body
 from prefect_nanobanana._download import Downloader, Passing
@@ -254,6 +261,45 @@ def test_a_proxy_with_a_password_that_takes_its_time(monkeypatch: pytest.MonkeyP
     assert proxy.seen[0].headers["proxy-authorization"] == "Basic bWU6cEBzcw=="
 
 
+@pytest.mark.parametrize(
+    "address", ["socks5://127.0.0.1:1080", "http://me:hu#sh@127.0.0.1:3128", "http://127.0.0.1:99999"]
+)
+def test_proxies_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("https_proxy", address)
+    with pytest.raises(InvalidInput, match="HTTPS_PROXY or ALL_PROXY: .* HTTP proxy") as caught:
+        Downloader(Addresses(), 1)
+    assert "hu" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://127.0.0.1:70000/p?X-Amz-Signature=hush",
+        "https://me:hush@127.0.0.1:99999/x.png",
+        "https://me:hush@[::1/x.png",
+        "https://a..b/x.png?X-Amz-Signature=hush",
+        f"https://{'a' * 70}.example/x.png?X-Amz-Signature=hush",
+    ],
+)
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(ImageNotCopied) as caught:
+        _fetch(url, Addresses())
+    assert "hush" not in str(caught.value)
+
+
+def test_a_redirect_to_an_address_that_is_none() -> None:
+    with Scripted(lambda _: Reply(b"", 302, {"Location": "https://[::1"})) as host:
+        with pytest.raises(ImageNotCopied, match="is no web address, or leads to none"):
+            _fetch(host.url, Addresses(["127.0.0.1"]))
+
+
+def test_a_password_is_not_told_to_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with _proxy(monkeypatch) as proxy:
+        _fetch(f"http://me:hush@{NAME}/x.png#part", Addresses([NAME]))
+    assert proxy.seen[0].path == f"http://{NAME}/x.png"
+    assert "hush" not in str(proxy.seen[0].headers)
+
+
 def test_hosts_that_need_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with _proxy(monkeypatch) as proxy, Scripted(lambda _: Reply(PNG)) as host:
@@ -287,6 +333,39 @@ def test_hosts_that_take_their_time_meet_a_deadline(
     with Scripted(lambda _: reply) as host, pytest.raises(Passing, match="did not arrive within 0.5 s"):
         _fetch(host.url, Addresses(["127.0.0.1"]))
     assert time.monotonic() - started < 4
+
+
+@pytest.mark.parametrize(
+    ("first", "rest"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X-More: and more\r\n"),
+    ],
+    ids=["body", "continue", "trailers"],
+)
+def test_hosts_that_never_pause_meet_a_deadline(
+    monkeypatch: pytest.MonkeyPatch, first: bytes, rest: bytes
+) -> None:
+    """No socket ever waits for them, so that no time-out of one is met."""
+    monkeypatch.setattr(_download, "DOWNLOAD_TIMEOUT_SECONDS", 0.5)
+
+    def chatter() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.sendall(first)
+            until = time.monotonic() + 8
+            while time.monotonic() < until:
+                connection.sendall(rest * 500)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        talking = threading.Thread(target=chatter)
+        talking.start()
+        started = time.monotonic()
+        with pytest.raises(Passing, match="did not arrive within 0.5 s"):
+            _fetch(f"http://127.0.0.1:{listening.getsockname()[1]}/", Addresses(["127.0.0.1"]))
+        assert time.monotonic() - started < 5
+        talking.join()
 
 
 def test_a_handshake_without_end_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:

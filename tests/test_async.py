@@ -149,7 +149,7 @@ def test_how_many_are_in_flight_follows_what_the_api_takes(
 
 
 def test_room_is_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefect_nanobanana.slots import Room
+    from prefect_nanobanana._turns import Room
 
     room = Room()
     for _ in range(3):
@@ -467,7 +467,7 @@ def test_trigger_wait_fetch(generator: NanoBananaGenerator, sandbox: Sandbox) ->
     again = pickle.loads(pickle.dumps(run))
     assert repr(again) == f"GenerationRun({run.generation_id!r})"
     sandbox.running.set()
-    assert run.wait_for_completion() is None  # type: ignore[func-returns-value]
+    assert run.wait_for_completion() is None
     for same in (run, again, generator.generation_run(run.generation_id)):
         assert len(same.fetch_result().image_urls) == 2  # type: ignore[union-attr]
     assert sandbox.account.posts == 1

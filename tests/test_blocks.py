@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from PIL import Image
 from prefect.blocks.core import Block
-from prefect.testing.standard_test_suites import BlockStandardTestSuite
+from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from pydantic import SecretStr, ValidationError
 from servers import Reply, Scripted
 
@@ -208,7 +209,7 @@ def test_blocks_can_be_pickled_after_use(generator: NanoBananaGenerator) -> None
 def test_blocks_can_be_saved_and_loaded(prefect_server: None, generator: NanoBananaGenerator) -> None:
     generator.credentials.save("acct", overwrite=True)
     generator.save("gen", overwrite=True)
-    loaded = NanoBananaGenerator.load("gen")
+    loaded: Any = NanoBananaGenerator.load("gen")
     assert loaded.credentials.api_key == generator.credentials.api_key
     assert loaded.generate("a cat").status == "completed"
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +33,19 @@ def test_all_of_it_and_its_hashes(size: int) -> None:
         assert (body.size, body.sha256) == (size, hashlib.sha256(content).digest())
         assert body.md5 == hashlib.md5(content, usedforsecurity=False).hexdigest()
         assert body.whole == (content if size <= IN_MEMORY_BYTES else None)
+
+
+def test_a_full_disk_keeps_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_bodies, "_large", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: Path("/dev/full").open("r+b"))  # noqa: SIM115
+    body = Body()
+    body.expect(IN_MEMORY_BYTES + 1)
+    body.write(b"x")
+    with pytest.raises(OSError, match="No space left"):
+        body.finish()
+    with pytest.raises(OSError, match="No space left"):
+        body.close()
+    assert _bodies._large.acquire(blocking=False)
 
 
 @pytest.mark.parametrize("size", [1, IN_MEMORY_BYTES + 1])

@@ -38,7 +38,8 @@ class Scheduled:
 def today(generator: NanoBananaGenerator, bucket: S3Bucket) -> Callable[..., RunReport | None]:
     def call(*prompts: Any, **changes: Any) -> RunReport | None:
         settings = {"generator": generator, "bucket": bucket, **changes}
-        return daily_images(prompts=list(prompts), **settings)
+        report: RunReport | None = daily_images(prompts=list(prompts), **settings)
+        return report
 
     return call
 
@@ -113,7 +114,7 @@ def test_a_run_that_is_weeks_late_asks_for_nothing(
     assert today("a cat") is None
     state = daily_images(prompts=["a cat"], generator=generator, bucket=bucket, return_state=True)
     assert state.is_completed()
-    assert "nothing was asked" in state.message
+    assert "nothing was asked" in str(state.message)
     assert sandbox.account.posts == 0
     monkeypatch.setattr(daily, "flow_run", Scheduled(now - timedelta(days=3)))
     assert today("a cat") is not None
@@ -143,7 +144,7 @@ def test_what_fails_is_told_in_the_same_words(
         prompts=["y"], generator=generator, bucket=bucket, day=MONDAY, return_state=True
     )
     assert state.is_failed()
-    assert state.message.startswith("0 stored, 1 failed")
+    assert str(state.message).startswith("0 stored, 1 failed")
 
 
 def test_the_ceiling_and_warnings(today: Callable[..., RunReport]) -> None:

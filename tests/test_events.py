@@ -27,7 +27,8 @@ def test_events_and_assets_of_a_run(
     generator: NanoBananaGenerator, bucket: S3Bucket, wait_for: Callable[..., None]
 ) -> None:
     batch = f"told-{bucket.bucket_folder}"
-    prompts = ["a cat", ImagePrompt(prompt="a naked lunch"), ImagePrompt(prompt="two dogs", quantity=2)]
+    refused, two = ImagePrompt(prompt="a naked lunch"), ImagePrompt(prompt="two dogs", quantity=2)
+    prompts: list[str | ImagePrompt] = ["a cat", refused, two]
     left = generator.credentials.get_client().credits()
     generator.credentials.low_credits = int(left)
     report = generate_images(

@@ -381,7 +381,7 @@ def test_the_ceiling_holds(
     sandbox.account.limit = 4
     generator.credentials.max_concurrent_requests = 4
     sandbox.faults.queue("429_seconds")
-    prompts = ["a", "b", ImagePrompt(prompt="c", quantity=2), "d"]
+    prompts: list[str | ImagePrompt] = ["a", "b", ImagePrompt(prompt="c", quantity=2), "d"]
     report = generate_images(
         prompts=prompts, generator=generator, bucket=bucket, batch="b", max_credits=ceiling
     )
@@ -728,12 +728,19 @@ def test_it_runs_inside_other_flows(generator: NanoBananaGenerator, bucket: S3Bu
 
 
 def test_what_people_see_in_prefect(
-    generator: NanoBananaGenerator, bucket: S3Bucket, sandbox: Sandbox
+    generator: NanoBananaGenerator,
+    bucket: S3Bucket,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     name = f"seen-{bucket.bucket_folder}"
     long = "x" * 100
     finish = sandbox.finish
-    sandbox.finish = lambda row, _: finish(row, "failed" if row.prompt == long else None)  # type: ignore[method-assign]
+
+    def long_ones_fail(row: Any, _: str | None) -> None:
+        finish(row, "failed" if row.prompt == long else None)
+
+    monkeypatch.setattr(sandbox, "finish", long_ones_fail)
     state = generate_images.with_options(flow_run_name=name)(
         prompts=["a cat", ImagePrompt(prompt="a naked lunch", name="named"), long],
         generator=generator,

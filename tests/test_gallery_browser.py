@@ -366,7 +366,7 @@ def test_on_a_phone(dark: bool, open_page: Open) -> None:
     assert not _too_wide(page)
     box = page.locator("dialog").bounding_box()
     assert box is not None
-    assert (box["width"], box["height"]) == PHONE
+    assert [box["width"], box["height"]] == [*PHONE]
     for name in ("Previous", "Next", "Close"):
         target = page.get_by_role("button", name=name).bounding_box()
         assert target is not None

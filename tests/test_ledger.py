@@ -163,8 +163,9 @@ def test_without_conditional_writes_a_claim_is_looked_at_again(
     monkeypatch.setattr("prefect_nanobanana.ledger.CLAIM_SECONDS", 0.3)
     one, other = (Ledger(Bucket(bucket), "b") for _ in range(2))
     planned = _record()
-    assert one.bucket.conditional is None
+    known = [one.bucket.conditional]
     one.claim(planned)
+    assert [*known, one.bucket.conditional] == [None, None]
     assert one.probe(planned) is one.bucket.conditional is False
     other.probe(planned)
     first, second = (planned.model_copy(update={"attempt": name}) for name in ("one", "other"))

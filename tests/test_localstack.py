@@ -369,7 +369,11 @@ def test_a_whole_run_through_a_network_that_changes_bytes(
 
         def run() -> tuple[RunReport, Counter[str]]:
             proxy.seen.clear()
-            prompts = ["a cat", "gore", ImagePrompt(prompt="a bird", quantity=2)]
+            prompts: list[str | ImagePrompt] = [
+                "a cat",
+                "gore",
+                ImagePrompt(prompt="a bird", quantity=2),
+            ]
             report = generate_images(
                 prompts=prompts, generator=generator, bucket=block, batch="b", storage=options
             )

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -40,6 +41,26 @@ def test_as_a_camera_was_held(kind: str) -> None:
     assert isinstance(bottom, tuple)
     assert top[0] > 200 > 60 > top[2]
     assert bottom[2] > 200 > 60 > bottom[0]
+
+
+def _saved(image: Image.Image, kind: str, **options: Any) -> io.BytesIO:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out
+
+
+@pytest.mark.filterwarnings("ignore:.*EXIF.*:UserWarning")
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12"])
+def test_notes_that_nobody_can_read_spoil_no_picture(kind: str, exif: bytes) -> None:
+    file = _saved(Image.new("RGB", (640, 320), "blue"), kind, exif=exif)
+    assert inspect(file).width == 640
+    assert inspect(file, thumbnail=False).width == 640
+
+
+def test_a_picture_that_cannot_be_made_small_is_one() -> None:
+    image = Image.new("I;16", (1024, 1024), 7)
+    assert inspect(_saved(image, "PNG")).width == 1024
 
 
 def test_few_threads_decode_whoever_copies() -> None:

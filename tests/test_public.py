@@ -10,6 +10,7 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 import prefect_nanobanana
 from prefect_nanobanana import errors, models
@@ -57,7 +58,7 @@ def test_the_names_that_the_design_fixes() -> None:
         ),
     ],
 )
-def test_fields_that_users_read(model: type, fields: str) -> None:
+def test_fields_that_users_read(model: type[BaseModel], fields: str) -> None:
     assert set(fields.split()) <= set(model.model_fields)
     assert model.model_config["frozen"]
 

@@ -57,7 +57,7 @@ class Store:
         self.client = self._client(self.owner)
         self.client.create_bucket(Bucket="pictures")
 
-    def _client(self, user: tuple[str, str], service: str = "s3", **options: Any) -> Any:
+    def _client(self, user: tuple[str, str], service: Any = "s3", **options: Any) -> Any:
         return boto3.client(
             service,
             endpoint_url=self.gateway.endpoint_url,

@@ -53,7 +53,7 @@ def test_the_readme_in_the_order_of_a_reader(
     tmp_path: Path,
     wait_for: Callable[..., None],
 ) -> None:
-    left = list(COMMANDS)
+    left: list[str] = list(COMMANDS)
 
     def next_command(start: str) -> str:
         (command,) = [c for c in left if c.startswith(start)]

@@ -21,13 +21,14 @@ from prefect_nanobanana._artifacts import (
     strip,
     table_rows,
 )
+from prefect_nanobanana._gallery import gallery_page
 from prefect_nanobanana._live import told as told_progress
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana._words import Told, books, summary
 from prefect_nanobanana.console import live_progress, print_report
 from prefect_nanobanana.models import RunReport
 from prefect_nanobanana.progress import Tracker
-from prefect_nanobanana.report import build_report, gallery_page, manifest
+from prefect_nanobanana.report import build_report, manifest
 
 HOSTILE = "<img src=x onerror=alert(1)>|**b**\n\n</td></table># [x](javascript:1) `c` $x$ \\ ~~s~~"
 

@@ -19,6 +19,7 @@ from servers import FaultyS3, Reply, Seen, s3_error
 from prefect_nanobanana import (
     ImagePrompt,
     InvalidInput,
+    NanoBananaCredentials,
     NanoBananaGenerator,
     PendingReport,
     Progress,
@@ -26,6 +27,7 @@ from prefect_nanobanana import (
     RunReport,
     watch_progress,
 )
+from prefect_nanobanana._download import Downloader
 from prefect_nanobanana._s3 import Bucket
 from prefect_nanobanana.flows import copy_pending, generate_images
 from prefect_nanobanana.ledger import Ledger, Record
@@ -437,9 +439,11 @@ def test_retries_of_prefect_do_not_ask_again_what_was_asked_again_already(
 
 def _pending(generator: NanoBananaGenerator, bucket: S3Bucket, **settings: Any) -> PendingReport:
     try:
-        return copy_pending(generator=generator, bucket=bucket, **settings)
+        report = copy_pending(generator=generator, bucket=bucket, **settings)
     except RunFailed as error:
-        return error.report  # type: ignore[no-any-return]
+        report = error.report
+    assert isinstance(report, PendingReport)
+    return report
 
 
 def test_nothing_is_owed(run: Run, generator: NanoBananaGenerator, bucket: S3Bucket) -> None:
@@ -468,9 +472,9 @@ def test_images_that_are_owed_are_copied_oldest_first(
     oldest = _age(folder / "b/records", "y", days=3)
     order: list[tuple[str, str]] = []
     _watch(monkeypatch, order)
-    report = _pending(generator, bucket)
-    assert (report.batches, report.generations, report.images) == (("b", "deep/er"), 4, 6)
-    assert (report.waiting, report.lost, report.messages) == (0, 0, ())
+    copied = _pending(generator, bucket)
+    assert (copied.batches, copied.generations, copied.images) == (("b", "deep/er"), 4, 6)
+    assert (copied.waiting, copied.lost, copied.messages) == (0, 0, ())
     assert order[0] == ("b", oldest)
     assert sandbox.account.posts == 4
     for batch in ("b", "deep/er"):
@@ -567,6 +571,43 @@ def test_what_is_lost_is_said_once(
     assert statuses(run("young", ImagePrompt(prompt="old", quantity=2))) == ["failed", "failed"]
     assert sandbox.account.posts == 2
     assert _pending(generator, bucket, batches=["other"]).generations == 0
+
+
+@pytest.mark.parametrize("fault", ["store", "host", "address"])
+def test_what_may_still_come_is_not_lost(
+    run: Run,
+    generator: NanoBananaGenerator,
+    make_bucket: Callable[..., S3Bucket],
+    s3: LocalS3,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    """Old as it is: nobody has said that the image is gone."""
+    monkeypatch.setattr(Copier.__init__, "__defaults__", ((), 0.0))
+    made: dict[str, bytes] = {}
+    with FaultyS3(s3.endpoint_url) as proxy:
+        bucket = make_bucket(endpoint_url=proxy.url)
+        with monkeypatch.context() as patch:
+            patch.setattr(sandbox, "images", _Hidden(made))
+            run("a", bucket=bucket)
+        sandbox.images = made
+        _age(s3.folder / bucket.bucket_name / bucket.bucket_folder / "b/records", "a", days=16)
+        with monkeypatch.context() as patch:
+            if fault == "store":
+                proxy.fault = lambda s: s3_error(500, "InternalError") if "/images/" in s.path else None
+            elif fault == "host":
+                patch.setattr(Downloader.__init__, "__defaults__", (_nobody_answers,))
+            else:
+                patch.setattr(NanoBananaCredentials, "trusted_hosts", ["images.example"])
+            waiting = _pending(generator, bucket)
+        proxy.fault = lambda _: None
+        assert (waiting.generations, waiting.waiting, waiting.lost) == (1, 1, 0)
+        assert _pending(generator, bucket).images == 1
+
+
+def _nobody_answers(*_: Any) -> Any:
+    raise OSError("Connection refused")
 
 
 def test_pages_that_cannot_be_made_anew_lose_no_image(

@@ -162,7 +162,8 @@ def test_it_can_go_away_and_come_back(sandbox: Sandbox) -> None:
 def test_faults_of_polls(sandbox: Sandbox, fault: str) -> None:
     generation_id = _post(sandbox, prompt="x", mode="async").json()["generationId"]
     sandbox.poll_faults.queue(fault)
-    ask = {"url": f"{sandbox.base_url}/generate", "params": {"id": generation_id}, "timeout": 0.5}
+    ask: dict[str, Any] = {"url": f"{sandbox.base_url}/generate", "params": {"id": generation_id}}
+    ask["timeout"] = 0.5
     headers = {"authorization": f"Bearer {sandbox.api_key}"}
     try:
         assert httpx.get(headers=headers, **ask).status_code == int(fault)

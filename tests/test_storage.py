@@ -13,12 +13,25 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from botocore.exceptions import (
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    ProxyConnectionError,
+    SSLError,
+    UnauthorizedSSOTokenError,
+)
 from PIL import Image
-from prefect_aws import S3Bucket
+from prefect_aws import AwsCredentials, S3Bucket
+from prefect_aws.assume_role_parameters import AssumeRoleParameters
+from prefect_aws.client_parameters import AwsClientParameters
+from pydantic import SecretStr
 from servers import FaultyS3, Reply, Scripted, Seen, s3_error
 
 from prefect_nanobanana import (
@@ -28,12 +41,14 @@ from prefect_nanobanana import (
     StorageOptions,
     _bodies,
     _download,
+    _s3_client,
     storage,
 )
 from prefect_nanobanana._listing import LISTED_SECONDS, Listing
 from prefect_nanobanana._naming import safe_metadata, slug
 from prefect_nanobanana._pictures import NotAPicture, inspect
 from prefect_nanobanana._s3 import Bucket
+from prefect_nanobanana._s3_errors import StoreAway, problem
 from prefect_nanobanana.sandbox.pictures import draw
 from prefect_nanobanana.storage import Copied, Copier
 
@@ -41,6 +56,11 @@ MakeBucket = Callable[..., S3Bucket]
 PNG = draw("a cat", seed="1", longest=96)
 JPEG = draw("a dog", seed="2", longest=96, image_format="jpeg")
 WEBP = draw("a bird", seed="3", longest=96, image_format="webp")
+
+
+def _refusal(code: str, status: int) -> ClientError:
+    details: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(details, "PutObject")
 
 
 def _gif() -> bytes:
@@ -188,11 +208,12 @@ def test_too_large_is_refused(bucket: S3Bucket, folder: Path, monkeypatch: pytes
     [
         Reply(b"", 404),
         Reply(b"", 503, {"Retry-After": "0"}),
+        Reply(b"", 522),
         Reply(b"<html>soon"),
         Reply(PNG[:-40]),
         Reply(reset=True),
     ],
-    ids=["404", "503", "html", "cut", "reset"],
+    ids=["404", "503", "522", "html", "cut", "reset"],
 )
 def test_nothing_good_is_lost(bucket: S3Bucket, folder: Path, first: Reply) -> None:
     replies = [first, first]
@@ -263,6 +284,39 @@ def test_another_object_is_never_overwritten(bucket: S3Bucket, folder: Path) -> 
     assert (folder / "images/x.png").read_bytes() == b"somebody's"
 
 
+def test_what_is_listed_is_the_folder(bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def few(_: Bucket, prefix: str) -> set[str]:
+        asked.append(prefix)
+        return {"x.png"}
+
+    monkeypatch.setattr(Bucket, "few", few)
+    listing = Listing(Bucket(bucket))
+    assert [listing.take(key, many=True) for key in ("x.png", "a/b/x.png", "a/b/x.png")] == [
+        *(False, True, False)
+    ]
+    assert asked == ["", "a/b/"]
+
+
+def test_who_overwrites_ours_is_not_overwritten(make_bucket: MakeBucket, s3: Any) -> None:
+    """Between our put and a look at what came of it, which some stores need."""
+    with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
+        bucket = make_bucket(endpoint_url=proxy.url)
+        direct = Bucket(bucket.model_copy(update={"credentials": make_bucket().credentials}))
+
+        def somebody_else() -> None:
+            if proxy.seen[-1].method == "PUT":
+                direct.put(direct.key("images/x.png"), b"somebody's", "text/plain")
+
+        proxy.alter, proxy.after = _opaque, somebody_else
+        with pytest.raises(ImageNotCopied, match="holds another object"):
+            _copy(bucket, host.url)
+        assert len(_of_images(proxy, "PUT")) == 1
+    assert (s3.folder / direct.key("images/x.png")).exists() is False
+    assert direct.find(direct.key("images/x.png")) is not None
+
+
 def _opaque(seen: Seen, headers: dict[str, str]) -> None:
     """As a store that makes its tags in a way of its own."""
     for name in headers:
@@ -330,11 +384,11 @@ def test_a_store_that_keeps_other_bytes(make_bucket: MakeBucket, s3: Any, times:
         bucket = make_bucket(endpoint_url=proxy.url)
         path = s3.folder / bucket.bucket_name / bucket.bucket_folder / "images/x.png"
 
-        def damage() -> None:
-            if path.exists() and len(_of_images(proxy, "PUT")) <= times:
-                path.write_bytes(PNG[:-1] + b"?")
+        def damaged(seen: Seen) -> bytes:
+            flip = seen.method == "PUT" and len(_of_images(proxy, "PUT")) <= times
+            return seen.body[:-1] + b"?" if flip else seen.body
 
-        proxy.alter, proxy.after = _opaque, damage
+        proxy.alter, proxy.tamper = _opaque, damaged
         if times == 1:
             _copy(bucket, host.url)
             assert path.read_bytes() == PNG
@@ -533,9 +587,9 @@ def test_few_images_are_not_worth_finding_out(make_bucket: MakeBucket, s3: Any) 
         with Copier(opened, ["127.0.0.1"]) as copier:
             for name in range(storage.FEW):
                 assert asked(name) == ["HEAD", "PUT"]
-            assert opened.checks is None
+            learned = [opened.checks]
             assert asked(name + 1) == ["GET", "PUT"]
-            assert opened.checks is False
+            assert [*learned, opened.checks] == [None, False]
             assert asked(name + 2) == ["PUT"]
             assert asked(0) == ["HEAD"]
 
@@ -751,10 +805,65 @@ def test_buckets_that_cannot_be_used(make_bucket: MakeBucket, changes: Any, says
 
 def test_a_bucket_without_credentials(bucket: S3Bucket) -> None:
     anonymous = bucket.model_copy(deep=True)
-    anonymous.credentials.minio_root_user = None
-    anonymous.credentials.minio_root_password = None
+    credentials: Any = anonymous.credentials
+    credentials.minio_root_user = credentials.minio_root_password = None
     with pytest.raises(BucketNotUsable, match="no credentials"):
         list(Bucket(anonymous).keys("x/"))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (SSLError(endpoint_url="u", error=OSError()), StoreAway, "cannot be reached"),
+        (ProxyConnectionError(proxy_url="u"), StoreAway, "cannot be reached"),
+        (HTTPClientError(error=OSError()), StoreAway, "cannot be reached"),
+        (IncompleteReadError(actual_bytes=1, expected_bytes=2), StoreAway, "cannot be reached"),
+        (CredentialRetrievalError(provider="p", error_msg="e"), BucketNotUsable, "log in again"),
+        (UnauthorizedSSOTokenError(), BucketNotUsable, "log in again"),
+        (_refusal("400", 400), BucketNotUsable, "credentials have expired, or the region is wrong"),
+        (_refusal("403", 403), BucketNotUsable, "credentials are wrong"),
+        (_refusal("Unauthorized", 401), BucketNotUsable, "credentials are wrong"),
+        (_refusal("UserSuspended", 403), BucketNotUsable, "credentials are wrong"),
+        (_refusal("AccessControlListNotSupported", 400), BucketNotUsable, "leave acl empty"),
+        (_refusal("KMS.DisabledException", 400), BucketNotUsable, "mend kms_key_id"),
+        (_refusal("RequestTimeTooSkewed", 403), BucketNotUsable, "clock is wrong: set it"),
+        (_refusal("InvalidObjectState", 403), StorageError, "answered InvalidObjectState"),
+        (_refusal("EntityTooLarge", 400), StorageError, "answered EntityTooLarge"),
+    ],
+    ids=str,
+)
+def test_what_errors_mean(error: Exception, kind: type[StorageError], says: str) -> None:
+    said = problem(error, "pictures", "x.png")
+    assert type(said) is kind
+    assert says in str(said)
+
+
+def test_a_role_is_assumed_anew_before_its_session_ends(
+    moto_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """prefect-aws assumes it once for each client, and runs may take longer than that lasts."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", moto_url)
+    credentials = AwsCredentials(
+        aws_access_key_id="any",
+        aws_secret_access_key=SecretStr("any"),
+        region_name="us-east-1",
+        assume_role_arn="arn:aws:iam::123456789012:role/writer",
+        assume_role_kwargs=AssumeRoleParameters(DurationSeconds=900),
+        aws_client_parameters=AwsClientParameters(endpoint_url=moto_url),
+    )
+    opened = Bucket(S3Bucket(credentials=credentials, bucket_name="pictures"))
+    now = [10_000.0]
+    monkeypatch.setattr(_s3_client, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def token() -> Any:
+        client: Any = opened.client
+        return client._request_signer._credentials.get_frozen_credentials().token
+
+    first = token()
+    assert first
+    assert token() == first
+    now[0] += 450
+    assert token() not in (first, None)
 
 
 def test_a_client_that_cannot_be_made(bucket: S3Bucket) -> None:
@@ -771,7 +880,7 @@ def test_every_truncation_is_noticed(content: bytes, thumbnail: bool) -> None:
         with tempfile.SpooledTemporaryFile() as file:
             file.write(content[:length])
             with pytest.raises(NotAPicture):
-                inspect(file, thumbnail=thumbnail)  # type: ignore[arg-type]
+                inspect(file, thumbnail=thumbnail)
 
 
 def test_every_damaged_byte_of_a_png_is_noticed() -> None:

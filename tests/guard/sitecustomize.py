@@ -9,6 +9,7 @@ import ipaddress
 import os
 import socket
 import sys
+from typing import Any
 
 REPORT = "NANOBANANA_GUARD_REPORT"
 _NAMES = {"localhost", "localhost.localdomain", "", None}
@@ -18,7 +19,7 @@ class OutsideLoopback(OSError):
     """A test tried to leave this machine."""
 
 
-def allowed(host):
+def allowed(host: Any) -> bool:
     if isinstance(host, bytes):
         host = host.decode()
     if host in _NAMES or str(host).endswith(".localhost"):
@@ -29,7 +30,7 @@ def allowed(host):
         return False
 
 
-def hook(event, args):
+def hook(event: str, args: Any) -> None:
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         family, address = args[0].family, args[1]
         if family not in (socket.AF_INET, socket.AF_INET6) or address is None:
