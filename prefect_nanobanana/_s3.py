@@ -69,7 +69,7 @@ class Bucket:
         """Whether the store honours conditional writes; None until that is known."""
         self.checks: bool | None = None
         """Whether the store refuses what does not fit its signature; None until that is known."""
-        self._credentials = block.credentials
+        self._block = block
         self._client: tuple[int, S3Client] | None = None
         self._options = options or StorageOptions()
 
@@ -83,10 +83,11 @@ class Bucket:
         Raises:
             BucketNotUsable: If no client can be made of the block.
         """
-        session = session_of(self._credentials)
+        credentials = self._block.credentials
+        session = session_of(credentials)
         if self._client is None or self._client[0] != session:
             try:
-                self._client = session, client_of(self._credentials, session)
+                self._client = session, client_of(credentials, session)
             except (BotoCoreError, ClientError, ValueError) as error:
                 raise self.problem(error) from None
         return self._client[1]

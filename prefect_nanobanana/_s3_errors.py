@@ -37,8 +37,7 @@ _UNUSABLE = {
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
     "PermanentRedirect": "it is in another region: set the region in the credentials block",
     "301": "it is in another region: set the region in the credentials block",
-    # A HEAD's answer has no body to say more.
-    "400": "the credentials have expired, or the region is wrong: mend the credentials block",
+    "HeadObject 400": "the credentials have expired, or the region is wrong: mend the credentials block",
 }
 """What no retry helps against, by S3's error codes, and the cure."""
 _REFUSED = "access is denied, or the credentials are wrong"
@@ -85,8 +84,9 @@ class Changed(StorageError):
 
 
 def code_of(error: ClientError) -> str:
-    """S3's name for an error, as `NoSuchKey`; `unknown` if it has none."""
-    return str(error.response.get("Error", {}).get("Code", "")) or "unknown"
+    """S3's name for an error, as `NoSuchKey`, or its status, if there was no body to name it."""
+    code = str(error.response.get("Error", {}).get("Code", "")) or "unknown"
+    return f"{error.operation_name} 400" if code == "400" else code
 
 
 def status_of(error: ClientError) -> int:

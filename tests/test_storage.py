@@ -58,9 +58,9 @@ JPEG = draw("a dog", seed="2", longest=96, image_format="jpeg")
 WEBP = draw("a bird", seed="3", longest=96, image_format="webp")
 
 
-def _refusal(code: str, status: int) -> ClientError:
+def _refusal(code: str, status: int, operation: str = "PutObject") -> ClientError:
     details: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return ClientError(details, "PutObject")
+    return ClientError(details, operation)
 
 
 def _gif() -> bytes:
@@ -820,7 +820,8 @@ def test_a_bucket_without_credentials(bucket: S3Bucket) -> None:
         (IncompleteReadError(actual_bytes=1, expected_bytes=2), StoreAway, "cannot be reached"),
         (CredentialRetrievalError(provider="p", error_msg="e"), BucketNotUsable, "log in again"),
         (UnauthorizedSSOTokenError(), BucketNotUsable, "log in again"),
-        (_refusal("400", 400), BucketNotUsable, "credentials have expired, or the region is wrong"),
+        (_refusal("400", 400, "HeadObject"), BucketNotUsable, "have expired, or the region is wrong"),
+        (_refusal("400", 400), StorageError, "answered PutObject 400"),
         (_refusal("403", 403), BucketNotUsable, "credentials are wrong"),
         (_refusal("Unauthorized", 401), BucketNotUsable, "credentials are wrong"),
         (_refusal("UserSuspended", 403), BucketNotUsable, "credentials are wrong"),
