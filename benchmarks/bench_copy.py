@@ -73,8 +73,7 @@ class Counts:
 
     def rounds_in(self, cell: Cell) -> int:
         """How many rounds: more where a run takes a few seconds, as these vary most."""
-        short = cell.wait == 0 and cell.megabytes == SMALL
-        return self.rounds_of_short_runs if short else self.rounds
+        return self.rounds if cell.wait else self.rounds_of_short_runs
 
     def of(self, cell: Cell, variant: str) -> int:
         """How many images a run copies."""
@@ -252,8 +251,8 @@ def _applies(variant: str, cell: Cell, turn: int) -> bool:
 def notes(options: argparse.Namespace) -> str:
     """What a reader of the tables has to know."""
     lines = [
-        f"Medians of {options.counts.rounds} rounds, and of {options.counts.rounds_of_short_runs} with "
-        "1.5 MB and no wait. In each, the variants took turns, in an order of its own; ratios are of "
+        f"Medians of {options.counts.rounds} rounds, and of {options.counts.rounds_of_short_runs} where "
+        "there is no wait. In each, the variants took turns, in an order of its own; ratios are of "
         "runs in one round. CPU time and memory are the copying process's, not the servers'; memory is "
         "the most in any round, above that of the process after its imports and one copy.",
         "Both limits together are `1 / (1 / download + 1 / upload)`: what those two reach one after the "

@@ -17,7 +17,7 @@ _PIECE_BYTES = 1024 * 1024
 """Written and hashed at once: many threads that take turns for less lose time over it."""
 PATIENCE_SECONDS = 5.0
 """A large body waits no longer for others: their hosts may be slow."""
-_large = threading.BoundedSemaphore(2 * (os.cpu_count() or 1))
+_large = threading.BoundedSemaphore(4 * (os.cpu_count() or 1))
 """Large bodies keep cores and memory busy; with more of them at once, each takes longer than that."""
 
 
