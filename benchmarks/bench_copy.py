@@ -69,11 +69,11 @@ class Counts:
     sequential_with_wait: int
     flow: int
     rounds: int
-    rounds_of_short_runs: int
+    rounds_without_wait: int
 
     def rounds_in(self, cell: Cell) -> int:
-        """How many rounds: more where a run takes a few seconds, as these vary most."""
-        return self.rounds if cell.wait else self.rounds_of_short_runs
+        """How many rounds: more without a wait, where most is required."""
+        return self.rounds if cell.wait else self.rounds_without_wait
 
     def of(self, cell: Cell, variant: str) -> int:
         """How many images a run copies."""
@@ -83,8 +83,8 @@ class Counts:
         return min(usual, self.flow) if variant == "e" else usual
 
 
-WHOLE = Counts({SMALL: 500, LARGE: 20}, 60, 100, rounds=3, rounds_of_short_runs=7)
-QUICK = Counts({SMALL: 60, LARGE: 8}, 20, 20, rounds=1, rounds_of_short_runs=1)
+WHOLE = Counts({SMALL: 500, LARGE: 20}, 60, 100, rounds=3, rounds_without_wait=7)
+QUICK = Counts({SMALL: 60, LARGE: 8}, 20, 20, rounds=1, rounds_without_wait=1)
 
 WHY_RCLONE = (
     "Why: rclone is compiled, and its threads run side by side. It also does less: it hashes nothing, "
@@ -251,7 +251,7 @@ def _applies(variant: str, cell: Cell, turn: int) -> bool:
 def notes(options: argparse.Namespace) -> str:
     """What a reader of the tables has to know."""
     lines = [
-        f"Medians of {options.counts.rounds} rounds, and of {options.counts.rounds_of_short_runs} where "
+        f"Medians of {options.counts.rounds} rounds, and of {options.counts.rounds_without_wait} where "
         "there is no wait. In each, the variants took turns, in an order of its own; ratios are of "
         "runs in one round. CPU time and memory are the copying process's, not the servers'; memory is "
         "the most in any round, above that of the process after its imports and one copy.",
@@ -315,12 +315,12 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     cells = "cells, as 'radosgw-0-1.5,rclone-40-*,*-peak'"
     parser.add_argument("--only", type=listed, default=["*"], help=cells)
     parser.add_argument("--variants", type=listed, default=list(NAMES), help="as a,c,d,f,g")
-    parser.add_argument("--rounds", type=int, help="how many (3, and 7 of short runs)")
+    parser.add_argument("--rounds", type=int, help="how many (3, and 7 where there is no wait)")
     parser.add_argument("--quick", action="store_true", help="few images, one round")
     options = parser.parse_args(argv)
     options.counts = QUICK if options.quick else WHOLE
     if rounds := options.rounds:
-        options.counts = replace(options.counts, rounds=rounds, rounds_of_short_runs=rounds)
+        options.counts = replace(options.counts, rounds=rounds, rounds_without_wait=rounds)
     return options
 
 

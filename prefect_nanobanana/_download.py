@@ -11,7 +11,7 @@ from contextlib import closing
 from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationValueError
+from urllib3.exceptions import HTTPError
 
 from prefect_nanobanana._addresses import Addresses
 from prefect_nanobanana._answers import retry_after_seconds
@@ -105,7 +105,7 @@ class Downloader:
                     if body.size + len(piece) > MAX_IMAGE_BYTES:
                         raise ImageNotCopied(f"{shown(url)} is larger than {MAX_IMAGE_BYTES} bytes")
                     body.write(piece)
-        except (LocationValueError, ValueError):  # which name whole URLs, signatures and all
+        except ValueError:  # urllib3's are such, and name whole URLs, signatures and all
             raise ImageNotCopied(
                 f"{shown(url)} cannot be fetched: it is no web address, or leads to none"
             ) from None
