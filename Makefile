@@ -74,7 +74,7 @@ format: $(READY) ## put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-LOCK := uv pip compile --universal --generate-hashes --no-header --python-version 3.10 --upgrade -q
+LOCK := uv pip compile --universal --generate-hashes --no-header --python-version 3.11 --upgrade -q
 lock: ## make the lock files anew (needs uv)
 	$(LOCK) --extra dev pyproject.toml -o requirements.lock
 	$(LOCK) --exclude-newer 2026-03-01 requirements-localstack.in -o requirements-localstack.lock

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urljoin
@@ -328,7 +328,7 @@ def retry_after_seconds(headers: Mapping[str, str], now: datetime | None = None)
     if moment is None:
         return None
     # The server's own clock says how far away that is; ours may differ.
-    now = now or _moment(headers.get("date", "")) or datetime.now(timezone.utc)
+    now = now or _moment(headers.get("date", "")) or datetime.now(UTC)
     return max(0.0, (moment - now).total_seconds())
 
 
@@ -337,7 +337,7 @@ def _moment(value: str) -> datetime | None:
         moment = parsedate_to_datetime(value)
     except (TypeError, ValueError):
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _json(answer: Answer) -> Any:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from prefect_nanobanana._words import Told
@@ -69,8 +69,8 @@ class Again:
                 return self.unknown and not record.has_an_end
             case "asked":
                 young = timedelta(seconds=self.in_flight_seconds)
-                asked_at = record.asked_at or datetime.min.replace(tzinfo=timezone.utc)
-                return self.unknown and datetime.now(timezone.utc) - asked_at > young
+                asked_at = record.asked_at or datetime.min.replace(tzinfo=UTC)
+                return self.unknown and datetime.now(UTC) - asked_at > young
             case _:
                 return False
 
@@ -170,7 +170,7 @@ class Job(Witness):
         if self._wanted:
             record.prompt, record.request = self._wanted
         record.state = "asked"
-        record.asked_at = datetime.now(timezone.utc)
+        record.asked_at = datetime.now(UTC)
         record.asked_by = self.ledger.flow_run
         record.attempt = uuid4().hex
         try:

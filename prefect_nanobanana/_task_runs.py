@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect import task
@@ -52,7 +52,7 @@ def wait_task(generator: NanoBananaGenerator, job: Job) -> Any:
         credits_used=record.credits_used or None,
         model=record.request.model,
     )
-    elapsed = (datetime.now(timezone.utc) - record.asked_at).total_seconds() if record.asked_at else None
+    elapsed = (datetime.now(UTC) - record.asked_at).total_seconds() if record.asked_at else None
     return _shown(
         job, lambda: generator.wait(submission, elapsed_seconds=elapsed and max(0, elapsed), witness=job)
     )

@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: a single `flow.serve()` would then fail every run.
 
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal, cast
 from zoneinfo import ZoneInfo
 
@@ -81,7 +81,7 @@ def daily_images(
     """
     zone = _zone(time_zone)
     meant = day or flow_run.get_scheduled_start_time().astimezone(zone).date()
-    late = (datetime.now(timezone.utc).astimezone(zone).date() - meant).days
+    late = (datetime.now(UTC).astimezone(zone).date() - meant).days
     # Whoever names the day, or presses Retry, means it.
     by_hand = day is not None or flow_run.get_run_count() > 1
     if max_days_late is not None and late > max_days_late and not by_hand:

@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -246,7 +246,7 @@ class Ledger:
         return record.attempt if record else None
 
     def _put(self, record: Record, **condition: Any) -> None:
-        record.updated_at = datetime.now(timezone.utc)
+        record.updated_at = datetime.now(UTC)
         body = record.model_dump_json(indent=1, exclude_none=True).encode()
         path = self._path(record.key)
         try:

@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: a single `flow.serve()` would then fail every run.
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, cast
 
 from prefect import flow, get_run_logger
@@ -67,7 +67,7 @@ def copy_pending(
     logger = get_run_logger()
     opened = Bucket(bucket, storage)
     wanted = {check_batch(name) for name in batches}
-    found = batches_with_records(opened, datetime.now(timezone.utc) - timedelta(days=days))
+    found = batches_with_records(opened, datetime.now(UTC) - timedelta(days=days))
     ledgers = {
         name: Ledger(opened, name, str(flow_run.get_id()))
         for name in found
@@ -80,7 +80,7 @@ def copy_pending(
         if record.has_an_end or (record.state == "generated" and record.missing)
     ]
     # Oldest first: their URLs die first.
-    owed.sort(key=lambda item: item[1].asked_at or datetime.min.replace(tzinfo=timezone.utc))
+    owed.sort(key=lambda item: item[1].asked_at or datetime.min.replace(tzinfo=UTC))
     jobs = [Job(n, record, None, ledgers[name]) for n, (name, record) in enumerate(owed, 1)]
     logger.info("%d generations owe images, in %d batches", len(jobs), len({name for name, _ in owed}))
     before = sum(len(job.record.images) for job in jobs)
@@ -109,7 +109,7 @@ def _is_lost(job: Job) -> bool:
     record = job.record
     if record.state != "generated" or not job.copy_errors or record.asked_at is None:
         return False
-    age = datetime.now(timezone.utc) - record.asked_at
+    age = datetime.now(UTC) - record.asked_at
     gone = all(isinstance(error, ImageNotCopied) and error.gone for error in job.copy_errors)
     return age > timedelta(days=URL_LIFETIME_DAYS) and gone
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,9 +22,7 @@ ROOT = Path(__file__).parents[1]
 INSTALLED = ".venv-localstack/.ready"
 START_SECONDS = 120.0
 MISSING = ""
-if sys.version_info < (3, 11):
-    MISSING = "localstack needs Python 3.11"
-elif not (ROOT / INSTALLED).exists():
+if not (ROOT / INSTALLED).exists():
     MISSING = f"localstack is not installed: make {INSTALLED}"
 
 MAIN = """

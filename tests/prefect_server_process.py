@@ -10,11 +10,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from prefect_database import NAME, put_database
-from typing_extensions import Self
 
 from prefect_nanobanana.sandbox.s3 import free_port
 

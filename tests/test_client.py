@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
@@ -318,7 +318,7 @@ def test_a_503_is_waited_out_only_in_the_api_own_words(ask: Ask) -> None:
 
 
 def _soon() -> str:
-    return format_datetime(datetime.now(timezone.utc) + timedelta(seconds=2), usegmt=True)
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
 
 
 @pytest.mark.parametrize(
@@ -549,7 +549,7 @@ def test_what_may_be_sent_again_is_never_what_may_be_charged() -> None:
     assert {e for e in vars(errors).values() if isinstance(e, type)} >= {NotCharged, UnknownOutcome}
 
 
-NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
+NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(

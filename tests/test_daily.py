@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +89,15 @@ def test_the_day_is_that_of_the_schedule(
     today: Callable[..., RunReport], monkeypatch: pytest.MonkeyPatch, time_zone: str, batch: str
 ) -> None:
     hour = 12 if time_zone == "Pacific/Auckland" else 6
-    scheduled = datetime(2026, 11, 23, hour, tzinfo=timezone.utc)
+    scheduled = datetime(2026, 11, 23, hour, tzinfo=UTC)
     monkeypatch.setattr(daily, "flow_run", Scheduled(scheduled))
     assert today("a cat", time_zone=time_zone, max_days_late=None).batch == batch
 
 
 def test_now_if_it_was_not_scheduled(today: Callable[..., RunReport]) -> None:
-    before = datetime.now(timezone.utc).date()
+    before = datetime.now(UTC).date()
     batch = today("a cat").batch
-    after = datetime.now(timezone.utc).date()
+    after = datetime.now(UTC).date()
     assert batch in {f"daily-{before}", f"daily-{after}"}
 
 
@@ -109,7 +109,7 @@ def test_a_run_that_is_weeks_late_asks_for_nothing(
     sandbox: Sandbox,
 ) -> None:
     """A worker that comes back from its holidays finds a run per day, and each may spend."""
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     monkeypatch.setattr(daily, "flow_run", Scheduled(now - timedelta(days=4)))
     assert today("a cat") is None
     state = daily_images(prompts=["a cat"], generator=generator, bucket=bucket, return_state=True)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ def test_a_day_is_paid_once(
     folder: Path,
     wait_for: Wait,
 ) -> None:
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     yesterday, today = now - timedelta(days=1), now - timedelta(minutes=1)
     first = server.create_run("daily", at=yesterday)
     wait_for(lambda: server.ended(first), 240)
@@ -195,7 +195,7 @@ def test_a_day_whose_process_was_killed_goes_on(
 
     save_blocks(generator.model_copy(update={"mode": "async"}), bucket)
     sandbox.running.clear()
-    yesterday = datetime.now(timezone.utc) - timedelta(days=1)
+    yesterday = datetime.now(UTC) - timedelta(days=1)
     run = server.create_run("daily", at=yesterday)
     # Killed before both ids are recorded, it could not know what became of one.
     wait_for(lambda: [r.read_text().count('"submitted"') for r in records()] == [1, 1], 240)
@@ -314,7 +314,7 @@ def test_served_without_a_work_pool(
 @contextmanager
 def _serving(server: Deployed, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """Serve in a time zone in which it is six o'clock in the evening: nothing is due during the test."""
-    offset = (18 - datetime.now(timezone.utc).hour) % 24
+    offset = (18 - datetime.now(UTC).hour) % 24
     offset -= 24 if offset > 14 else 0
     zone = f"Etc/GMT{-offset:+d}" if offset else "Etc/GMT"  # whose signs are the other way round
     with (server.home / "serve.log").open("wb") as log:

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +248,7 @@ def test_a_request_that_may_still_be_answered_is_not_resent(
     record.state = "asked"  # as if another run were waiting for it
     path.write_text(record.model_dump_json())
     assert statuses(run("a", on_unknown="resend")) == ["unknown"]
-    record.asked_at = datetime.now(timezone.utc) - timedelta(hours=1)
+    record.asked_at = datetime.now(UTC) - timedelta(hours=1)
     path.write_text(record.model_dump_json())
     assert statuses(run("a", on_unknown="resend")) == ["stored"]
 
@@ -502,7 +502,7 @@ def _age(records: Path, prompt: str, days: float) -> str:
     for path in records.iterdir():
         record = Record.model_validate_json(path.read_bytes())
         if record.prompt.prompt == prompt:
-            record.asked_at = datetime.now(timezone.utc) - timedelta(days=days)
+            record.asked_at = datetime.now(UTC) - timedelta(days=days)
             path.write_text(record.model_dump_json())
             return record.key
     raise AssertionError(prompt)
@@ -653,7 +653,7 @@ def test_old_records_are_left_alone(run: Run, bucket: S3Bucket) -> None:
     from prefect_nanobanana.ledger import batches_with_records
 
     run("a")
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     opened = Bucket(bucket)
     assert set(batches_with_records(opened, now - timedelta(hours=1))) == {"b"}
     assert batches_with_records(opened, now + timedelta(hours=1)) == {}

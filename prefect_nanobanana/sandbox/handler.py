@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -277,7 +277,7 @@ class ApiHandler(WireHandler):
             "modelUsed": row.model,
             "processingStatus": "failed" if row.status == "warning" else row.status,
             "creditsUsed": row.credits,
-            "createdAt": datetime.fromtimestamp(row.created_at, timezone.utc).isoformat(),
+            "createdAt": datetime.fromtimestamp(row.created_at, UTC).isoformat(),
         }
         if row.message:
             data["errorMessage"] = row.message
@@ -298,7 +298,7 @@ class ApiHandler(WireHandler):
     def _refuse(self, fault: str) -> None:
         status = int(fault[:3])
         if status == 429:
-            soon = datetime.now(timezone.utc) + timedelta(seconds=2)
+            soon = datetime.now(UTC) + timedelta(seconds=2)
             waits = {
                 "429_seconds": {"Retry-After": "1"},
                 "429_date": {"Retry-After": format_datetime(soon, usegmt=True)},
