@@ -32,7 +32,7 @@ $(LOCALSTACK): requirements-localstack.lock
 	touch $(LOCALSTACK)
 
 fault-matrix: $(READY) ## what each fault does to credits, requests and pictures, as a table
-	cd tests && PREFECT_LOGGING_LEVEL=CRITICAL ../$(BIN)/python fault_matrix.py
+	PYTHONPATH=tests PREFECT_LOGGING_LEVEL=CRITICAL $(BIN)/python tests/helpers/fault_matrix.py
 
 demo: $(READY) ## the main job for real, against a local API server and a local S3 server
 	$(BIN)/python flows/demo.py
@@ -53,16 +53,16 @@ test-browser: $(READY) ## what people see: Prefect's UI and the gallery page in 
 	$(BIN)/python -m pytest -m browser
 
 screenshots: $(READY) ## the docs' pictures of Prefect's UI, made by the test that clicks through it
-	SCREENSHOTS=docs/pictures $(BIN)/python -m pytest -m browser tests/test_browser.py
+	SCREENSHOTS=docs/pictures $(BIN)/python -m pytest -m browser tests/live/test_browser.py
 
 bench-slots: $(READY) ## how busy the account's slots are kept, ours and others, side by side (an hour)
-	$(BIN)/python benchmarks/bench_slots.py
+	PYTHONPATH=benchmarks $(BIN)/python benchmarks/slots/bench_slots.py $(ARGS)
 
 bench-copy: $(READY) ## how fast images are copied, ours and others, side by side (20 minutes)
-	$(BIN)/python benchmarks/bench_copy.py
+	PYTHONPATH=benchmarks:tests/helpers $(BIN)/python benchmarks/copies/bench_copy.py $(ARGS)
 
 import-cost: $(READY) ## what importing the package costs, relative to importing Prefect
-	$(BIN)/python tests/import_cost.py
+	$(BIN)/python tests/helpers/import_cost.py
 
 check: $(READY) ## lint, types and layers
 	$(BIN)/ruff check .

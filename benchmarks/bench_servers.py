@@ -20,7 +20,7 @@ from prefect_nanobanana.sandbox.s3 import free_port
 
 BUCKET = "pictures"
 BIN = Path(sys.executable).parent
-CHILD = Path(__file__).with_name("slot_variants.py")
+CHILD = Path(__file__).with_name("slots") / "slot_variants.py"
 START_SECONDS = 180.0
 HTTP = httpx.Client(trust_env=False, timeout=30)
 

@@ -4,9 +4,9 @@ Imported by every process that loads any Prefect block, so it imports neither bo
 The main job is in `prefect_nanobanana.flows`, the local server in `prefect_nanobanana.sandbox`.
 """
 
-from ._version import __version__
-from .credentials import NanoBananaCredentials
-from .errors import (
+from prefect_nanobanana._version import __version__
+from prefect_nanobanana.credentials import NanoBananaCredentials
+from prefect_nanobanana.errors import (
     AccessNotEnabled,
     AnswerNotUnderstood,
     ApiError,
@@ -30,9 +30,9 @@ from .errors import (
     StorageError,
     UnknownOutcome,
 )
-from .generation_run import GenerationRun
-from .generator import NanoBananaGenerator
-from .models import (
+from prefect_nanobanana.generation_run import GenerationRun
+from prefect_nanobanana.generator import NanoBananaGenerator
+from prefect_nanobanana.models import (
     Generation,
     ImageModel,
     ImagePrompt,
@@ -42,9 +42,15 @@ from .models import (
     StoredImage,
     Submission,
 )
-from .progress import Progress, watch_progress
-from .storage_options import StorageOptions
-from .tasks import agenerate_image, copy_image_to_s3, generate_image, get_credits, list_models
+from prefect_nanobanana.progress import Progress, watch_progress
+from prefect_nanobanana.storage_options import StorageOptions
+from prefect_nanobanana.tasks import (
+    agenerate_image,
+    copy_image_to_s3,
+    generate_image,
+    get_credits,
+    list_models,
+)
 
 __all__ = [
     "AccessNotEnabled",

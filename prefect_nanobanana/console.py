@@ -11,10 +11,10 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from prefect_nanobanana._words import summary
+from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana.models import OutcomeStatus, RunReport
 from prefect_nanobanana.progress import Progress, watch_progress
-from prefect_nanobanana.tasks import run_name
+from prefect_nanobanana.report import summary
 
 _COLORS: dict[OutcomeStatus, str] = {
     "stored": "green",

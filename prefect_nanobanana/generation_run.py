@@ -6,7 +6,7 @@ import time
 
 from prefect.blocks.abstract import JobRun
 
-from prefect_nanobanana._dispatch import async_dispatch
+from prefect_nanobanana._common.dispatch import async_dispatch
 from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.models import DEFAULT_MODEL, Generation, Submission
 

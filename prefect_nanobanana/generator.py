@@ -8,7 +8,7 @@ from typing import Any
 from prefect.blocks.abstract import JobBlock
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
-from prefect_nanobanana._dispatch import async_dispatch
+from prefect_nanobanana._common.dispatch import async_dispatch
 from prefect_nanobanana.client import Witness
 from prefect_nanobanana.credentials import DOCUMENTATION_URL, LOGO_URL, NanoBananaCredentials
 from prefect_nanobanana.errors import InvalidInput

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.runtime import task_run
 
 # Not `from prefect import task`: that sets up Prefect's logging, which costs every process that loads
 # any block a quarter of a second.
 from prefect.tasks import Task, task
 
+from prefect_nanobanana._common.task_names import named_by_prompt
 from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.errors import ImageNotCopied, NeverDelivered, Paced
 from prefect_nanobanana.generator import NanoBananaGenerator
@@ -30,19 +30,6 @@ if TYPE_CHECKING:
 def retry_only_if_not_charged(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
     """Say whether a failed task may run again: only if that cannot pay twice, and may help."""
     return isinstance(state.data, NeverDelivered | Paced | ImageNotCopied)
-
-
-def run_name(text: str) -> str:
-    """A task run's name for a prompt: one short line."""
-    line = " ".join(text.split())
-    return line if len(line) <= 60 else line[:57].rstrip() + "..."
-
-
-def named_by_prompt() -> str:
-    """Name a task run after its `prompt` parameter."""
-    prompt = task_run.parameters["prompt"]
-    name = getattr(prompt, "name", None) or getattr(prompt, "prompt", prompt)
-    return run_name(str(name))
 
 
 @task(
@@ -115,8 +102,8 @@ def copy_image_to_s3(
     """
     # boto3 and Pillow are imported where they are used: this module is imported by every process
     # that loads any Prefect block.
-    from prefect_nanobanana._s3 import Bucket
-    from prefect_nanobanana.storage import Copier
+    from prefect_nanobanana.images import Copier
+    from prefect_nanobanana.s3 import Bucket
 
     opened = Bucket(bucket, storage)
     with Copier(opened, trusted_hosts) as copier:

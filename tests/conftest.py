@@ -63,21 +63,15 @@ from prefect_aws.client_parameters import AwsClientParameters  # noqa: E402
 from prefect_database import put_database  # noqa: E402
 from pydantic import SecretStr  # noqa: E402
 
-from prefect_nanobanana import (  # noqa: E402
-    NanoBananaCredentials,
-    NanoBananaGenerator,
-    RunFailed,
-    RunReport,
-    _core,
-    _polling,
-    _settling,
-    ledger,
-    slots,
-)
-from prefect_nanobanana import _pace as pace  # noqa: E402
-from prefect_nanobanana.flows import generate_images  # noqa: E402
+from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator, RunFailed, RunReport  # noqa: E402
+from prefect_nanobanana._common import backoff as pace  # noqa: E402
+from prefect_nanobanana.batch import _ledger as ledger  # noqa: E402
+from prefect_nanobanana.batch import _settling  # noqa: E402
+from prefect_nanobanana.client import _core, _polling  # noqa: E402
+from prefect_nanobanana.flows._images import generate_images  # noqa: E402
 from prefect_nanobanana.sandbox import Sandbox  # noqa: E402
 from prefect_nanobanana.sandbox.s3 import LocalS3  # noqa: E402
+from prefect_nanobanana.slots import _account as slots  # noqa: E402
 
 pytest_plugins = ["prefect_nanobanana.sandbox.fixtures", "pytester", "killing", "deployed"]
 BUCKET = "pictures"

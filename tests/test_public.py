@@ -34,7 +34,7 @@ def test_the_names_that_the_design_fixes() -> None:
         *("Outcome", "RunReport", "generate_image", "agenerate_image", "copy_image_to_s3"),
         *("get_credits", "list_models"),
     } <= set(prefect_nanobanana.__all__)
-    from prefect_nanobanana.flows import generate_images
+    from prefect_nanobanana.flows._images import generate_images
 
     assert list(inspect.signature(generate_images.fn).parameters)[:7] == [
         *("prompts", "prompts_from", "generator", "bucket", "batch", "max_credits", "fail_on")
@@ -85,9 +85,9 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 def test_flows_do_not_postpone_annotations() -> None:
     """A single `flow.serve()` would then fail every run."""
-    assert "from __future__ import annotations" not in [
-        line.strip() for line in (PACKAGE / "flows.py").read_text().splitlines()
-    ]
+    for path in (PACKAGE / "flows").glob("*.py"):
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        assert "from __future__ import annotations" not in lines, path
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.name)

@@ -1,0 +1,175 @@
+"""Four ways to have pictures made for a list of prompts and copied to S3, side by side.
+
+bench_slots.py runs each in a process of its own: it says that it is ready, waits to be told to go, and
+then prints when it began, when it ended, and how many pictures it stored.
+"""
+
+# No `from __future__ import annotations` here: Prefect reads the annotations of flows and tasks.
+
+import asyncio
+import contextlib
+import functools
+import json
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import httpx
+from bench_servers import BUCKET, Work
+from prefect import flow, task, unmapped
+from prefect.concurrency.sync import concurrency
+from prefect_aws import MinIOCredentials, S3Bucket
+from prefect_aws.client_parameters import AwsClientParameters
+from pydantic import SecretStr
+
+from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator
+from prefect_nanobanana.flows._images import generate_images
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+USER, PASSWORD = "bench", "bench-secret"
+TIMEOUT_SECONDS = 300.0
+AGENT = {"user-agent": "Mozilla/5.0"}  # the picture host refuses those of libraries
+
+
+# (a) As people write it: Prefect's global limit around the request, in a task.
+
+
+@task
+def generate(prompt: str, work: dict[str, Any]) -> str:
+    """Have a picture made; returns its address."""
+    with concurrency(work["folder"], occupy=1, strict=True):
+        return _generate(prompt, work)
+
+
+# (b) The same, with a semaphore of the process around the limit.
+
+
+@task
+def generate_in_turn(prompt: str, work: dict[str, Any]) -> str:
+    """The same, in one of the process's own turns."""
+    with _turns(work["slots"]), concurrency(work["folder"], occupy=1, strict=True):
+        return _generate(prompt, work)
+
+
+@task
+def copy(url: str, work: dict[str, Any]) -> str:
+    """Copy a picture to S3; returns its key."""
+    picture = httpx.get(url, headers=AGENT, timeout=60).raise_for_status()
+    key = f"{work['folder']}/images/{url.rpartition('/')[2]}"
+    kind = picture.headers["content-type"]
+    _s3(work["s3_url"]).put_object(Bucket=BUCKET, Key=key, Body=picture.content, ContentType=kind)
+    return key
+
+
+@flow
+def by_hand(prompts: list[str], work: dict[str, Any], in_turn: bool) -> int:
+    """Map both tasks over the prompts; returns how many pictures are stored."""
+    urls = (generate_in_turn if in_turn else generate).map(prompts, unmapped(work))
+    return len(copy.map(urls, unmapped(work)).result())
+
+
+def _generate(prompt: str, work: dict[str, Any]) -> str:
+    headers = {"authorization": f"Bearer {work['api_key']}"}
+    url = f"{work['base_url']}/generate"
+    answer = httpx.post(url, json={"prompt": prompt}, headers=headers, timeout=TIMEOUT_SECONDS)
+    return str(answer.raise_for_status().json()["imageUrls"][0])
+
+
+@functools.cache
+def _turns(slots: int) -> contextlib.AbstractContextManager[Any]:
+    return threading.Semaphore(slots)
+
+
+# (c) and (e) Ours.
+
+
+def ours(work: Work) -> dict[str, int]:
+    """Call the flow of this package; returns how its prompts ended."""
+    report = generate_images(
+        prompts=list(work.prompts),
+        generator=NanoBananaGenerator(
+            credentials=NanoBananaCredentials(
+                api_key=SecretStr(work.api_key),
+                base_url=work.base_url,
+                max_concurrent_requests=work.slots,
+            )
+        ),
+        bucket=S3Bucket(
+            bucket_name=BUCKET,
+            credentials=MinIOCredentials(
+                minio_root_user=USER,
+                minio_root_password=SecretStr(PASSWORD),
+                aws_client_parameters=AwsClientParameters(endpoint_url=work.s3_url),
+            ),
+        ),
+        batch=work.folder,
+        fail_on="never",
+    )
+    return {"stored": report.stored, "unknown": report.unknown}
+
+
+# (d) Without Prefect.
+
+
+async def bare(work: Work) -> int:
+    """Ask and copy from coroutines; returns how many pictures are stored."""
+    slots = asyncio.Semaphore(work.slots)
+    s3 = _s3(work.s3_url)
+    unbound = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(headers=AGENT, timeout=TIMEOUT_SECONDS, limits=unbound) as client:
+
+        async def one(prompt: str) -> None:
+            headers = {"authorization": f"Bearer {work.api_key}"}
+            async with slots:
+                answer = await client.post(
+                    f"{work.base_url}/generate", json={"prompt": prompt}, headers=headers
+                )
+            url = answer.raise_for_status().json()["imageUrls"][0]
+            picture = (await client.get(url)).raise_for_status()
+            await asyncio.to_thread(
+                s3.put_object,
+                Bucket=BUCKET,
+                Key=f"{work.folder}/images/{url.rpartition('/')[2]}",
+                Body=picture.content,
+                ContentType=picture.headers["content-type"],
+            )
+
+        return len(await asyncio.gather(*map(one, work.prompts)))
+
+
+@functools.cache
+def _s3(url: str) -> "S3Client":
+    return boto3.client(
+        "s3",
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id=USER,
+        aws_secret_access_key=PASSWORD,
+    )
+
+
+def main() -> None:
+    """Do the work that is given as JSON."""
+    work = Work(**json.loads(sys.argv[1]))
+    if work.variant in "ab":
+        _turns(work.slots), _s3(work.s3_url)  # made once, and not at once by the first tasks
+    print("ready", flush=True)
+    sys.stdin.readline()
+    began = time.monotonic()
+    match work.variant:
+        case "a" | "b":
+            settings = {name: value for name, value in vars(work).items() if name != "prompts"}
+            found = {"stored": by_hand(work.prompts, settings, in_turn=work.variant == "b")}
+        case "d":
+            found = {"stored": asyncio.run(bare(work))}
+        case _:
+            found = ours(work)
+    print(json.dumps({"began": began, "ended": time.monotonic(), **found}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

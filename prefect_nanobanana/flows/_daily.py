@@ -1,0 +1,138 @@
+"""A batch a day: the same prompts, or the day's own, under the name of the day."""
+
+# No `from __future__ import annotations` here: a single `flow.serve()` would then fail every run.
+
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Literal, cast
+from zoneinfo import ZoneInfo
+
+from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from prefect_aws import S3Bucket
+from pydantic import Field
+
+from prefect_nanobanana.errors import InvalidInput, RunFailed
+from prefect_nanobanana.flows._images import _has_retries, generate_images
+from prefect_nanobanana.generator import NanoBananaGenerator
+from prefect_nanobanana.models import ImagePrompt, RunReport
+from prefect_nanobanana.report import summary
+from prefect_nanobanana.storage_options import StorageOptions
+
+__all__ = ["daily_images"]
+
+# The run's name keeps automations from telling of one failure twice: see deployments/automations.py.
+_IMAGES = generate_images.with_options(flow_run_name="images of {batch}")
+
+# Not strftime: it speaks the language of the machine.
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July"),
+    *("August", "September", "October", "November", "December"),
+)
+
+
+@flow(name="daily_images", persist_result=False)
+def daily_images(
+    *,
+    prompts: list[str | ImagePrompt] = [],  # noqa: B006  # the form shows it; nothing changes it
+    prompts_from: str | None = None,
+    generator: NanoBananaGenerator,
+    bucket: S3Bucket,
+    prefix: str = "daily",
+    day: date | None = None,
+    time_zone: str = "Etc/UTC",
+    max_credits: Annotated[int, Field(ge=0)] | None = None,
+    fail_on: Literal["error", "warning", "never"] = "error",
+    max_days_late: Annotated[int, Field(ge=0)] | None = 3,
+    storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
+) -> RunReport | None:
+    """Have the day's images made, as a batch named after the day, which is paid for once.
+
+    The day is that for which the run was scheduled, not that on which it starts: a run that is late, or
+    is run again with Retry, works on the same batch, and goes on where that stopped.
+
+    Args:
+        prompts: The prompts, one per row: plain text, or a form with settings of its own. {date} becomes
+            the day as 2026-11-23, {weekday} Monday, {day} 23, {month} November, {year} 2026.
+        prompts_from: A .txt, .csv or .jsonl file with more prompts: a path on the machine that runs the
+            flow, an s3:// address, or a web address. {date} and the others are replaced in the address,
+            not in the file.
+        generator: The Nano Banana Generator block: which account pays, and how images are made.
+        bucket: The S3 Bucket block to copy the images to.
+        prefix: What the batches' names begin with: daily makes daily-2026-11-23.
+        day: The day to run, or to run again, by hand. Empty for the day of the schedule.
+        time_zone: Where it must be that day, as Europe/Berlin: that of the schedule.
+        max_credits: The most that one run may spend, in credits. Empty for no bound.
+        fail_on: What turns the run red: an error, also a warning of the safety check, or nothing.
+        max_days_late: Scheduled runs that start more days after their day ask for nothing, so that a
+            worker that was away for weeks does not pay for all of them at once. Empty for no bound.
+        storage: How objects are stored, beyond what the bucket does by itself.
+
+    Returns:
+        The report of the day's batch, or None if the run came too late.
+
+    Raises:
+        InvalidInput: If a prompt, file or parameter is wrong; nothing was spent.
+        ApiError: If the account cannot be used; nothing was spent.
+        StorageError: If the bucket cannot be used; nothing was spent.
+        LedgerError: If a record cannot be read; nothing was spent.
+        RunFailed: If `fail_on` turns the run red; it holds the report, and what was stored stays.
+    """
+    zone = _zone(time_zone)
+    meant = day or flow_run.get_scheduled_start_time().astimezone(zone).date()
+    late = (datetime.now(UTC).astimezone(zone).date() - meant).days
+    # Whoever names the day, or presses Retry, means it.
+    by_hand = day is not None or flow_run.get_run_count() > 1
+    if max_days_late is not None and late > max_days_late and not by_hand:
+        message = f"nothing was asked: this run is for {meant}, {late} days ago"
+        get_run_logger().warning("%s; give that day by hand to run it", message)
+        return cast(None, Completed(message=message))
+    try:
+        report = _IMAGES(
+            prompts=[_of_the_day(prompt, meant) for prompt in prompts],
+            prompts_from=_filled(prompts_from, meant) if prompts_from else None,
+            generator=generator,
+            bucket=bucket,
+            batch=f"{prefix}-{meant.isoformat()}",
+            max_credits=max_credits,
+            fail_on=fail_on,
+            storage=storage,
+        )
+    except RunFailed as error:
+        if _has_retries():
+            raise
+        # Returned, not raised: the message is then the run's own words.
+        return cast(RunReport, Failed(message=str(error), data=error))
+    return cast(RunReport, Completed(message=summary(report), data=report))
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name.strip())
+    except (KeyError, ValueError, OSError):  # the last for names of folders, as "Europe"
+        raise InvalidInput(
+            f"time_zone: there is no {name!r}: use a name as Europe/Berlin or Etc/UTC"
+        ) from None
+
+
+def _of_the_day(prompt: str | ImagePrompt, day: date) -> str | ImagePrompt:
+    if isinstance(prompt, str):
+        return _filled(prompt, day)
+    changes: dict[str, Any] = {"prompt": _filled(prompt.prompt, day)}
+    if prompt.name is not None:
+        changes["name"] = _filled(prompt.name, day)
+    return prompt.model_copy(update=changes)
+
+
+def _filled(text: str, day: date) -> str:
+    """The text with the day in its places. Not `str.format`: other braces are the text's own."""
+    for name, value in (
+        ("date", day.isoformat()),
+        ("weekday", _WEEKDAYS[day.weekday()]),
+        ("day", str(day.day)),
+        ("month", _MONTHS[day.month - 1]),
+        ("year", str(day.year)),
+    ):
+        text = text.replace("{" + name + "}", value)
+    return text

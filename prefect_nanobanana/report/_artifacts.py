@@ -1,0 +1,239 @@
+"""What a run leaves in Prefect's UI: a gallery, the credits with their books, and a table of results.
+
+Thumbnails are `data:` URLs, so they show when every address is dead. What was tried in the browser is
+said where it decides something.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PIL import Image
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from prefect_nanobanana._common.naming import slug
+from prefect_nanobanana.models import OutcomeStatus, RunReport
+from prefect_nanobanana.report._text import NAMES, Told, books, in_credits, summary
+from prefect_nanobanana.s3 import Bucket
+
+ARTIFACT_BYTES = 900_000
+"""Prefect's run page downloads every artifact whole: they are kept below 1 MB."""
+ACROSS = 4
+SHOWN_CHARACTERS = 200
+STRIP_PICTURES = 24
+STRIP_PIXELS = 64
+STRIP_ACROSS = 4
+"""The strip is an artifact's description, which Prefect's lists show: small pictures of 1 to 2 kB."""
+_MARKS: dict[OutcomeStatus, str] = {
+    "stored": "",
+    "warning": "\u26a0\ufe0f warning",
+    "failed": "\u274c failed",
+    "unknown": "\u2753 unknown",
+    "skipped": "skipped",
+}
+
+Link = Callable[[str], str | None]
+"""Says where a person can open the object at a key."""
+
+
+def artifact_key(batch: str, what: str = "") -> str:
+    """The key of a batch's artifact: lower-case letters, digits and dashes."""
+    return f"nanobanana-{slug(batch, 60)}" + (f"-{what}" if what else "")
+
+
+def publish_artifacts(
+    report: RunReport,
+    told: Sequence[Told],
+    bucket: Bucket,
+    logger: logging.Logger | logging.LoggerAdapter[Any],
+) -> None:
+    """Make the run's artifacts; one that cannot be made is said, and fails nothing."""
+
+    def gallery() -> None:
+        create_markdown_artifact(
+            gallery_markdown(report, told, bucket.link),
+            key=artifact_key(report.batch),
+            description=strip(report, told),
+        )
+
+    def credits() -> None:
+        create_markdown_artifact(
+            credits_markdown(report),
+            key=artifact_key(report.batch, "credits"),
+            description=f"Credits: {in_credits(report.credits_used)} used; {books(report)}.",
+        )
+
+    def results() -> None:
+        rows, left_out = table_rows(report)
+        more = f"; {left_out} more are in the manifest" if left_out else ""
+        create_table_artifact(
+            rows,
+            key=artifact_key(report.batch, "results"),
+            description=f"One row per prompt{more}.",
+        )
+
+    # The run page shows the newest first.
+    for make in (results, credits, gallery):
+        try:
+            make()
+        except Exception as error:  # the pictures are stored; a missing page must not say otherwise
+            logger.warning("An artifact could not be created: %s", error)
+
+
+def gallery_markdown(report: RunReport, told: Sequence[Told], link: Link = lambda _: None) -> str:
+    """The gallery: one cell per picture, and per prompt without one.
+
+    Args:
+        report: The run's report.
+        told: Its outcomes, with thumbnails.
+        link: Says where pictures and pages can be opened.
+    """
+    head = "\n".join(
+        [
+            f"# {plain(report.batch)}",
+            "",
+            f"{plain(summary(report))}",
+            "",
+            f"{_page('Gallery page', report.gallery_uri, link)}  ",
+            _page("Manifest", report.manifest_uri, link),
+            "",
+            "",
+        ]
+    )
+    cells: list[str] = []
+    size, left_out = len(head.encode()), 0
+    for item in told:
+        for cell in _cells(item, link):
+            size += len(cell.encode())
+            if size > ARTIFACT_BYTES:
+                left_out += 1
+            else:
+                cells.append(cell)
+    rows = ["<tr>" + "".join(cells[i : i + ACROSS]) + "</tr>" for i in range(0, len(cells), ACROSS)]
+    # One line, as a blank line would end the HTML block. Pictures in a table stand side by side, others
+    # one below the other.
+    table = "<table>" + "".join(rows) + "</table>\n" if rows else ""
+    more = f"\n{left_out} more are in the gallery page in S3, and in its manifest.\n" if left_out else ""
+    return f"{head}{table}{more}"
+
+
+def credits_markdown(report: RunReport) -> str:
+    """What the run has cost, by status, and whether that agrees with the account's balance."""
+    lines = ["# Credits", "", "| | prompts | credits |", "| --- | ---: | ---: |"]
+    split = report.credits_by_status
+    for status, (name, _) in NAMES.items():
+        these = [o for o in report.outcomes if o.status == status]
+        if these:
+            reused = sum(o.reused for o in these)
+            earlier = f" ({reused} from earlier runs)" if reused else ""
+            lines.append(f"| {name} | {len(these)}{earlier} | {split[status]} |")
+    lines += [
+        f"| **all, paid by this run** | **{report.prompts}** | **{report.credits_used}** |",
+        f"| of these without an image | | {report.credits_without_image} |",
+        f"| paid by earlier runs | | {split['reused']} |",
+        f"| at worst, for requests without an answer | | {report.credits_at_risk} |",
+        "",
+        f"Balance before: {_known(report.balance_before)}, after: {_known(report.balance_after)}; "
+        f"{books(report)}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def table_rows(report: RunReport) -> tuple[list[dict[str, Any]], int]:
+    """The table of results, and how many rows of it are left out."""
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for outcome in report.outcomes:
+        row = {
+            "#": outcome.position,
+            "prompt": _short(outcome.prompt.name or outcome.prompt.prompt),
+            "status": outcome.status,
+            "images": len(outcome.images),
+            "credits": outcome.credits_used,
+            "paid": "earlier" if outcome.reused else "by this run",
+            "message": _short(outcome.message or ""),
+        }
+        size += len(str(row).encode()) + 40
+        if size > ARTIFACT_BYTES:
+            break
+        rows.append(row)
+    return rows, len(report.outcomes) - len(rows)
+
+
+def strip(report: RunReport, told: Sequence[Told]) -> str:
+    """The gallery's description: the run page shows it, which makes its tab a gallery, too."""
+    thumbnails = [thumbnail for item in told for thumbnail in item.thumbnails if thumbnail]
+    pictures = [
+        f'<img width="{STRIP_PIXELS}" src="{_smaller(thumbnail)}" alt="">'
+        for thumbnail in thumbnails[:STRIP_PICTURES]
+    ]
+    more = len(thumbnails) - len(pictures)
+    note = f" The first {len(pictures)} of {len(thumbnails)} pictures:" if more > 0 else ""
+    line = f"{plain(summary(report))}.{note}"
+    if not pictures:
+        return line
+    # In a table, as elsewhere the page shows one picture below the other.
+    rows = [pictures[i : i + STRIP_ACROSS] for i in range(0, len(pictures), STRIP_ACROSS)]
+    cells = "".join(f"<tr>{''.join(f'<td>{p}</td>' for p in row)}</tr>" for row in rows)
+    return f"{line}\n\n<table>{cells}</table>\n"
+
+
+def _page(name: str, uri: str | None, link: Link) -> str:
+    address = link(uri.removeprefix("s3://").partition("/")[2]) if uri else None
+    named = f'<a href="{plain(address, None)}">{name}</a>' if address else name
+    return f"{named}: `{uri or 'could not be written'}`"
+
+
+def _smaller(thumbnail: str) -> str:
+    head, _, body = thumbnail.partition(",")
+    if head != "data:image/webp;base64":
+        return thumbnail
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(body)), formats=("WEBP",)) as image:
+            image.thumbnail((2 * STRIP_PIXELS, 2 * STRIP_PIXELS))
+            out = io.BytesIO()
+            image.save(out, "WEBP", quality=50)
+    except (OSError, ValueError):
+        return thumbnail
+    return f"{head},{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _cells(item: Told, link: Link) -> list[str]:
+    outcome = item.outcome
+    shown = plain(outcome.prompt.prompt)
+    cost = in_credits(outcome.credits_used) + (" earlier" if outcome.reused else "")
+    mark = f"<b>{_MARKS[outcome.status]}</b><br>" if _MARKS[outcome.status] else ""
+    why = f"<br><i>{plain(outcome.message)}</i>" if outcome.message else ""
+    if not item.thumbnails:
+        return [f'<td valign="top">{mark}{shown}<br>{cost}{why}</td>']
+    many = len(item.thumbnails)
+    of = [f"{n} of {many}, together {cost}" for n in range(1, many + 1)] if many > 1 else [cost]
+    cells = []
+    for image, thumbnail, which in zip(outcome.images, item.thumbnails, of, strict=True):
+        picture = f'<img width="140" src="{thumbnail}" alt="picture">' if thumbnail else "picture"
+        address = link(image.key)
+        if address is not None:
+            picture = f'<a href="{plain(address, None)}">{picture}</a>'
+        cells.append(f'<td valign="top">{picture}<br>{mark}{shown}<br>{which}{why}</td>')
+    return cells
+
+
+def plain(text: str, longest: int | None = SHOWN_CHARACTERS) -> str:
+    """A text as markdown and HTML show it to the letter, cut to a bearable length."""
+    # Markdown's own signs would be read inside a table cell too.
+    signs = "&<>\"'*_`[]|~#\\$"
+    encoded = "".join(f"&#{ord(c)};" if c in signs else c for c in _short(text, longest))
+    return "<br>".join(encoded.splitlines())
+
+
+def _short(text: str, longest: int | None = SHOWN_CHARACTERS) -> str:
+    return text if longest is None or len(text) <= longest else text[: longest - 3] + "..."
+
+
+def _known(value: Any) -> str:
+    return "not known" if value is None else str(value)

@@ -1,0 +1,193 @@
+"""The gallery page `index.html` that a batch leaves in S3: one file, which needs no other."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, Template
+
+from prefect_nanobanana.models import OutcomeStatus, RunReport, StoredImage
+from prefect_nanobanana.report._text import NAMES, Told, books, counted, in_credits, summary
+from prefect_nanobanana.s3 import Bucket
+
+PAGE_CARDS = 2_000
+"""Prompts on the page at most."""
+PAGE_PREVIEW_BYTES = 16_000_000
+"""Previews inside the page at most: some 2,500. The rest is loaded from `images/`, when scrolled to."""
+PAGE_TEXT_BYTES = 12_000_000
+"""Everything else of the cards at most: a few hundred of the longest prompts that there can be."""
+EXCERPT_CHARACTERS = 240
+IMAGES = "images/"
+
+_WITHOUT: dict[OutcomeStatus, str] = {
+    "stored": "No picture",
+    "warning": "Refused by the safety check",
+    "failed": "Failed",
+    "unknown": "No answer",
+    "skipped": "Not asked",
+}
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture of a card: where it is, seen from the page, and its preview if that is in the page."""
+
+    image: StoredImage
+    href: str | None
+    preview: str | None
+
+    @property
+    def name(self) -> str:
+        return self.image.key.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the page is made of: templates of a card and of the page, its style and its script."""
+
+    card: Template
+    page: Template
+    style: str
+    script: str
+
+
+def gallery_page(report: RunReport, told: Sequence[Told], bucket: Bucket) -> bytes:
+    """The gallery page `index.html`, which lies beside `images/` and links to it by relative paths.
+
+    Args:
+        report: The run's report.
+        told: What to show: the run's outcomes, and after them those of earlier lists of the batch.
+        bucket: Where the page will lie.
+
+    Returns:
+        The page; it is bounded, and says what it leaves out.
+    """
+    parts = _parts()
+    pictures = _pictures(told[:PAGE_CARDS], bucket.key(report.batch) + "/")
+    cards: list[str] = []
+    room = PAGE_TEXT_BYTES
+    for item, its in zip(told, pictures, strict=False):
+        card = parts.card.render(
+            o=item.outcome,
+            pictures=its,
+            excerpt=_cut(item.outcome.prompt.prompt),
+            why=_cut(item.outcome.message or ""),
+            without=_WITHOUT[item.outcome.status],
+        )
+        room -= len(card.encode()) - sum(len(p.preview or "") for p in its)
+        if room < 0:
+            break
+        cards.append(card)
+    shown, left_out = told[: len(cards)], told[len(cards) :]
+    counts = Counter(item.outcome.status for item in shown)
+    prompts = Counter(o.status for o in report.outcomes)
+    page = parts.page.render(
+        report=report,
+        summary=summary(report),
+        books=books(report),
+        rows=[
+            {"status": status, "prompts": prompts[status], "credits": report.credits_by_status[status]}
+            for status in NAMES
+            if prompts[status]
+        ],
+        counts={status: counts[status] for status in NAMES if counts[status]},
+        manifest_name=(report.manifest_uri or "").rpartition("/")[2],
+        notices=_notices(report, told, left_out, pictures[: len(cards)]),
+        cards=cards,
+        style=parts.style,
+        style_hash=_hash(parts.style),
+        script=parts.script,
+        script_hash=_hash(parts.script),
+    )
+    return page.encode()
+
+
+def _pictures(told: Sequence[Told], base: str) -> list[list[_Picture]]:
+    """The pictures of each card. First pictures get the room first, so that few cards lack all."""
+    room = PAGE_PREVIEW_BYTES
+    kept: dict[tuple[int, int], str] = {}
+    for place in range(max((len(item.thumbnails) for item in told), default=0)):
+        for n, item in enumerate(told):
+            preview = item.thumbnails[place] if place < len(item.thumbnails) else ""
+            # What a record claims to be a preview must not lead out of the page.
+            if preview.startswith("data:image/") and len(preview) <= room:
+                room -= len(preview)
+                kept[n, place] = preview
+    return [
+        [
+            _Picture(
+                image,
+                # A link leads to what lies beside the page, whatever a record claims.
+                quote(image.key.removeprefix(base)) if image.key.startswith(base + IMAGES) else None,
+                kept.get((n, place)),
+            )
+            for place, image in enumerate(item.outcome.images)
+        ]
+        for n, item in enumerate(told)
+    ]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= EXCERPT_CHARACTERS else text[:EXCERPT_CHARACTERS].rstrip() + "…"
+
+
+def _notices(
+    report: RunReport,
+    told: Sequence[Told],
+    left_out: Sequence[Told],
+    pictures: Sequence[Sequence[_Picture]],
+) -> list[str]:
+    """What a reader must know of what is shown, and what is not."""
+    notices = []
+    if len(told) > report.prompts:
+        more = len(told) - report.prompts
+        notices.append(f"With {more} more from earlier lists of this batch, after those of this run.")
+    if left_out:
+        counts = Counter(item.outcome.status for item in left_out)
+        which = ", ".join(f"{counts[s]} {NAMES[s][counts[s] != 1]}" for s in NAMES if counts[s])
+        notices.append(
+            f"This page shows the first {len(told) - len(left_out)} of {len(told)} prompts. The other "
+            f"{len(left_out)} ({which}) would make it too large: they are in the manifest, and their "
+            "pictures in images/."
+        )
+    lacking = sum(picture.preview is None for its in pictures for picture in its)
+    if lacking:
+        notices.append(
+            f"{lacking} of {counted(sum(map(len, pictures)), 'picture')} have no preview in this page, "
+            "to keep it small: they are loaded from images/ when you scroll to them, which works from a "
+            "folder or an open bucket, and not behind a presigned link."
+        )
+    return notices
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _in_bytes(size: int) -> str:
+    if size < 1000:
+        return counted(size, "byte")
+    return f"{size / 1000:.0f} kB" if size < 1_000_000 else f"{size / 1_000_000:.1f} MB"
+
+
+def _known(value: Any) -> str:
+    return "not known" if value is None else str(value)
+
+
+@functools.cache
+def _parts() -> _Parts:
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(credits=in_credits, counted=counted, bytes=_in_bytes, known=_known)
+    card, page, style, script = (
+        files("prefect_nanobanana.report").joinpath("templates", name).read_text("utf-8")
+        for name in ("gallery_card.html.j2", "gallery.html.j2", "gallery.css", "gallery.js")
+    )
+    return _Parts(environment.from_string(card), environment.from_string(page), style, script)

@@ -1,0 +1,198 @@
+"""The account's request slots, shared by threads, coroutines, processes and machines.
+
+An account may have a fixed number of requests open at once, by default one, and that is what limits
+a run. Whoever asks the API holds a slot for as long as the API counts the request, no longer: not
+while copying to S3, not while waiting to try again, not while an async generation runs. A slot that
+becomes free is handed to the one in this process who has waited longest, at once, be it a thread or a
+coroutine (`_turns`). Which process has how many slots is settled on Prefect's server (`_keeper`).
+
+How many async generations may run at once is not told by the API: it is learned from its refusals.
+
+Without Prefect's API, as in a script that runs no flow, slots are shared inside the process only. Others
+are met as 429 then, which is waited out as the API asks.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import copy_context
+from typing import TYPE_CHECKING
+
+from prefect_nanobanana.errors import ConcurrencyLimitReached, Paced, ServerBusy
+from prefect_nanobanana.slots._queue import Room, Turns
+
+if TYPE_CHECKING:
+    from prefect_nanobanana.slots._keeper import Keeper
+
+LONGEST_PAUSE_SECONDS = 120.0
+"""No refusal holds everybody back for longer; who then meets another one waits again."""
+
+
+class Slots:
+    """The slots of one account; the `Gate` of its clients.
+
+    Args:
+        limit: How many requests may be open at once.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._allowed = limit
+        self._learned: int | None = None
+        self._keeper: Keeper | None = None
+        self._typical_seconds = 0.0
+        self.requests = Turns(limit, self._changed)
+        self.room = Room()
+
+    @property
+    def limit(self) -> int:
+        """How many requests may be open: what was set, or less if the API said so."""
+        return self._allowed if self._learned is None else min(self._allowed, self._learned)
+
+    def allow(self, limit: int) -> None:
+        """Set how many requests may be open at once."""
+        self._allowed = limit
+        self._apply()
+
+    def share(self, account: str) -> None:
+        """From now on, share the slots with other processes, by way of Prefect's server.
+
+        Args:
+            account: What tells accounts apart, without giving away the key.
+        """
+        if self._keeper is None:
+            from prefect_nanobanana.slots._keeper import Keeper
+
+            self._keeper = Keeper(
+                account, self.requests, lambda: self.limit, lambda: self._typical_seconds
+            )
+            self.requests.allow(0)
+        # Prefect's settings are found in the context of the run.
+        self._keeper.context = copy_context()
+
+    def prepare(self, requests: int = 0) -> None:
+        """Have Prefect's server know of this process before its first request.
+
+        Args:
+            requests: How many are on their way: slots are leased for them, before they wait for it.
+        """
+        if self._keeper is not None:
+            self._keeper.prepare(requests)
+
+    def _apply(self) -> None:
+        if self._keeper is None:
+            self.requests.allow(self.limit)
+        else:
+            self._keeper.poke()
+
+    def _changed(self) -> None:
+        if self._keeper is not None:
+            self._keeper.poke()
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - started
+            self._typical_seconds += (seconds - self._typical_seconds) / 4
+            self.requests.give_back()
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold a slot; wait for one first."""
+        self.requests.take()
+        with self._timed():
+            yield
+
+    @asynccontextmanager
+    async def ahold(self) -> AsyncIterator[None]:
+        """Hold a slot; wait for one first, without blocking the event loop."""
+        await self.requests.atake()
+        with self._timed():
+            yield
+
+    def board(self, first: bool) -> None:
+        """Wait until the API may take one more async generation."""
+        self.room.take(first)
+
+    async def aboard(self, first: bool) -> None:
+        """The same without blocking the event loop."""
+        await self.room.atake(first)
+
+    def overbooked(self) -> bool:
+        """Whether more have boarded than there is room for, as a refusal has shown meanwhile."""
+        return self.room.overbooked()
+
+    def boarded(self) -> None:
+        """The API has taken an async generation."""
+        self.room.taken()
+
+    def leave(self, boarded: bool) -> None:
+        """An async generation has ended, or (not `boarded`) was never begun."""
+        if boarded:
+            self.room.ended()
+        self.room.give_back()
+
+    def paced(self, error: Paced) -> None:
+        """Learn from a refusal: how many requests the account may have, and how long all must wait."""
+        if isinstance(error, ServerBusy):
+            self.room.refused()
+        if isinstance(error, ConcurrencyLimitReached):
+            if error.limit:
+                self._learned = error.limit
+                self._apply()
+            if error.retry_after_seconds:
+                pause = min(error.retry_after_seconds, LONGEST_PAUSE_SECONDS)
+                self.requests.pause(pause)
+                if self._keeper is not None:
+                    self._keeper.paced(pause)
+
+
+_ACCOUNTS: dict[str, Slots] = {}
+_ACCOUNTS_LOCK = threading.Lock()
+
+
+def _start_anew() -> None:
+    # A child process has the memory of its parent, and neither its threads nor its leases.
+    global _ACCOUNTS_LOCK
+    _ACCOUNTS.clear()
+    _ACCOUNTS_LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
+
+
+def slots_for(account: str, limit: int) -> Slots:
+    """Return this process's slots of an account.
+
+    They are shared with other processes if Prefect is in use: inside of flow and task runs, and wherever
+    the address of a Prefect API is set.
+
+    Args:
+        account: What tells accounts apart, without giving away the key.
+        limit: How many requests may be open at once; the latest word counts.
+
+    Returns:
+        The same object for the same account.
+    """
+    with _ACCOUNTS_LOCK:
+        slots = _ACCOUNTS.setdefault(account, Slots(limit))
+        if prefect_is_in_use():
+            slots.share(account)
+    slots.allow(limit)
+    return slots
+
+
+def prefect_is_in_use() -> bool:
+    """Whether there is a Prefect server to share slots by."""
+    from prefect.context import FlowRunContext, TaskRunContext
+    from prefect.settings import get_current_settings
+
+    running = FlowRunContext.get() or TaskRunContext.get()
+    return running is not None or bool(get_current_settings().api.url)

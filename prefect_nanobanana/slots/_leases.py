@@ -1,0 +1,120 @@
+"""The leases of one process: how many slots they are of, and how to give back some of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prefect_nanobanana.slots._server import LEASE_SECONDS, SharedLimit
+
+
+@dataclass
+class Lease:
+    """Slots of this process that were leased together.
+
+    Attributes:
+        id: What the server calls it; none if the server has forgotten it, but counts the slots still.
+        slots: How many they are.
+        since: When they were leased, in seconds of the monotonic clock.
+    """
+
+    id: str | None
+    slots: int
+    since: float
+
+
+class Leases:
+    """What one process has leased of one account."""
+
+    def __init__(self) -> None:
+        self._leases: list[Lease] = []
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(list(self._leases))
+
+    @property
+    def held(self) -> int:
+        """How many slots they are of."""
+        return sum(lease.slots for lease in self._leases)
+
+    @property
+    def ids(self) -> list[str]:
+        """Those that the server knows."""
+        return [lease.id for lease in self._leases if lease.id]
+
+    def newest(self, default: float) -> float:
+        """When the last one was taken, in seconds of the monotonic clock."""
+        return max((lease.since for lease in self._leases), default=default)
+
+    def add(self, lease: str, slots: int) -> None:
+        """Remember a lease that was just taken."""
+        self._leases.append(Lease(lease, slots, time.monotonic()))
+
+    def renew(self, shared: SharedLimit, asleep: float) -> bool:
+        """Keep them all.
+
+        Args:
+            shared: Where they are from.
+            asleep: How many seconds ago they were renewed last.
+
+        Returns:
+            Whether one had expired, and is held no more.
+        """
+        expired = False
+        for lease in self:
+            if lease.id is None or shared.renew(lease.id):
+                continue
+            if asleep < LEASE_SECONDS - 5:
+                # It cannot have expired: the server was restarted, and has forgotten its leases, though
+                # not how many slots it had leased out. The slots are still ours, and counted.
+                lease.id = None
+            else:
+                self._leases.remove(lease)
+                expired = True
+        return expired
+
+    def split(self, shared: SharedLimit, giving: int) -> None:
+        """See to it that some slots can be given back by themselves, before their requests have ended.
+
+        A lease can only be given back whole. Nobody takes what is free while one is exchanged for two,
+        as this process still says that it holds it.
+        """
+        for lease in self._smallest_first():
+            if lease.id is None or lease.slots <= giving:
+                giving -= min(giving, lease.slots)
+            elif giving:
+                shared.release(lease.id)
+                self._leases.append(Lease(shared.lease(giving), giving, lease.since))
+                lease.slots -= giving
+                lease.id = shared.lease(lease.slots)
+                return
+
+    def give_back(self, shared: SharedLimit, count: int) -> int:
+        """Give back so many slots, or fewer if they cannot be given back by themselves.
+
+        Returns:
+            How many were given back.
+        """
+        given = 0
+        for lease in self._smallest_first():
+            part = min(count - given, lease.slots)
+            if part <= 0 or (lease.id is not None and part < lease.slots):
+                break
+            if lease.id is None:
+                shared.release_unleased(part)
+            else:
+                shared.release(lease.id)
+            lease.slots -= part
+            if not lease.slots:
+                self._leases.remove(lease)
+            given += part
+        return given
+
+    def end(self, shared: SharedLimit) -> None:
+        """Give everything back."""
+        while self._leases:
+            self.give_back(shared, min(lease.slots for lease in self._leases))
+
+    def _smallest_first(self) -> list[Lease]:
+        return sorted(self._leases, key=lambda lease: lease.slots)

@@ -1,0 +1,482 @@
+"""An account's slots, shared by processes by way of a real Prefect server.
+
+One process has one `Slots` per account; here several in one process stand for several processes, as
+nothing but the server connects them. Killed ones are processes indeed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import httpx
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate, VariableCreate
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+from prefect_nanobanana import ConcurrencyLimitReached, NanoBananaCredentials, RunReport
+from prefect_nanobanana.sandbox.s3 import free_port
+from prefect_nanobanana.slots import _account as slots_module
+from prefect_nanobanana.slots import _fairness as _sharing
+from prefect_nanobanana.slots import _keeper, _leases
+from prefect_nanobanana.slots._account import Slots
+from prefect_nanobanana.slots._server import Holder, SharedLimit
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+WaitFor = Callable[..., None]
+IN_USE = slots_module.prefect_is_in_use
+BRISK = {
+    "RENEW_SECONDS": 0.4,
+    "LOOK_SECONDS": 0.2,
+    "LINE_SECONDS": 0.1,
+    "LINGER_SECONDS": 0.1,
+    "EXPECT_SECONDS": 1.0,
+    "LEAVE_SECONDS": 0.3,
+    "GRACE_SECONDS": 0.5,
+    "SETTLE_SECONDS": 0.2,
+    "LEAKED_SECONDS": 0.5,
+}
+
+
+@pytest.fixture(autouse=True)
+def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in BRISK.items():
+        monkeypatch.setattr(_keeper, name, seconds)
+    for name in ("NEWCOMER_SECONDS", "TURN_SECONDS", "ODD_SECONDS"):
+        monkeypatch.setattr(_sharing, name, 0.3)
+
+
+class Patient(SharedLimit):
+    """Asks again while SQLite is busy: the keeper does that by itself."""
+
+    def __init__(self, account: str) -> None:
+        super().__init__(account)
+        self._client = get_client(httpx_settings={"timeout": 60.0}, sync_client=True)
+
+
+class Account:
+    """An account, as Prefect's server knows it."""
+
+    def __init__(self, client: SyncPrefectClient) -> None:
+        self.id = uuid.uuid4().hex[:12]
+        self.client = client
+        self.name = f"nano-banana-{self.id}"
+        self.processes: list[Slots] = []
+        self.open = self.most_open = 0
+        self._lock = threading.Lock()
+
+    def process(self, limit: int) -> Slots:
+        """A process that uses the account."""
+        slots = Slots(limit)
+        slots.share(self.id)
+        self.processes.append(slots)
+        return slots
+
+    @contextmanager
+    def request(self, slots: Slots) -> Iterator[None]:
+        """A request, as the API counts it."""
+        with slots.hold():
+            with self._lock:
+                self.open += 1
+                self.most_open = max(self.most_open, self.open)
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self.open -= 1
+
+    @contextmanager
+    def at_work(self, slots: Slots, threads: int = 1) -> Iterator[list[float]]:
+        """Requests without end; yields when each has ended."""
+        ended, stop = list[float](), threading.Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                with self.request(slots):
+                    time.sleep(0.05)
+                ended.append(time.monotonic())
+
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in range(threads):
+                pool.submit(work)
+            try:
+                yield ended
+            finally:
+                stop.set()
+
+    @property
+    def counted(self) -> int:
+        return self.client.read_global_concurrency_limit_by_name(self.name).active_slots
+
+    @property
+    def size(self) -> int:
+        return self.client.read_global_concurrency_limit_by_name(self.name).limit
+
+    def holders(self) -> list[Holder]:
+        with Patient(self.id) as shared:
+            return list(shared.holders())
+
+    def at_rest(self) -> bool:
+        return self.counted == 0 and not self.holders()
+
+
+@pytest.fixture
+def account(prefect_server: None, wait_for: WaitFor) -> Iterator[Account]:
+    with get_client(sync_client=True) as client:
+        account = Account(client)
+        yield account
+        for slots in account.processes:
+            assert slots._keeper is not None
+            slots._keeper.close()
+        wait_for(account.at_rest, 120)
+
+
+def test_slots_are_leased_before_they_are_waited_for(account: Account, wait_for: WaitFor) -> None:
+    slots = account.process(3)
+    slots.prepare(2)
+    wait_for(lambda: [each.held for each in account.holders()] == [2] and account.counted == 2)
+    wait_for(account.at_rest)  # nobody came for them
+
+
+def _keeper_of(slots: Slots) -> _keeper.Keeper:
+    assert slots._keeper is not None
+    return slots._keeper
+
+
+def test_a_limit_is_made_and_everything_is_given_back(account: Account, wait_for: WaitFor) -> None:
+    slots = account.process(3)
+    with account.request(slots):
+        assert (account.size, account.counted) == (3, 1)
+        [holder] = account.holders()
+        wait_for(lambda: [each.held for each in account.holders()] == [1])
+        assert holder.pid == os.getpid()
+    wait_for(account.at_rest)
+    with account.request(slots):
+        assert account.counted == 1, "and it is leased again when it is needed again"
+
+
+def test_several_processes_never_exceed_the_limit_and_all_get_on(account: Account) -> None:
+    processes = [account.process(3) for _ in range(3)]
+
+    def work(slots: Slots) -> None:
+        with account.request(slots):
+            time.sleep(0.05)
+
+    with ThreadPoolExecutor(15) as pool:
+        for _ in range(12):
+            for slots in processes:
+                pool.submit(work, slots)
+    assert account.most_open == 3
+
+
+def test_a_late_joiner_does_not_wait_for_the_end(account: Account, wait_for: WaitFor) -> None:
+    first, second = account.process(1), account.process(1)
+    with account.at_work(first, threads=3) as ended:
+        wait_for(lambda: len(ended) > 3)
+        with account.request(second):
+            during = len(ended)
+        wait_for(lambda: len(ended) > during + 3)
+    assert account.most_open == 1
+
+
+def test_slots_are_shared_out_evenly(account: Account, wait_for: WaitFor) -> None:
+    first, second = account.process(4), account.process(4)
+    with account.at_work(first, threads=6):
+        wait_for(lambda: sorted(each.held for each in account.holders()) == [4])
+        with account.at_work(second, threads=6):
+            wait_for(lambda: sorted(each.held for each in account.holders()) == [2, 2])
+        wait_for(lambda: max(each.held for each in account.holders()) == 4)
+    assert account.most_open == 4
+
+
+def test_coroutines_share_too(account: Account) -> None:
+    processes = [account.process(2) for _ in range(2)]
+    open_now = most = 0
+
+    async def work(slots: Slots) -> None:
+        nonlocal open_now, most
+        async with slots.ahold():
+            open_now += 1
+            most = max(most, open_now)
+            await asyncio.sleep(0.02)
+            open_now -= 1
+
+    async def run() -> None:
+        await asyncio.gather(*(work(slots) for slots in processes * 8))
+
+    asyncio.run(run())
+    assert most == 2
+
+
+def test_a_forgotten_lease_is_still_ours(account: Account, wait_for: WaitFor) -> None:
+    """As after a restart of a server that keeps its leases in memory, though not its counts."""
+    first, second = account.process(1), account.process(1)
+    with account.request(first):
+        keeper = _keeper_of(first)
+        [lease] = keeper._leases
+        account.client.release_concurrency_slots_with_lease(uuid.UUID(lease.id))
+        account.client.increment_concurrency_slots([account.name], 1, "concurrency")
+        wait_for(lambda: lease.id is None)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(second.requests.take)
+            wait_for(lambda: len(account.holders()) == 2)
+            time.sleep(1)
+            assert not waiting.done()
+            first.requests.give_back()
+            waiting.result(120)
+            second.requests.give_back()
+            first.requests.take()
+
+
+def test_an_expired_lease_is_leased_again(
+    account: Account, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = account.process(1)
+    with account.at_work(slots) as ended:
+        wait_for(lambda: len(ended) > 1)
+        [lease] = _keeper_of(slots)._leases
+        monkeypatch.setattr(_leases, "LEASE_SECONDS", 0.0)
+        account.client.release_concurrency_slots_with_lease(uuid.UUID(lease.id))
+        wait_for(lambda: lease not in _keeper_of(slots)._leases)
+        monkeypatch.undo()
+        before = len(ended)
+        wait_for(lambda: len(ended) > before + 3)
+
+
+HOLD = """
+import sys, time
+from prefect_nanobanana.slots import slots_for
+slots = slots_for(sys.argv[1], 1)
+with slots.hold():
+    print("holds", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def _other_process(account: Account) -> Iterator[subprocess.Popen[str]]:
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+        "PREFECT_HOME": str(PREFECT_HOME.value()),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, account.id],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "holds\n"
+        yield process
+        process.kill()
+
+
+def test_a_killed_process_gives_back_what_it_held(account: Account, wait_for: WaitFor) -> None:
+    slots = account.process(1)
+    with _other_process(account) as process, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(slots.requests.take)
+        wait_for(lambda: len(account.holders()) == 2)
+        assert not waiting.done()
+        os.kill(process.pid, signal.SIGKILL)
+        waiting.result(120)  # this server never takes a lease back: we have
+        slots.requests.give_back()
+
+
+def test_a_process_that_ends_gives_everything_back(account: Account, wait_for: WaitFor) -> None:
+    with _other_process(account) as process:
+        assert account.counted == 1
+        process.communicate("\n", timeout=30)
+        assert process.returncode == 0
+        assert account.at_rest()
+
+
+@pytest.mark.parametrize("method", ["release", "leave"])
+def test_a_busy_server_is_asked_again_to_take_slots_back(
+    account: Account, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    slots, refuse = account.process(1), itertools.count()
+    really = getattr(SharedLimit, method)
+
+    def busy(shared: SharedLimit, *arguments: object) -> object:
+        if next(refuse) < 4:
+            raise httpx.ReadTimeout("busy")
+        return really(shared, *arguments)
+
+    with account.request(slots):
+        monkeypatch.setattr(SharedLimit, method, busy)
+        _keeper_of(slots).close()
+        wait_for(account.at_rest)
+
+
+def test_who_does_not_know_whether_it_is_counted_leaves_all_the_same(
+    account: Account, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = SharedLimit.enter
+
+    def lost(shared: SharedLimit, holder: Holder) -> None:
+        really(shared, holder)
+        raise httpx.ReadTimeout("the answer is lost")
+
+    monkeypatch.setattr(SharedLimit, "enter", lost)
+    slots = account.process(1)
+    slots.prepare(1)
+    wait_for(lambda: len(account.holders()) == 1)
+    _keeper_of(slots).close()
+    wait_for(account.at_rest)
+
+
+def test_a_process_killed_on_another_machine_is_known_by_its_silence(
+    account: Account, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_keeper, "SILENT_SECONDS", 1.0)
+    with Patient(account.id) as shared:
+        shared.resize(1)
+        lease = shared.lease()
+        assert lease is not None
+        shared.enter(Holder("elsewhere", "another/boot", 7, 1, held=1, leases=[lease]))
+    started = time.monotonic()
+    with account.request(account.process(1)):
+        assert time.monotonic() - started >= 1.0
+        assert [each.id for each in account.holders()] != ["elsewhere"]
+
+
+def test_what_nobody_holds_is_given_back(account: Account, wait_for: WaitFor) -> None:
+    """As after a restart of the server during which the holder died."""
+    with Patient(account.id) as shared:
+        shared.resize(2)
+    account.client.increment_concurrency_slots([account.name], 2, "concurrency")
+    slots = account.process(2)
+    with account.request(slots), account.request(slots):
+        assert account.counted == 2
+
+
+def test_a_process_taken_for_dead_leases_its_slots_again(account: Account, wait_for: WaitFor) -> None:
+    slots = account.process(1)
+    with account.at_work(slots) as ended:
+        wait_for(lambda: len(account.holders()) == 1)
+        with Patient(account.id) as shared:
+            [holder] = shared.holders()
+            shared.leave(holder)
+            for lease in holder.leases:
+                shared.release(lease)
+        wait_for(lambda: [each.held for each in account.holders()] == [1])
+        before = len(ended)
+        wait_for(lambda: len(ended) > before + 3)
+        wait_for(lambda: account.counted == 1)
+
+
+def test_a_learned_limit_counts_for_all(account: Account, wait_for: WaitFor) -> None:
+    first, second = account.process(3), account.process(3)
+    with account.at_work(first, threads=3), account.at_work(second, threads=3):
+        wait_for(lambda: sum(each.held for each in account.holders()) == 3)
+        first.paced(ConcurrencyLimitReached("x", limit=1))
+        wait_for(lambda: account.size == 1 and account.counted == 1)
+        account.most_open = 0
+        wait_for(lambda: account.most_open > 0)
+        time.sleep(1)
+        assert account.most_open == 1
+
+
+def test_retry_after_is_obeyed_by_other_processes(account: Account, wait_for: WaitFor) -> None:
+    first, second = account.process(2), account.process(2)
+    with account.at_work(second) as ended:
+        with account.request(first):
+            wait_for(lambda: len(ended) > 0 and len(_keeper_of(second)._seen) == 1)
+            first.paced(ConcurrencyLimitReached("x", retry_after_seconds=1.5))
+            wait_for(lambda: second.requests._pause_until > 0)
+        until = second.requests._pause_until
+        wait_for(lambda: ended[-1] > until)
+    assert [each for each in ended if until - 1 < each < until] == []
+
+
+def test_a_limit_that_somebody_deletes_is_made_again(account: Account, wait_for: WaitFor) -> None:
+    slots = account.process(1)
+    with account.request(slots):
+        account.client.delete_global_concurrency_limit_by_name(account.name)
+    wait_for(lambda: not account.holders())
+    with account.request(slots):
+        assert (account.size, account.counted) == (1, 1)
+
+
+def test_a_limit_that_is_switched_off_limits_this_process_only(
+    account: Account, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Patient(account.id) as shared:
+        shared.resize(1)
+    account.client.update_global_concurrency_limit(
+        account.name, GlobalConcurrencyLimitUpdate(active=False)
+    )
+    with account.request(account.process(1)), account.request(account.process(1)):
+        pass
+    assert "switched off in Prefect" in caplog.text
+
+
+def test_without_a_server_the_process_goes_on_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_keeper, "ALONE_SECONDS", 0.5)
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
+        slots = Slots(2)
+        slots.share("nobody")
+        with slots.hold(), slots.hold():
+            pass
+    assert "shared inside this process only" in caplog.text
+    _keeper_of(slots).close()
+
+
+def test_the_main_job_shares_its_slots(
+    run: Callable[..., RunReport],
+    credentials: NanoBananaCredentials,
+    monkeypatch: pytest.MonkeyPatch,
+    wait_for: WaitFor,
+) -> None:
+    monkeypatch.setattr(slots_module, "prefect_is_in_use", IN_USE)
+    report = run("a", "b", "c")
+    assert report.stored == 3
+    with get_client(sync_client=True) as client:
+        limit = client.read_global_concurrency_limit_by_name(f"nano-banana-{credentials.account}")
+        assert limit.limit == 1
+        assert credentials.api_key.get_secret_value() not in limit.name
+        wait_for(lambda: client.read_global_concurrency_limit_by_name(limit.name).active_slots == 0)
+
+
+def test_what_others_write_there_does_no_harm(account: Account) -> None:
+    prefix = f"nano_banana_slots_{account.id}_"
+    for name, value in (("x", "text"), ("y", {"id": "y"}), ("z", asdict(Holder("other", "h", 1, 1)))):
+        account.client.create_variable(VariableCreate(name=prefix + name, value=value))
+    assert account.holders() == []
+    with account.request(account.process(1)):
+        pass
+
+
+def test_a_life_sign_ends_with_its_process(tmp_path: Path) -> None:
+    from prefect_nanobanana.slots._liveness import LifeSign, bury, is_dead
+
+    assert not is_dead(tmp_path, "never-was")
+    sign = LifeSign(tmp_path, "x")
+    assert not is_dead(tmp_path, "x")
+    sign.end()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "killed.lock").touch()
+    assert is_dead(tmp_path, "killed")
+    assert is_dead(tmp_path, "killed"), "until all can know it"
+    bury(tmp_path, "killed")
+    assert not is_dead(tmp_path, "killed")
+    (tmp_path / "file").touch()
+    LifeSign(tmp_path / "file", "nowhere to lock").end()
