@@ -53,7 +53,7 @@ def notices(warnings: int, minutes: int) -> list[Notice]:
         Notice(
             "Nano Banana: credits are low",
             "After a run the account has fewer credits than its credentials block calls low. "
-            f"Told at most every {QUIET_HOURS} hours per account.",
+            f"GalleryItem at most every {QUIET_HOURS} hours per account.",
             EventTrigger(
                 expect={"nanobanana.credits.low"},
                 match={"prefect.resource.id": "nanobanana.account.*"},

@@ -9,7 +9,7 @@ from prefect.blocks.abstract import JobBlock
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from prefect_nanobanana._common.dispatch import async_dispatch
-from prefect_nanobanana.client import Witness
+from prefect_nanobanana.client import GenerationHooks
 from prefect_nanobanana.credentials import DOCUMENTATION_URL, LOGO_URL, NanoBananaCredentials
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.generation_run import GenerationRun
@@ -143,13 +143,13 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
         )
 
     def generate(
-        self, prompt: str | ImagePrompt, *, witness: Witness | None = None, **overrides: Any
+        self, prompt: str | ImagePrompt, *, hooks: GenerationHooks | None = None, **overrides: Any
     ) -> Generation:
         """Have images made. Costs credits, whether images come of it or not.
 
         Args:
             prompt: The text, or a prompt with settings of its own.
-            witness: Is told before a request leaves, and what came of it.
+            hooks: Is told before a request leaves, and what came of it.
             **overrides: `model`, `aspect_ratio`, `quantity`, `reference_image_urls`.
 
         Returns:
@@ -162,10 +162,10 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
         """
         request = self.request(prompt, **overrides)
         with self.credentials.get_client() as client:
-            return client.generate(**dict(request), mode=self.mode, witness=witness)
+            return client.generate(**dict(request), mode=self.mode, hooks=hooks)
 
     async def agenerate(
-        self, prompt: str | ImagePrompt, *, witness: Witness | None = None, **overrides: Any
+        self, prompt: str | ImagePrompt, *, hooks: GenerationHooks | None = None, **overrides: Any
     ) -> Generation:
         """Have images made, from async code; see `generate`.
 
@@ -176,7 +176,7 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
         """
         request = self.request(prompt, **overrides)
         async with self.credentials.get_async_client() as client:
-            return await client.generate(**dict(request), mode=self.mode, witness=witness)
+            return await client.generate(**dict(request), mode=self.mode, hooks=hooks)
 
     async def atrigger(self, prompt: str | ImagePrompt, **overrides: Any) -> GenerationRun:
         """Begin a generation in async mode, from async code; see `trigger`.
@@ -217,20 +217,20 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
         submission: Submission,
         *,
         elapsed_seconds: float | None = None,
-        witness: Witness | None = None,
+        hooks: GenerationHooks | None = None,
     ) -> Generation:
         """Wait for the end of a generation that was begun earlier. Costs nothing.
 
         Args:
             submission: What was submitted.
             elapsed_seconds: How long ago that was, in seconds, if it is known.
-            witness: Is told of the end.
+            hooks: Is told of the end.
 
         Raises:
             StillRunning: If it has not ended in time.
         """
         with self.credentials.get_client() as client:
-            return client.wait(submission, elapsed_seconds=elapsed_seconds, witness=witness)
+            return client.wait(submission, elapsed_seconds=elapsed_seconds, hooks=hooks)
 
     def generation_run(self, generation_id: str) -> GenerationRun:
         """Return the run of a generation that was begun earlier, on any machine.

@@ -103,9 +103,9 @@ def copy_image_to_s3(
     # boto3 and Pillow are imported where they are used: this module is imported by every process
     # that loads any Prefect block.
     from prefect_nanobanana.images import Copier
-    from prefect_nanobanana.s3 import Bucket
+    from prefect_nanobanana.s3 import ObjectStore
 
-    opened = Bucket(bucket, storage)
+    opened = ObjectStore(bucket, storage)
     with Copier(opened, trusted_hosts) as copier:
         return copier.copy(image_url, opened.key(key.strip("/")), metadata).image
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from prefect_aws import S3Bucket
 
-    from prefect_nanobanana.s3._bucket import Bucket
+    from prefect_nanobanana.s3._store import ObjectStore
 
 THREADS = 16
 BUCKET = "pictures"
@@ -147,9 +147,9 @@ def rclone(work: Work, stack: ExitStack) -> Run:
 def ours(work: Work, stack: ExitStack) -> Run:
     """Copies from as many threads as the flow has."""
     from prefect_nanobanana.images._copier import COPY_THREADS, Copier
-    from prefect_nanobanana.s3._bucket import Bucket
+    from prefect_nanobanana.s3._store import ObjectStore
 
-    bucket = Bucket(_block(work))
+    bucket = ObjectStore(_block(work))
     _learn(bucket)
     copier = stack.enter_context(Copier(bucket, ["127.0.0.1"]))
 
@@ -159,7 +159,7 @@ def ours(work: Work, stack: ExitStack) -> Run:
     return _in_threads(one, COPY_THREADS)
 
 
-def _learn(bucket: Bucket) -> None:
+def _learn(bucket: ObjectStore) -> None:
     """Learn whether the store honours conditional writes, as a flow does with its first prompt."""
     from prefect_nanobanana.batch._ledger import Ledger, Record
     from prefect_nanobanana.models import ImagePrompt, ImageRequest

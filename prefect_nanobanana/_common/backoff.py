@@ -12,7 +12,7 @@ FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 20.0
 
 
-class Pace:
+class Backoff:
     """Decides whether and when one request may be sent again.
 
     Args:

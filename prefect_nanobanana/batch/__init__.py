@@ -1,7 +1,7 @@
 """One batch of prompts: what is asked, paid and stored."""
 
 from prefect_nanobanana.batch._budget import Budget
-from prefect_nanobanana.batch._job import Again, Job, as_recorded, tell
+from prefect_nanobanana.batch._job import Again, Job, make_outcome, outcome_of_record
 from prefect_nanobanana.batch._ledger import (
     Claimed,
     Ledger,
@@ -27,11 +27,11 @@ __all__ = [
     "Listed",
     "Record",
     "Run",
-    "as_recorded",
     "batches_with_records",
     "check_batch",
     "gather_prompts",
+    "make_outcome",
+    "outcome_of_record",
     "plan",
     "prompt_keys",
-    "tell",
 ]

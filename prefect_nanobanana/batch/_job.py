@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from prefect_nanobanana.batch._ledger import Claimed, Ledger, Record
-from prefect_nanobanana.client import Witness
+from prefect_nanobanana.client import GenerationHooks
 from prefect_nanobanana.errors import (
     AccessNotEnabled,
     ApiError,
@@ -28,7 +28,7 @@ from prefect_nanobanana.models import (
     OutcomeStatus,
     Submission,
 )
-from prefect_nanobanana.report import Told
+from prefect_nanobanana.report import GalleryItem
 
 HOPELESS = (CreditsUsedUp, AuthenticationFailed, AccessNotEnabled)
 """Refusals that no other prompt of the run would escape."""
@@ -66,7 +66,7 @@ class Again:
             case "failed" | "lost":
                 return self.failed
             case "unknown":
-                return self.unknown and not record.has_an_end
+                return self.unknown and not record.can_be_polled
             case "asked":
                 young = timedelta(seconds=self.in_flight_seconds)
                 asked_at = record.asked_at or datetime.min.replace(tzinfo=UTC)
@@ -91,7 +91,7 @@ def _anew(record: Record) -> Record:
     )
 
 
-class Job(Witness):
+class Job(GenerationHooks):
     """One prompt of a run. It writes what the client tells it into the ledger.
 
     Not a dataclass: Prefect walks through those that it finds in a task's parameters.
@@ -148,12 +148,12 @@ class Job(Witness):
     @property
     def to_ask(self) -> bool:
         """Whether the API is to be asked for it."""
-        return self.again or self.record.may_be_asked
+        return self.again or self.record.safe_to_send
 
     @property
     def reused(self) -> bool:
         """Whether what is known of it is an earlier run's doing."""
-        return not self.record.may_be_asked and self.record.attempt not in self._sent
+        return not self.record.safe_to_send and self.record.attempt not in self._sent
 
     def sending(self) -> None:
         """Write down that a request leaves.
@@ -251,7 +251,7 @@ class Job(Witness):
         return self.at_risk + more
 
 
-def as_recorded(record: Record, estimate: Credits | None) -> tuple[OutcomeStatus, str | None]:
+def outcome_of_record(record: Record, estimate: Credits | None) -> tuple[OutcomeStatus, str | None]:
     """The end to which earlier runs had brought a prompt, or in which they had died; and why."""
     match record.state:
         case "stored" | "warning" | "failed":
@@ -277,7 +277,7 @@ def as_recorded(record: Record, estimate: Credits | None) -> tuple[OutcomeStatus
             return "skipped", record.message or "not asked yet"
 
 
-def tell(
+def make_outcome(
     position: int,
     record: Record,
     status: OutcomeStatus,
@@ -286,7 +286,7 @@ def tell(
     reused: bool,
     at_risk: Credits = 0,
     paid_already: Credits = 0,
-) -> Told:
+) -> GalleryItem:
     """Make the outcome of a prompt, and what the pages show of it."""
     earlier = reused and (record.credits_used > 0 or status == "unknown")
     generation = record.generation if status != "skipped" else None
@@ -301,7 +301,7 @@ def tell(
         reused=earlier,
         message=message,
     )
-    return Told(outcome, tuple(record.thumbnails.get(n, "") for n in sorted(record.images)))
+    return GalleryItem(outcome, tuple(record.thumbnails.get(n, "") for n in sorted(record.images)))
 
 
 def maybe_paid(estimate: Credits | None) -> str:

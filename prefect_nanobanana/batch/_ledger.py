@@ -39,7 +39,7 @@ from prefect_nanobanana.errors import (
     StorageError,
 )
 from prefect_nanobanana.models import Credits, Generation, ImagePrompt, ImageRequest, StoredImage
-from prefect_nanobanana.s3 import POOL_CONNECTIONS, Bucket, Changed
+from prefect_nanobanana.s3 import POOL_CONNECTIONS, ObjectStore, PreconditionFailed
 
 State = Literal[
     "planned",
@@ -105,13 +105,13 @@ class Record(BaseModel):
     updated_at: datetime | None = None
 
     @property
-    def may_be_asked(self) -> bool:
+    def safe_to_send(self) -> bool:
         """Whether asking cannot pay twice."""
         told = self.generation.credits_used if self.generation else None
         return self.state in ("planned", "not_charged") or (self.state == "failed" and told == 0)
 
     @property
-    def has_an_end(self) -> bool:
+    def can_be_polled(self) -> bool:
         """Whether the API can be asked, at no cost, what became of it."""
         return self.state in ("submitted", "unknown") and self.generation_id is not None
 
@@ -135,7 +135,7 @@ class Ledger:
         flow_run: Goes into the records, to tell who asked.
     """
 
-    def __init__(self, bucket: Bucket, batch: str, flow_run: str | None = None) -> None:
+    def __init__(self, bucket: ObjectStore, batch: str, flow_run: str | None = None) -> None:
         self.bucket = bucket
         self.batch = batch
         self.flow_run = flow_run
@@ -201,7 +201,7 @@ class Ledger:
         for condition in conditions:
             try:
                 return self._put(record, **condition)
-            except Changed:
+            except PreconditionFailed:
                 # A write whose answer was lost is sent again by boto3, and then meets itself.
                 if self.holds(record):
                     return None
@@ -224,7 +224,7 @@ class Ledger:
         """
         try:
             self._put(record, IfNoneMatch="*")
-        except Changed:
+        except PreconditionFailed:
             self.bucket.conditional = True
         else:
             self.bucket.conditional = False
@@ -249,7 +249,7 @@ class Ledger:
         path = self._path(record.key)
         try:
             written = self.bucket.put(path, body, "application/json", **condition)
-        except (BucketNotUsable, Changed):
+        except (BucketNotUsable, PreconditionFailed):
             raise
         except StorageError as error:
             raise LedgerError(f"a record could not be written: {error}") from None
@@ -303,7 +303,7 @@ class Ledger:
         return record
 
 
-def batches_with_records(bucket: Bucket, since: datetime) -> dict[str, list[str]]:
+def batches_with_records(bucket: ObjectStore, since: datetime) -> dict[str, list[str]]:
     """Find the records of all batches in a bucket's folder.
 
     Args:

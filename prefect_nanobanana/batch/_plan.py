@@ -48,7 +48,7 @@ def plan(
         zip(keys, listed, requests, prices, strict=True), 1
     ):
         record = records.get(key) or Record(key=key, prompt=item.prompt, request=request)
-        if record.may_be_asked:
+        if record.safe_to_send:
             record.prompt, record.request = item.prompt, request
         record.position = position
         wanted = (item.prompt, request)

@@ -19,11 +19,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from prefect_nanobanana._common.backoff import Pace
+from prefect_nanobanana._common.backoff import Backoff
 from prefect_nanobanana._common.naming import slug
 from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana.batch._budget import Budget
-from prefect_nanobanana.batch._job import HOPELESS, Job, NotSent, as_recorded, tell
+from prefect_nanobanana.batch._job import HOPELESS, Job, NotSent, make_outcome, outcome_of_record
 from prefect_nanobanana.batch._ledger import Claimed
 from prefect_nanobanana.batch._settling import nothing_was_charged
 from prefect_nanobanana.batch._task_runs import copy_task, generate_task, wait_task
@@ -39,7 +39,7 @@ from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import COPY_THREADS, Copier
 from prefect_nanobanana.models import Credits, OutcomeStatus
 from prefect_nanobanana.progress import Tracker, Watcher
-from prefect_nanobanana.report import Told, counted, events, in_credits
+from prefect_nanobanana.report import GalleryItem, counted, events, in_credits
 
 ASYNC_THREADS = 200
 """Async generations of one run in flight at most; the API's own bound is learned from its refusals."""
@@ -100,7 +100,7 @@ class Run:
         self._expected = {job.position: job.estimate or 0 for job in jobs if job.to_ask}
         expected = None if None in prices else sum(self._expected.values())
         self._tracker = Tracker(len(jobs), expected=expected, also=watcher)
-        self._told: dict[int, Told] = {}
+        self._told: dict[int, GalleryItem] = {}
         self._stopped: str | None = None
         self._lock = threading.Lock()
         self.stop_error: NanoBananaError | None = None
@@ -111,7 +111,7 @@ class Run:
             job.stop = self._stop
             job.show = self._show
 
-    def go(self) -> list[Told]:
+    def go(self) -> list[GalleryItem]:
         """Bring every job to its end.
 
         Returns:
@@ -129,18 +129,18 @@ class Run:
             for job in self._jobs:
                 if job.to_ask:
                     under_way.append(_submit(asking, self._ask, job, copying))
-                elif job.record.has_an_end:
+                elif job.record.can_be_polled:
                     under_way.append(_submit(settling, self._settle, job, copying))
                 elif job.record.state == "generated":
                     under_way.append(_submit(copying, self._finish_copy, job))
                 else:
-                    self._end(job, *as_recorded(job.record, job.estimate))
+                    self._end(job, *outcome_of_record(job.record, job.estimate))
             _wait_for(under_way)
             for _ in range(ROUNDS - 1):
                 again = self._ask_again()
                 _wait_for([_submit(asking, self._ask, job, copying) for job in again])
             for job in self._lost:
-                self._end(job, *as_recorded(job.record, job.estimate))
+                self._end(job, *outcome_of_record(job.record, job.estimate))
         except BaseException:
             # Cancelled: nothing new is asked, but answers that are paid for are waited for and kept.
             self._stop("the run was cancelled")
@@ -181,7 +181,7 @@ class Run:
             work()
         except Exception as error:  # Prefect's own, as when its server is away
             job.error = job.error or error
-        if job.record.state in ("asked", "submitted") or job.record.has_an_end:
+        if job.record.state in ("asked", "submitted") or job.record.can_be_polled:
             job.lost()
 
     def _next(self, job: Job, copying: ThreadPoolExecutor) -> Future[None] | None:
@@ -232,14 +232,16 @@ class Run:
     def _write(self, job: Job) -> bool:
         """Write the record of something asked, and do not give up soon; say whether it was written."""
         given_up = isinstance(self.stop_error, BucketNotUsable)
-        pace = Pace(0 if given_up else WRITE_AGAIN_FOR_SECONDS, again=(LedgerError, BucketNotUsable))
+        backoff = Backoff(
+            0 if given_up else WRITE_AGAIN_FOR_SECONDS, again=(LedgerError, BucketNotUsable)
+        )
         while True:
             try:
                 job.ledger.write(job.record)
                 return True
             except (BucketNotUsable, LedgerError) as error:
                 try:
-                    delay = pace.delay_seconds(error)
+                    delay = backoff.delay_seconds(error)
                 except NanoBananaError:
                     self._unrecorded(job, error)
                     return False
@@ -297,7 +299,7 @@ class Run:
         if isinstance(error, _STOPPING):
             self._stop(str(error), error)
         if record.state in ("warning", "failed", "unknown", "submitted"):
-            self._end(job, *as_recorded(record, job.estimate))
+            self._end(job, *outcome_of_record(record, job.estimate))
         elif isinstance(error, CreditsUsedUp | NotSent | Claimed):
             self._end_unasked(job, str(error))
         else:
@@ -305,14 +307,14 @@ class Run:
 
     def _end_unasked(self, job: Job, why: str) -> None:
         """End a job that was not asked: as it was before, if it was to be asked again."""
-        if job.record.may_be_asked:
+        if job.record.safe_to_send:
             self._end(job, "skipped", why)
         else:
-            self._end(job, *as_recorded(job.record, job.estimate))
+            self._end(job, *outcome_of_record(job.record, job.estimate))
 
     def _end(self, job: Job, status: OutcomeStatus, message: str | None) -> None:
         record = job.record
-        told = tell(
+        told = make_outcome(
             *(job.position, record, status, message),
             reused=job.reused,
             at_risk=job.worst,

@@ -34,7 +34,7 @@ def _named_by_job() -> str:
 )
 def generate_task(prompt: ImagePrompt, generator: NanoBananaGenerator, job: Job) -> Any:
     """Ask for a generation."""
-    return _shown(job, lambda: generator.generate(prompt, witness=job))
+    return _shown(job, lambda: generator.generate(prompt, hooks=job))
 
 
 @task(
@@ -54,7 +54,7 @@ def wait_task(generator: NanoBananaGenerator, job: Job) -> Any:
     )
     elapsed = (datetime.now(UTC) - record.asked_at).total_seconds() if record.asked_at else None
     return _shown(
-        job, lambda: generator.wait(submission, elapsed_seconds=elapsed and max(0, elapsed), witness=job)
+        job, lambda: generator.wait(submission, elapsed_seconds=elapsed and max(0, elapsed), hooks=job)
     )
 
 

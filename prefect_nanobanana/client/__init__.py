@@ -4,14 +4,14 @@ from prefect_nanobanana.client._client import (
     DEFAULT_BASE_URL,
     DEFAULT_REQUEST_TIMEOUT_SECONDS,
     AsyncNanoBananaClient,
+    GenerationHooks,
     NanoBananaClient,
-    Witness,
 )
 
 __all__ = [
     "DEFAULT_BASE_URL",
     "DEFAULT_REQUEST_TIMEOUT_SECONDS",
     "AsyncNanoBananaClient",
+    "GenerationHooks",
     "NanoBananaClient",
-    "Witness",
 ]

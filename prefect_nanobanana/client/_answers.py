@@ -344,7 +344,7 @@ def _whole_url(base_url: str, url: str) -> str:
     try:
         return urljoin(base_url.rstrip("/") + "/", url)
     except ValueError:
-        return url  # it cannot be fetched, but what was paid is still told
+        return url  # it cannot be fetched, but what was paid is still hooks
 
 
 def _message(facts: Mapping[str, Any]) -> str | None:

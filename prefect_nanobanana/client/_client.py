@@ -17,7 +17,7 @@ import httpx
 
 from prefect_nanobanana.client._answers import Answer
 from prefect_nanobanana.client._core import DEFAULT_BASE_URL, DEFAULT_REQUEST_TIMEOUT_SECONDS, Core
-from prefect_nanobanana.client._steps import Ask, Board, Gate, Sleep, Step, Steps, Witness
+from prefect_nanobanana.client._steps import Ask, Board, Gate, GenerationHooks, Sleep, Step, Steps
 from prefect_nanobanana.models import (
     DEFAULT_ASPECT_RATIO,
     DEFAULT_MODEL,
@@ -33,8 +33,8 @@ __all__ = [
     "DEFAULT_REQUEST_TIMEOUT_SECONDS",
     "AsyncNanoBananaClient",
     "Gate",
+    "GenerationHooks",
     "NanoBananaClient",
-    "Witness",
 ]
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ class NanoBananaClient(Core):
         quantity: int = 1,
         reference_image_urls: Sequence[str] = (),
         mode: Mode = "sync",
-        witness: Witness | None = None,
+        hooks: GenerationHooks | None = None,
     ) -> Generation:
         """Have images made. Costs credits, whether images come of it or not.
 
@@ -94,7 +94,7 @@ class NanoBananaClient(Core):
             reference_image_urls: Images to start from, at addresses that the API can fetch.
             mode: `sync` waits in one request, `stream` too and tells of its progress, `async` submits
                 and asks for the end.
-            witness: Is told before a request leaves, and what came of it.
+            hooks: Is hooks before a request leaves, and what came of it.
 
         Returns:
             The generation: completed, refused by the safety check (`warning`), or failed.
@@ -112,7 +112,7 @@ class NanoBananaClient(Core):
                 quantity=quantity,
                 reference_image_urls=reference_image_urls,
                 mode=mode,
-                witness=witness,
+                hooks=hooks,
             )
         )
 
@@ -124,7 +124,7 @@ class NanoBananaClient(Core):
         aspect_ratio: str = DEFAULT_ASPECT_RATIO,
         quantity: int = 1,
         reference_image_urls: Sequence[str] = (),
-        witness: Witness | None = None,
+        hooks: GenerationHooks | None = None,
     ) -> Submission | Generation:
         """Begin a generation in async mode, and do not wait for its end. Costs credits.
 
@@ -142,7 +142,7 @@ class NanoBananaClient(Core):
                 aspect_ratio=aspect_ratio,
                 quantity=quantity,
                 reference_image_urls=reference_image_urls,
-                witness=witness,
+                hooks=hooks,
             )
         )
 
@@ -151,14 +151,14 @@ class NanoBananaClient(Core):
         submission: Submission,
         *,
         elapsed_seconds: float | None = None,
-        witness: Witness | None = None,
+        hooks: GenerationHooks | None = None,
     ) -> Generation:
         """Wait for the end of a generation. Costs nothing.
 
         Args:
             submission: What was submitted; one made of a generation's id alone will do.
             elapsed_seconds: How long ago that was, in seconds, if it is known.
-            witness: Is told of the end.
+            hooks: Is hooks of the end.
 
         Returns:
             The generation.
@@ -166,7 +166,7 @@ class NanoBananaClient(Core):
         Raises:
             StillRunning: If it has not ended in time, or if the API does not tell.
         """
-        return self._go(self._waiting(submission, elapsed_seconds, witness))
+        return self._go(self._waiting(submission, elapsed_seconds, hooks))
 
     def models(self) -> list[ImageModel]:
         """List the models that the API offers.
@@ -204,7 +204,7 @@ class NanoBananaClient(Core):
             case Board():
                 return self._gate.board(step.first)
             case Ask():
-                with self._gate.hold() if step.witness else nullcontext(), self._watched(step):
+                with self._gate.hold() if step.hooks else nullcontext(), self._watched(step):
                     return self._read(step, self._send(step))
 
     def _send(self, ask: Ask) -> Answer:
@@ -255,7 +255,7 @@ class AsyncNanoBananaClient(Core):
         quantity: int = 1,
         reference_image_urls: Sequence[str] = (),
         mode: Mode = "sync",
-        witness: Witness | None = None,
+        hooks: GenerationHooks | None = None,
     ) -> Generation:
         """Have images made; see `NanoBananaClient.generate`.
 
@@ -271,7 +271,7 @@ class AsyncNanoBananaClient(Core):
                 quantity=quantity,
                 reference_image_urls=reference_image_urls,
                 mode=mode,
-                witness=witness,
+                hooks=hooks,
             )
         )
 
@@ -283,7 +283,7 @@ class AsyncNanoBananaClient(Core):
         aspect_ratio: str = DEFAULT_ASPECT_RATIO,
         quantity: int = 1,
         reference_image_urls: Sequence[str] = (),
-        witness: Witness | None = None,
+        hooks: GenerationHooks | None = None,
     ) -> Submission | Generation:
         """Begin a generation and do not wait for its end; see `NanoBananaClient.submit`.
 
@@ -298,7 +298,7 @@ class AsyncNanoBananaClient(Core):
                 aspect_ratio=aspect_ratio,
                 quantity=quantity,
                 reference_image_urls=reference_image_urls,
-                witness=witness,
+                hooks=hooks,
             )
         )
 
@@ -307,14 +307,14 @@ class AsyncNanoBananaClient(Core):
         submission: Submission,
         *,
         elapsed_seconds: float | None = None,
-        witness: Witness | None = None,
+        hooks: GenerationHooks | None = None,
     ) -> Generation:
         """Wait for the end of a generation; see `NanoBananaClient.wait`.
 
         Raises:
             StillRunning: If it has not ended in time, or if the API does not tell.
         """
-        return await self._go(self._waiting(submission, elapsed_seconds, witness))
+        return await self._go(self._waiting(submission, elapsed_seconds, hooks))
 
     async def models(self) -> list[ImageModel]:
         """List the models that the API offers.
@@ -352,7 +352,7 @@ class AsyncNanoBananaClient(Core):
             case Board():
                 return await self._gate.aboard(step.first)
             case Ask():
-                async with self._gate.ahold() if step.witness else nullcontext():
+                async with self._gate.ahold() if step.hooks else nullcontext():
                     with self._watched(step):
                         return self._read(step, await self._send(step))
 

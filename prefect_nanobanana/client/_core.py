@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from prefect_nanobanana._common.backoff import Pace
+from prefect_nanobanana._common.backoff import Backoff
 from prefect_nanobanana._common.http import USER_AGENT
 from prefect_nanobanana._common.tls import tls
 from prefect_nanobanana.client._answers import (
@@ -24,17 +24,17 @@ from prefect_nanobanana.client._answers import (
     read_status,
     read_submission,
 )
-from prefect_nanobanana.client._polling import Clock, durations_of
+from prefect_nanobanana.client._polling import Stopwatch, durations_of
 from prefect_nanobanana.client._steps import (
     Ask,
     Board,
     EventStream,
     Gate,
+    GenerationHooks,
     Open,
     Overbooked,
     Sleep,
     Steps,
-    Witness,
 )
 from prefect_nanobanana.errors import (
     AnswerNotUnderstood,
@@ -128,67 +128,67 @@ class Core:
         return self._request("/generate", body)
 
     def _generating(
-        self, prompt: str, *, model: str, mode: Mode, witness: Witness | None, **settings: Any
+        self, prompt: str, *, model: str, mode: Mode, hooks: GenerationHooks | None, **settings: Any
     ) -> Steps[Generation]:
         """Have images made."""
-        told, clock = witness or Witness(), Clock()
+        hooks, stopwatch = hooks or GenerationHooks(), Stopwatch()
         try:
             if mode == "async":
-                return (yield from self._in_flight(prompt, model=model, told=told, **settings))
-            return (yield from self._at_once(prompt, model=model, mode=mode, told=told, **settings))
+                return (yield from self._in_flight(prompt, model=model, hooks=hooks, **settings))
+            return (yield from self._at_once(prompt, model=model, mode=mode, hooks=hooks, **settings))
         except UnknownOutcome as error:
             if error.generation_id is None or isinstance(error, StillRunning):
                 raise
             # It has a name: its end can be asked for, which costs nothing.
             lost = error
         submission = Submission(generation_id=str(lost.generation_id), model=model, mode=mode)
-        told.submitted(submission)
-        return (yield from self._ending(submission, told, clock, lost, ask_first=True))
+        hooks.submitted(submission)
+        return (yield from self._ending(submission, hooks, stopwatch, lost, ask_first=True))
 
     def _at_once(
-        self, prompt: str, *, model: str, mode: Mode, told: Witness, **settings: Any
+        self, prompt: str, *, model: str, mode: Mode, hooks: GenerationHooks, **settings: Any
     ) -> Steps[Generation]:
         """Ask and have the answer in the same request; ask again only where nothing was charged."""
         request = self._generate_request(prompt, model=model, mode=mode, **settings)
-        stream = EventStream(self._api_key, model, told) if mode == "stream" else None
+        stream = EventStream(self._api_key, model, hooks) if mode == "stream" else None
 
         def read(answer: Answer) -> Generation:
             if stream is not None and stream.seen:
                 return stream.ended(self._base_url)
             return read_generation(answer, base_url=self._base_url, model=model, mode=mode)
 
-        pace = Pace(self._retry_for)
+        backoff = Backoff(self._retry_for)
         while True:
             try:
-                generation: Generation = yield Ask(request, read, told, stream)
+                generation: Generation = yield Ask(request, read, hooks, stream)
                 return generation
             except NotCharged as error:
-                delay = pace.delay_seconds(error)
+                delay = backoff.delay_seconds(error)
             yield Sleep(delay)
 
     def _in_flight(
-        self, prompt: str, *, model: str, told: Witness, **settings: Any
+        self, prompt: str, *, model: str, hooks: GenerationHooks, **settings: Any
     ) -> Steps[Generation]:
         """Submit and wait; one generation of those that the API has room for."""
-        found = yield from self._boarding(prompt, model=model, told=told, **settings)
+        found = yield from self._boarding(prompt, model=model, hooks=hooks, **settings)
         try:
             if isinstance(found, Generation):
                 return found
-            return (yield from self._ending(found, told, Clock()))
+            return (yield from self._ending(found, hooks, Stopwatch()))
         finally:
             self._gate.leave(boarded=True)
 
     def _submitting(
-        self, prompt: str, *, model: str, witness: Witness | None, **settings: Any
+        self, prompt: str, *, model: str, hooks: GenerationHooks | None, **settings: Any
     ) -> Steps[Submission | Generation]:
         """Submit and do not wait; how many are in flight is then not known here."""
-        told = witness or Witness()
-        found = yield from self._boarding(prompt, model=model, told=told, **settings)
+        hooks = hooks or GenerationHooks()
+        found = yield from self._boarding(prompt, model=model, hooks=hooks, **settings)
         self._gate.leave(boarded=True)
         return found
 
     def _boarding(
-        self, prompt: str, *, model: str, told: Witness, **settings: Any
+        self, prompt: str, *, model: str, hooks: GenerationHooks, **settings: Any
     ) -> Steps[Submission | Generation]:
         """Submit, again after each refusal; what comes back has still to `leave`."""
         request = self._generate_request(prompt, model=model, mode="async", **settings)
@@ -196,20 +196,20 @@ class Core:
         def read(answer: Answer) -> Submission | Generation:
             return read_submission(answer, base_url=self._base_url, model=model)
 
-        pace = Pace(self._retry_for)
+        backoff = Backoff(self._retry_for)
         refused = aboard = False
         try:
             while True:
                 yield Board(first=refused)
                 aboard = True
                 try:
-                    found: Submission | Generation = yield Ask(request, read, told, boards=True)
+                    found: Submission | Generation = yield Ask(request, read, hooks, boards=True)
                     self._gate.boarded()
                     return found
                 except Overbooked:
                     delay, refused = 0.0, True
                 except NotCharged as error:
-                    delay, refused = pace.delay_seconds(error), True
+                    delay, refused = backoff.delay_seconds(error), True
                 # Others may use the room meanwhile.
                 self._gate.leave(boarded=False)
                 aboard = False
@@ -220,18 +220,18 @@ class Core:
             raise
 
     def _waiting(
-        self, submission: Submission, elapsed: float | None, witness: Witness | None
+        self, submission: Submission, elapsed: float | None, hooks: GenerationHooks | None
     ) -> Steps[Generation]:
         """Ask for the end of what was submitted; at once, if that was some time ago."""
-        told, just_now = witness or Witness(), elapsed is not None and elapsed < JUST_NOW_SECONDS
-        clock = Clock(elapsed or 0.0)
-        return (yield from self._ending(submission, told, clock, ask_first=not just_now))
+        hooks, just_now = hooks or GenerationHooks(), elapsed is not None and elapsed < JUST_NOW_SECONDS
+        stopwatch = Stopwatch(elapsed or 0.0)
+        return (yield from self._ending(submission, hooks, stopwatch, ask_first=not just_now))
 
     def _ending(
         self,
         submission: Submission,
-        told: Witness,
-        clock: Clock,
+        hooks: GenerationHooks,
+        stopwatch: Stopwatch,
         problem: ApiError | None = None,
         *,
         ask_first: bool = False,
@@ -242,7 +242,7 @@ class Core:
         """
         model, generation_id = submission.model, submission.generation_id
         past = durations_of(self._base_url, model)
-        until = max(self._timeout, clock.elapsed + SETTLE_FOR_SECONDS * ask_first)
+        until = max(self._timeout, stopwatch.elapsed + SETTLE_FOR_SECONDS * ask_first)
         refusals = polls = 0
         from_the_start = not ask_first
 
@@ -251,10 +251,10 @@ class Core:
 
         request = self._request("/generate", params={"id": generation_id})
         while refusals < REFUSED_POLLS:
-            delay = 0.0 if ask_first else past.delay_seconds(clock.elapsed)
+            delay = 0.0 if ask_first else past.delay_seconds(stopwatch.elapsed)
             if isinstance(problem, Paced):
                 delay = max(delay, problem.retry_after_seconds or 0.0)
-            left = until - clock.elapsed
+            left = until - stopwatch.elapsed
             if left <= 0 and polls:
                 break
             ask_first = False
@@ -269,7 +269,7 @@ class Core:
             problem, refusals = None, 0
             if found is not None:
                 if from_the_start:  # else it was found long after it had ended
-                    past.saw(clock.elapsed)
+                    past.saw(stopwatch.elapsed)
                 generation = found.model_copy(
                     update={
                         "generation_id": generation_id,
@@ -280,11 +280,12 @@ class Core:
                         else found.remaining_credits,
                     }
                 )
-                told.answered(generation)
+                hooks.answered(generation)
                 return generation
         why = f" (the last answer: {problem.message})" if problem else ""
         raise StillRunning(
-            f"generation {generation_id} was not seen to end within {clock.elapsed:.0f} s{why}; its id "
+            f"generation {generation_id} was not seen to end within "
+            f"{stopwatch.elapsed:.0f} s{why}; its id "
             "is kept",
             status_code=problem.status_code if problem else None,
             generation_id=generation_id,
@@ -298,13 +299,13 @@ class Core:
 
     def _look_up(self, path: str, read: Callable[[Answer], T]) -> Steps[T]:
         # A look-up costs nothing, so every passing fault may be tried again.
-        pace = Pace(READ_RETRY_FOR_SECONDS, again=(NeverDelivered, Paced, UnknownOutcome))
+        backoff = Backoff(READ_RETRY_FOR_SECONDS, again=(NeverDelivered, Paced, UnknownOutcome))
         while True:
             try:
                 found: T = yield Ask(self._request(path), read)
                 return found
             except ApiError as error:
-                delay = pace.delay_seconds(error)
+                delay = backoff.delay_seconds(error)
             yield Sleep(delay)
 
     def _request(self, path: str, body: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -356,11 +357,11 @@ class Core:
             raise AnswerNotUnderstood(
                 f"the answer cannot be read ({type(error).__name__})", status_code=answer.status
             ) from None
-        if ask.witness is not None:
+        if ask.hooks is not None:
             if isinstance(found, Submission):
-                ask.witness.submitted(found)
+                ask.hooks.submitted(found)
             else:
-                ask.witness.answered(found)
+                ask.hooks.answered(found)
         return found
 
     @staticmethod
@@ -377,19 +378,19 @@ class Core:
 
     @contextmanager
     def _watched(self, ask: Ask) -> Iterator[None]:
-        """Tell witness and gate of a request that may be charged, while its slot is held."""
-        if ask.witness is None:
+        """Tell hooks and gate of a request that may be charged, while its slot is held."""
+        if ask.hooks is None:
             yield
             return
         if ask.boards and self._gate.overbooked():
             raise Overbooked
-        ask.witness.sending()
+        ask.hooks.sending()
         try:
             yield
         except NotCharged as error:
             if isinstance(error, Paced):
                 self._gate.paced(error)
-            ask.witness.not_charged(error)
+            ask.hooks.not_charged(error)
             raise
         except UnknownOutcome as error:
             if ask.stream is not None:

@@ -61,7 +61,7 @@ def durations_of(base_url: str, model: str) -> Durations:
         return _MODELS.setdefault((base_url, model), Durations())
 
 
-class Clock:
+class Stopwatch:
     """Seconds since a generation was submitted.
 
     Args:

@@ -1,4 +1,4 @@
-"""The steps that an operation of the API is made of, and who is told of them."""
+"""The steps that an operation of the API is made of, and who is hooks of them."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Gate(Protocol):
         """Learn from a refusal: the account's limit, and how long all have to wait."""
 
 
-class Witness:
-    """Is told of every step that concerns money, as it happens; the ledger is one."""
+class GenerationHooks:
+    """Is hooks of every step that concerns money, as it happens; the ledger is one."""
 
     def sending(self) -> None:
         """A request that may be charged is about to leave; raising keeps it from leaving."""
@@ -96,12 +96,12 @@ class EventStream:
     Args:
         api_key: Is taken out of what the events say.
         model: The model that was asked.
-        told: Is told of the generation's id and its progress.
+        hooks: Is hooks of the generation's id and its progress.
     """
 
-    def __init__(self, api_key: str, model: str, told: Witness) -> None:
+    def __init__(self, api_key: str, model: str, hooks: GenerationHooks) -> None:
         self._model = model
-        self._told = told
+        self._hooks = hooks
         self._reader = EventReader(api_key)
         self._percent = -1
         self.generation_id: str | None = None
@@ -132,7 +132,7 @@ class EventStream:
         if self.generation_id is None:
             self.generation_id = event_id(event)
             if self.generation_id is not None:
-                self._told.submitted(
+                self._hooks.submitted(
                     Submission(generation_id=self.generation_id, model=self._model, mode="stream")
                 )
         if event.get("type") in ("complete", "error"):
@@ -142,7 +142,7 @@ class EventStream:
         # Heartbeats may fall back to 0, which is no progress.
         if isinstance(percent, int | float) and self._percent < percent <= 100:
             self._percent = int(percent)
-            self._told.progress(self._percent, message[:200] if isinstance(message, str) else "")
+            self._hooks.progress(self._percent, message[:200] if isinstance(message, str) else "")
 
 
 @dataclass
@@ -152,14 +152,14 @@ class Ask:
     Attributes:
         request: For httpx.
         read: Makes the step's result of the answer.
-        witness: Is told; None for a request that is never charged and takes no slot of the account.
+        hooks: Is hooks; None for a request that is never charged and takes no slot of the account.
         stream: Takes the body as it arrives, if it is an event stream.
         boards: Whether it begins an async generation.
     """
 
     request: dict[str, Any]
     read: Callable[[Answer], Any]
-    witness: Witness | None = None
+    hooks: GenerationHooks | None = None
     stream: EventStream | None = None
     boards: bool = False
 

@@ -21,11 +21,11 @@ from prefect_nanobanana.batch import (
     Job,
     Ledger,
     Run,
-    as_recorded,
     check_batch,
     gather_prompts,
+    make_outcome,
+    outcome_of_record,
     plan,
-    tell,
 )
 from prefect_nanobanana.errors import ApiError, LedgerError, RunFailed, StorageError
 from prefect_nanobanana.flows._pending import copy_pending
@@ -39,8 +39,8 @@ from prefect_nanobanana.models import (
 from prefect_nanobanana.report import (
     GALLERY,
     MANIFEST,
+    GalleryItem,
     LiveArtifact,
-    Told,
     artifact_key,
     build_report,
     events,
@@ -49,7 +49,7 @@ from prefect_nanobanana.report import (
     publish_pages,
     summary,
 )
-from prefect_nanobanana.s3 import Bucket
+from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
 
 __all__ = ["copy_pending", "generate_images"]
@@ -109,7 +109,7 @@ def generate_images(
         RunFailed: If `fail_on` turns the run red; it holds the report, and what was stored stays.
     """
     logger = get_run_logger()
-    opened = Bucket(bucket, storage)
+    opened = ObjectStore(bucket, storage)
     run_id = str(flow_run.get_id())
     name = check_batch(batch) if batch is not None and batch.strip() else run_id
     listed = gather_prompts(prompts, prompts_from, opened.read_uri)
@@ -171,21 +171,21 @@ def _balance(generator: NanoBananaGenerator, logger: Any) -> Credits | None:
         return None
 
 
-def _earlier(jobs: list[Job], ledger: Ledger, logger: Any) -> list[Told]:
+def _earlier(jobs: list[Job], ledger: Ledger, logger: Any) -> list[GalleryItem]:
     """What earlier lists of the batch left, so that manifest and gallery go on naming its images."""
     try:
         records = ledger.read_others([job.record.key for job in jobs])
     except (StorageError, LedgerError) as error:
         logger.warning("The batch's other records could not be read: %s", error)
         return []
-    kept = [record for record in records.values() if not record.may_be_asked]
+    kept = [record for record in records.values() if not record.safe_to_send]
     return [
-        tell(position, record, *as_recorded(record, None), reused=True)
+        make_outcome(position, record, *outcome_of_record(record, None), reused=True)
         for position, record in enumerate(kept, len(jobs) + 1)
     ]
 
 
-def _publish(report: RunReport, told: list[Told], bucket: Bucket, logger: Any) -> RunReport:
+def _publish(report: RunReport, told: list[GalleryItem], bucket: ObjectStore, logger: Any) -> RunReport:
     """Write manifest, gallery and artifacts; what cannot be written is said, and fails nothing."""
 
     def publish() -> RunReport:
@@ -204,7 +204,7 @@ def _publish(report: RunReport, told: list[Told], bucket: Bucket, logger: Any) -
     return report
 
 
-def _asset(report: RunReport, bucket: Bucket) -> Asset | None:
+def _asset(report: RunReport, bucket: ObjectStore) -> Asset | None:
     """The batch as Prefect's catalogue of assets knows it."""
     try:
         properties = AssetProperties(

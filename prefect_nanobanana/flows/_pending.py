@@ -20,10 +20,10 @@ from prefect_nanobanana.batch import (
     Ledger,
     Record,
     Run,
-    as_recorded,
     batches_with_records,
     check_batch,
-    tell,
+    make_outcome,
+    outcome_of_record,
 )
 from prefect_nanobanana.errors import (
     ImageNotCopied,
@@ -36,7 +36,7 @@ from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
 from prefect_nanobanana.models import PendingReport
 from prefect_nanobanana.report import GALLERY, MANIFEST, build_report, counted, plain, publish_pages
-from prefect_nanobanana.s3 import Bucket
+from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
 
 _SHOWN = 200
@@ -71,7 +71,7 @@ def copy_pending(
         RunFailed: If images still wait or are lost; it holds the report, and what was copied stays.
     """
     logger = get_run_logger()
-    opened = Bucket(bucket, storage)
+    opened = ObjectStore(bucket, storage)
     wanted = {check_batch(name) for name in batches}
     found = batches_with_records(opened, datetime.now(UTC) - timedelta(days=days))
     ledgers = {
@@ -83,7 +83,7 @@ def copy_pending(
         (name, record)
         for name, ledger in ledgers.items()
         for record in ledger.read(found[name]).values()
-        if record.has_an_end or (record.state == "generated" and record.missing)
+        if record.can_be_polled or (record.state == "generated" and record.missing)
     ]
     # Oldest first: their URLs die first.
     owed.sort(key=lambda item: item[1].asked_at or datetime.min.replace(tzinfo=UTC))
@@ -136,7 +136,7 @@ def _say_lost(job: Job, logger: Any) -> None:
 def _line(job: Job) -> str:
     record = job.record
     text = run_name(record.prompt.name or record.prompt.prompt)
-    _, why = as_recorded(record, None)
+    _, why = outcome_of_record(record, None)
     return f"{job.ledger.batch}, {text!r}, {record.credits_used} credits: {why}"
 
 
@@ -152,7 +152,7 @@ def _refresh(ledger: Ledger, logger: Any) -> None:
         logger.warning("The records of batch %r could not be read: %s", ledger.batch, error)
         return
     told = [
-        tell(position, record, *as_recorded(record, None), reused=True)
+        make_outcome(position, record, *outcome_of_record(record, None), reused=True)
         for position, record in enumerate(records, 1)
     ]
     report = build_report(

@@ -13,16 +13,23 @@ from typing import Any, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from prefect_nanobanana._common.backoff import Pace
+from prefect_nanobanana._common.backoff import Backoff
 from prefect_nanobanana._common.naming import safe_metadata
 from prefect_nanobanana.errors import ImageNotCopied
 from prefect_nanobanana.images._addresses import Addresses
 from prefect_nanobanana.images._body import Body
-from prefect_nanobanana.images._download import Downloader, Passing, shown
+from prefect_nanobanana.images._download import Downloader, TransientDownloadError, shown
 from prefect_nanobanana.images._listing import Listing
 from prefect_nanobanana.images._picture import NotAPicture, Picture, inspect
 from prefect_nanobanana.models import StoredImage
-from prefect_nanobanana.s3 import POOL_CONNECTIONS, Bucket, Changed, Damaged, StoreAway, status_of
+from prefect_nanobanana.s3 import (
+    POOL_CONNECTIONS,
+    ObjectCorrupted,
+    ObjectStore,
+    PreconditionFailed,
+    StoreUnavailable,
+    status_of,
+)
 
 RETRY_FOR_SECONDS = 60.0
 COPY_THREADS = min(8 * (os.cpu_count() or 1), POOL_CONNECTIONS * 3 // 4)
@@ -65,7 +72,7 @@ class Copier:
 
     def __init__(
         self,
-        bucket: Bucket,
+        bucket: ObjectStore,
         addresses: Addresses | Iterable[str] = (),
         retry_for_seconds: float = RETRY_FOR_SECONDS,
     ) -> None:
@@ -107,7 +114,7 @@ class Copier:
                 something else.
             BucketNotUsable: If the bucket refuses.
         """
-        pace = Pace(self._retry_for, again=(Passing, StoreAway))
+        backoff = Backoff(self._retry_for, again=(TransientDownloadError, StoreUnavailable))
         many = next(self._numbers) >= FEW
         item: _Item | None = None
         try:
@@ -116,8 +123,8 @@ class Copier:
                     item = item or self._fetch(url, key, thumbnail)
                     self._store(item, metadata or {}, many)
                     return Copied(item.image, item.picture.thumbnail)
-                except (Passing, StoreAway) as error:
-                    delay = pace.delay_seconds(error)
+                except (TransientDownloadError, StoreUnavailable) as error:
+                    delay = backoff.delay_seconds(error)
                 except OSError as error:
                     raise ImageNotCopied(
                         f"{shown(url)}: no room for a copy on the way ({error})"
@@ -213,7 +220,7 @@ class Copier:
             item.body.file.seek(0)
             said = self._bucket.put(*sent, "image", **options)
             return "whole" if self._bucket.checks else self._compare(item, said)
-        except Changed:
+        except PreconditionFailed:
             return self._look(item)
 
     def _probe(self, *sent: Any, **options: Any) -> Mapping[str, Any] | None:
@@ -245,7 +252,7 @@ class Copier:
         try:
             for chunk in self._bucket.read(item.image.key):
                 digest.update(chunk)
-        except Damaged:
+        except ObjectCorrupted:
             return "damaged"
         return "whole" if digest.digest() == body.sha256 else "damaged"
 
@@ -255,5 +262,5 @@ def _inspected(file: Any, url: str, thumbnail: bool) -> Picture:
         return inspect(file, thumbnail=thumbnail)
     except NotAPicture as error:
         # A host may answer with a page, or cut an image short, while it is not ready.
-        kind = ImageNotCopied if url.startswith("data:") else Passing
+        kind = ImageNotCopied if url.startswith("data:") else TransientDownloadError
         raise kind(f"{shown(url)}: {error}", gone=True) from None

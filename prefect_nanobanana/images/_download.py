@@ -38,7 +38,7 @@ _NOT_READY = {403, 404}
 _BUSY = {408, 425, 429}
 
 
-class Passing(ImageNotCopied):
+class TransientDownloadError(ImageNotCopied):
     """A failure that may pass."""
 
     def __init__(
@@ -79,7 +79,7 @@ class Downloader:
             Its body, for the caller to close.
 
         Raises:
-            Passing: If another try may help.
+            TransientDownloadError: If another try may help.
             ImageNotCopied: If it cannot be had.
             OSError: If there is no room for it.
         """
@@ -111,10 +111,10 @@ class Downloader:
             ) from None
         except HTTPError as error:
             if time.monotonic() - started > DOWNLOAD_TIMEOUT_SECONDS:
-                raise Passing(
+                raise TransientDownloadError(
                     f"{shown(url)} did not arrive within {DOWNLOAD_TIMEOUT_SECONDS:g} s"
                 ) from None
-            raise Passing(f"{shown(url)} could not be fetched ({_why(error)})") from None
+            raise TransientDownloadError(f"{shown(url)} could not be fetched ({_why(error)})") from None
 
     def _open(self, url: str) -> urllib3.BaseHTTPResponse:
         at = url
@@ -155,7 +155,9 @@ def _checked(answer: urllib3.BaseHTTPResponse, url: str) -> int:
     if status != 200:
         said = f"{shown(url)} answered {status}"
         if status in _NOT_READY or status in _BUSY or status >= 500:
-            raise Passing(said, retry_after_seconds(answer.headers), gone=status in _NOT_READY)
+            raise TransientDownloadError(
+                said, retry_after_seconds(answer.headers), gone=status in _NOT_READY
+            )
         raise ImageNotCopied(said, gone=400 <= status < 500)
     if answer.headers.get("content-encoding", "identity").lower() != "identity":
         raise ImageNotCopied(f"{shown(url)} came compressed, which was not asked for")

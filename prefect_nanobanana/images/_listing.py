@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from prefect_nanobanana.s3 import Bucket
+from prefect_nanobanana.s3 import ObjectStore
 
 LISTED_SECONDS = 60.0
 """So long after a folder was listed, a key that was not in it counts as free."""
@@ -18,7 +18,7 @@ class Listing:
     written over in either case; here that is a minute at most, and a moment when that has passed.
     """
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: ObjectStore) -> None:
         self._bucket = bucket
         self._lock = threading.Lock()
         self._taken: set[str] = set()

@@ -1,4 +1,4 @@
-"""Is it a picture, whole, and of what kind? Told from its bytes alone."""
+"""Is it a picture, whole, and of what kind? GalleryItem from its bytes alone."""
 
 from __future__ import annotations
 

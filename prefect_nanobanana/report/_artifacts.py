@@ -1,4 +1,4 @@
-"""What a run leaves in Prefect's UI: a gallery, the credits with their books, and a table of results.
+"""What a run leaves in Prefect's UI: a gallery, the credits with the balance, and a table of results.
 
 Thumbnails are `data:` URLs, so they show when every address is dead. What was tried in the browser is
 said where it decides something.
@@ -17,8 +17,8 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from prefect_nanobanana._common.naming import slug
 from prefect_nanobanana.models import OutcomeStatus, RunReport
-from prefect_nanobanana.report._text import NAMES, Told, books, in_credits, summary
-from prefect_nanobanana.s3 import Bucket
+from prefect_nanobanana.report._text import NAMES, GalleryItem, balance_note, in_credits, summary
+from prefect_nanobanana.s3 import ObjectStore
 
 ARTIFACT_BYTES = 900_000
 """Prefect's run page downloads every artifact whole: they are kept below 1 MB."""
@@ -47,24 +47,24 @@ def artifact_key(batch: str, what: str = "") -> str:
 
 def publish_artifacts(
     report: RunReport,
-    told: Sequence[Told],
-    bucket: Bucket,
+    items: Sequence[GalleryItem],
+    bucket: ObjectStore,
     logger: logging.Logger | logging.LoggerAdapter[Any],
 ) -> None:
     """Make the run's artifacts; one that cannot be made is said, and fails nothing."""
 
     def gallery() -> None:
         create_markdown_artifact(
-            gallery_markdown(report, told, bucket.link),
+            gallery_markdown(report, items, bucket.link),
             key=artifact_key(report.batch),
-            description=strip(report, told),
+            description=strip(report, items),
         )
 
     def credits() -> None:
         create_markdown_artifact(
             credits_markdown(report),
             key=artifact_key(report.batch, "credits"),
-            description=f"Credits: {in_credits(report.credits_used)} used; {books(report)}.",
+            description=f"Credits: {in_credits(report.credits_used)} used; {balance_note(report)}.",
         )
 
     def results() -> None:
@@ -84,12 +84,14 @@ def publish_artifacts(
             logger.warning("An artifact could not be created: %s", error)
 
 
-def gallery_markdown(report: RunReport, told: Sequence[Told], link: Link = lambda _: None) -> str:
+def gallery_markdown(
+    report: RunReport, items: Sequence[GalleryItem], link: Link = lambda _: None
+) -> str:
     """The gallery: one cell per picture, and per prompt without one.
 
     Args:
         report: The run's report.
-        told: Its outcomes, with thumbnails.
+        items: Its outcomes, with thumbnails.
         link: Says where pictures and pages can be opened.
     """
     head = "\n".join(
@@ -106,7 +108,7 @@ def gallery_markdown(report: RunReport, told: Sequence[Told], link: Link = lambd
     )
     cells: list[str] = []
     size, left_out = len(head.encode()), 0
-    for item in told:
+    for item in items:
         for cell in _cells(item, link):
             size += len(cell.encode())
             if size > ARTIFACT_BYTES:
@@ -138,7 +140,7 @@ def credits_markdown(report: RunReport) -> str:
         f"| at worst, for requests without an answer | | {report.credits_at_risk} |",
         "",
         f"Balance before: {_known(report.balance_before)}, after: {_known(report.balance_after)}; "
-        f"{books(report)}.",
+        f"{balance_note(report)}.",
         "",
     ]
     return "\n".join(lines)
@@ -165,9 +167,9 @@ def table_rows(report: RunReport) -> tuple[list[dict[str, Any]], int]:
     return rows, len(report.outcomes) - len(rows)
 
 
-def strip(report: RunReport, told: Sequence[Told]) -> str:
+def strip(report: RunReport, items: Sequence[GalleryItem]) -> str:
     """The gallery's description: the run page shows it, which makes its tab a gallery, too."""
-    thumbnails = [thumbnail for item in told for thumbnail in item.thumbnails if thumbnail]
+    thumbnails = [thumbnail for item in items for thumbnail in item.thumbnails if thumbnail]
     pictures = [
         f'<img width="{STRIP_PIXELS}" src="{_smaller(thumbnail)}" alt="">'
         for thumbnail in thumbnails[:STRIP_PICTURES]
@@ -203,7 +205,7 @@ def _smaller(thumbnail: str) -> str:
     return f"{head},{base64.b64encode(out.getvalue()).decode()}"
 
 
-def _cells(item: Told, link: Link) -> list[str]:
+def _cells(item: GalleryItem, link: Link) -> list[str]:
     outcome = item.outcome
     shown = plain(outcome.prompt.prompt)
     cost = in_credits(outcome.credits_used) + (" earlier" if outcome.reused else "")

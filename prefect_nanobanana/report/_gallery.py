@@ -15,8 +15,15 @@ from urllib.parse import quote
 from jinja2 import Environment, Template
 
 from prefect_nanobanana.models import OutcomeStatus, RunReport, StoredImage
-from prefect_nanobanana.report._text import NAMES, Told, books, counted, in_credits, summary
-from prefect_nanobanana.s3 import Bucket
+from prefect_nanobanana.report._text import (
+    NAMES,
+    GalleryItem,
+    balance_note,
+    counted,
+    in_credits,
+    summary,
+)
+from prefect_nanobanana.s3 import ObjectStore
 
 PAGE_CARDS = 2_000
 """Prompts on the page at most."""
@@ -59,22 +66,22 @@ class _Parts:
     script: str
 
 
-def gallery_page(report: RunReport, told: Sequence[Told], bucket: Bucket) -> bytes:
+def gallery_page(report: RunReport, items: Sequence[GalleryItem], bucket: ObjectStore) -> bytes:
     """The gallery page `index.html`, which lies beside `images/` and links to it by relative paths.
 
     Args:
         report: The run's report.
-        told: What to show: the run's outcomes, and after them those of earlier lists of the batch.
+        items: What to show: the run's outcomes, and after them those of earlier lists of the batch.
         bucket: Where the page will lie.
 
     Returns:
         The page; it is bounded, and says what it leaves out.
     """
     parts = _parts()
-    pictures = _pictures(told[:PAGE_CARDS], bucket.key(report.batch) + "/")
+    pictures = _pictures(items[:PAGE_CARDS], bucket.key(report.batch) + "/")
     cards: list[str] = []
     room = PAGE_TEXT_BYTES
-    for item, its in zip(told, pictures, strict=False):
+    for item, its in zip(items, pictures, strict=False):
         card = parts.card.render(
             o=item.outcome,
             pictures=its,
@@ -86,13 +93,13 @@ def gallery_page(report: RunReport, told: Sequence[Told], bucket: Bucket) -> byt
         if room < 0:
             break
         cards.append(card)
-    shown, left_out = told[: len(cards)], told[len(cards) :]
+    shown, left_out = items[: len(cards)], items[len(cards) :]
     counts = Counter(item.outcome.status for item in shown)
     prompts = Counter(o.status for o in report.outcomes)
     page = parts.page.render(
         report=report,
         summary=summary(report),
-        books=books(report),
+        books=balance_note(report),
         rows=[
             {"status": status, "prompts": prompts[status], "credits": report.credits_by_status[status]}
             for status in NAMES
@@ -100,7 +107,7 @@ def gallery_page(report: RunReport, told: Sequence[Told], bucket: Bucket) -> byt
         ],
         counts={status: counts[status] for status in NAMES if counts[status]},
         manifest_name=(report.manifest_uri or "").rpartition("/")[2],
-        notices=_notices(report, told, left_out, pictures[: len(cards)]),
+        notices=_notices(report, items, left_out, pictures[: len(cards)]),
         cards=cards,
         style=parts.style,
         style_hash=_hash(parts.style),
@@ -110,12 +117,12 @@ def gallery_page(report: RunReport, told: Sequence[Told], bucket: Bucket) -> byt
     return page.encode()
 
 
-def _pictures(told: Sequence[Told], base: str) -> list[list[_Picture]]:
+def _pictures(items: Sequence[GalleryItem], base: str) -> list[list[_Picture]]:
     """The pictures of each card. First pictures get the room first, so that few cards lack all."""
     room = PAGE_PREVIEW_BYTES
     kept: dict[tuple[int, int], str] = {}
-    for place in range(max((len(item.thumbnails) for item in told), default=0)):
-        for n, item in enumerate(told):
+    for place in range(max((len(item.thumbnails) for item in items), default=0)):
+        for n, item in enumerate(items):
             preview = item.thumbnails[place] if place < len(item.thumbnails) else ""
             # What a record claims to be a preview must not lead out of the page.
             if preview.startswith("data:image/") and len(preview) <= room:
@@ -131,7 +138,7 @@ def _pictures(told: Sequence[Told], base: str) -> list[list[_Picture]]:
             )
             for place, image in enumerate(item.outcome.images)
         ]
-        for n, item in enumerate(told)
+        for n, item in enumerate(items)
     ]
 
 
@@ -141,20 +148,20 @@ def _cut(text: str) -> str:
 
 def _notices(
     report: RunReport,
-    told: Sequence[Told],
-    left_out: Sequence[Told],
+    items: Sequence[GalleryItem],
+    left_out: Sequence[GalleryItem],
     pictures: Sequence[Sequence[_Picture]],
 ) -> list[str]:
     """What a reader must know of what is shown, and what is not."""
     notices = []
-    if len(told) > report.prompts:
-        more = len(told) - report.prompts
+    if len(items) > report.prompts:
+        more = len(items) - report.prompts
         notices.append(f"With {more} more from earlier lists of this batch, after those of this run.")
     if left_out:
         counts = Counter(item.outcome.status for item in left_out)
         which = ", ".join(f"{counts[s]} {NAMES[s][counts[s] != 1]}" for s in NAMES if counts[s])
         notices.append(
-            f"This page shows the first {len(told) - len(left_out)} of {len(told)} prompts. The other "
+            f"This page shows the first {len(items) - len(left_out)} of {len(items)} prompts. The other "
             f"{len(left_out)} ({which}) would make it too large: they are in the manifest, and their "
             "pictures in images/."
         )

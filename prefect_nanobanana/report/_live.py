@@ -74,7 +74,9 @@ class LiveArtifact:
             closed = self._closed.is_set()  # asked first: what comes after it is the last
             if self._latest is not None and self._id is not None:
                 try:
-                    update_progress_artifact(self._id, _percent(self._latest), told(self._latest))
+                    update_progress_artifact(
+                        self._id, _percent(self._latest), progress_line(self._latest)
+                    )
                 except Exception as error:
                     self._complain(error)  # the next one may get through
             if closed:
@@ -87,7 +89,7 @@ class LiveArtifact:
         self._complained = True
 
 
-def told(progress: Progress) -> str:
+def progress_line(progress: Progress) -> str:
     """How far a run is, in one line.
 
     As `12 of 28 prompts: 10 stored, 2 warnings; 14 credits spent, 30 expected in all; about 2 min left`.

@@ -11,8 +11,8 @@ from typing import Any
 from prefect_nanobanana.errors import BooksDoNotBalance, StorageError
 from prefect_nanobanana.models import Credits, Outcome, RunReport
 from prefect_nanobanana.report._gallery import gallery_page
-from prefect_nanobanana.report._text import Told
-from prefect_nanobanana.s3 import Bucket
+from prefect_nanobanana.report._text import GalleryItem
+from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import Kind
 
 MANIFEST = "manifest.jsonl"
@@ -90,8 +90,8 @@ def manifest(outcomes: Sequence[Outcome]) -> bytes:
 
 def publish_pages(
     report: RunReport,
-    told: Sequence[Told],
-    bucket: Bucket,
+    items: Sequence[GalleryItem],
+    bucket: ObjectStore,
     logger: logging.Logger | logging.LoggerAdapter[Any],
 ) -> RunReport:
     """Write manifest and gallery; what cannot be written is said, and fails nothing.
@@ -100,8 +100,8 @@ def publish_pages(
         The report, without the address of what could not be written.
     """
     pages = {
-        "gallery_uri": (GALLERY, "text/html; charset=utf-8", gallery_page(report, told, bucket)),
-        "manifest_uri": (MANIFEST, "application/x-ndjson", manifest([item.outcome for item in told])),
+        "gallery_uri": (GALLERY, "text/html; charset=utf-8", gallery_page(report, items, bucket)),
+        "manifest_uri": (MANIFEST, "application/x-ndjson", manifest([item.outcome for item in items])),
     }
     for field, (name, content_type, body) in pages.items():
         try:

@@ -1,4 +1,4 @@
-"""How a run is told in words: one line of counts, the books, and what the pages show of an outcome."""
+"""How a run is told in words: one line of counts, the balance, and what the pages show of an outcome."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES: dict[OutcomeStatus, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Told:
+class GalleryItem:
     """An outcome with what the pages show of it: small pictures as `data:` URLs, one per image."""
 
     outcome: Outcome
@@ -39,7 +39,7 @@ def summary(report: RunReport) -> str:
     if report.remaining_credits is not None:
         line += f", {report.remaining_credits} left"
     if report.credits_unexplained:
-        line += f"; {books(report)}"
+        line += f"; {balance_note(report)}"
     return line
 
 
@@ -49,7 +49,7 @@ def counts_line(counts: Mapping[OutcomeStatus, int]) -> str:
     return ", ".join(f"{n} {names[n != 1]}" for n, names in told if n or names is NAMES["stored"])
 
 
-def books(report: RunReport) -> str:
+def balance_note(report: RunReport) -> str:
     """Say how far the account's balance agrees with what this run accounts for."""
     gap, risk = report.credits_unexplained, report.credits_at_risk
     maybe = f"; requests without an answer cost up to {in_credits(risk)}" if risk else ""

@@ -1,7 +1,19 @@
 """A bucket block, opened: objects in and out."""
 
 from prefect_nanobanana.s3._boto import POOL_CONNECTIONS
-from prefect_nanobanana.s3._bucket import Bucket
-from prefect_nanobanana.s3._errors import Changed, Damaged, StoreAway, status_of
+from prefect_nanobanana.s3._errors import (
+    ObjectCorrupted,
+    PreconditionFailed,
+    StoreUnavailable,
+    status_of,
+)
+from prefect_nanobanana.s3._store import ObjectStore
 
-__all__ = ["POOL_CONNECTIONS", "Bucket", "Changed", "Damaged", "StoreAway", "status_of"]
+__all__ = [
+    "POOL_CONNECTIONS",
+    "ObjectCorrupted",
+    "ObjectStore",
+    "PreconditionFailed",
+    "StoreUnavailable",
+    "status_of",
+]

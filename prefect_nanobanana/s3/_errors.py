@@ -63,11 +63,11 @@ _NO_CREDENTIALS = (
 )
 
 
-class StoreAway(StorageError):
+class StoreUnavailable(StorageError):
     """The store could not be reached, or was too busy, for longer than boto3 tries; it may come back."""
 
 
-class Unfit(StoreAway):
+class Unfit(StoreUnavailable):
     """The store found that what arrived is not what was signed, or does not fit its checksum."""
 
 
@@ -75,11 +75,11 @@ class SignedWrongly(BucketNotUsable):
     """The store worked out another signature."""
 
 
-class Damaged(StorageError):
+class ObjectCorrupted(StorageError):
     """An object is not what was sent."""
 
 
-class Changed(StorageError):
+class PreconditionFailed(StorageError):
     """A conditional write found the object changed, or there already."""
 
 
@@ -111,7 +111,7 @@ def problem(error: Exception, bucket: str, key: str | None = None) -> StorageErr
         if status_of(error) in _REFUSING_STATUS and code not in _OF_ONE_OBJECT:
             return BucketNotUsable(f"bucket {bucket!r}: {_REFUSED} ({code})")
         passing = code in _PASSING or status_of(error) in _PASSING_STATUS
-        kind_of = Unfit if code in _UNFIT else StoreAway if passing else StorageError
+        kind_of = Unfit if code in _UNFIT else StoreUnavailable if passing else StorageError
         return kind_of(f"S3 answered {code} for {what}: {said}")
     kind = type(error).__name__
     if isinstance(error, _NO_CREDENTIALS):
@@ -122,7 +122,7 @@ def problem(error: Exception, bucket: str, key: str | None = None) -> StorageErr
     if isinstance(error, ValueError):
         return BucketNotUsable(f"bucket {bucket!r}: the endpoint URL is wrong ({error})")
     if isinstance(error, _AWAY):
-        return StoreAway(
+        return StoreUnavailable(
             f"bucket {bucket!r}: the store cannot be reached: check the endpoint URL ({error})"
         )
     return StorageError(f"S3 could not be used for {what} ({kind}: {error})")

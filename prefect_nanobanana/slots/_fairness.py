@@ -1,13 +1,13 @@
 """Whose turn it is, when several processes share an account: rules that all of them come to alone.
 
-Each process knows the same of all of them (see `_shared_limit.Holder`), so nobody has to be asked.
+Each process knows the same of all of them (see `_shared_limit.Peer`), so nobody has to be asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from prefect_nanobanana.slots._server import Holder
+from prefect_nanobanana.slots._server import Peer
 
 NEWCOMER_SECONDS = 10.0
 """Who got a slot so long ago gives one up after its request, if somebody waits who is new."""
@@ -17,28 +17,28 @@ ODD_SECONDS = 120.0
 """The same, if somebody waits who holds one less: slots that cannot be divided go round."""
 
 
-def line(holders: Iterable[Holder]) -> list[str]:
+def line(peers: Iterable[Peer]) -> list[str]:
     """Those who wait, in the order in which they get the next free slots.
 
     Who holds the fewest comes first, then who has waited longest.
     """
-    waiting = (each for each in holders if each.waiting)
+    waiting = (each for each in peers if each.waiting)
     return [each.id for each in sorted(waiting, key=lambda each: (each.held, each.since, each.id))]
 
 
-def size(me: Holder, others: Iterable[Holder]) -> int:
+def size(me: Peer, others: Iterable[Peer]) -> int:
     """How many slots the account has: the least that anybody who uses it believes."""
     return min([me.limit, *(each.limit for each in others)])
 
 
-def share(me: Holder, others: Iterable[Holder]) -> int:
+def share(me: Peer, others: Iterable[Peer]) -> int:
     """How many slots each has, if all who use the account have as many; what is left goes round."""
     others = list(others)
     users = 1 + sum(each.held > 0 or each.waiting for each in others)
     return size(me, others) // users
 
 
-def to_give_up(me: Holder, others: Sequence[Holder], giving: int, held_for: float) -> int:
+def to_give_up(me: Peer, others: Sequence[Peer], giving: int, held_for: float) -> int:
     """How many of its slots a process is to give up, beyond those that it does already.
 
     Args:

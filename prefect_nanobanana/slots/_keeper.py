@@ -20,10 +20,10 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, t
 
 from prefect_nanobanana.slots import _fairness as _sharing
 from prefect_nanobanana.slots._leases import Leases
-from prefect_nanobanana.slots._liveness import LifeSign, bury, is_dead, this_host
+from prefect_nanobanana.slots._liveness import LivenessLock, is_dead, remove_lock, this_host
 from prefect_nanobanana.slots._logger import logger
 from prefect_nanobanana.slots._queue import Turns
-from prefect_nanobanana.slots._server import Holder, Seen, SharedLimit, SwitchedOff
+from prefect_nanobanana.slots._server import LastSeen, Peer, SharedLimit, SwitchedOff
 
 RENEW_SECONDS = 20.0
 """Leases are renewed, and a sign of life is given, so often."""
@@ -74,16 +74,16 @@ class Keeper:
         self._closing = threading.Event()
         self._folder = Path(get_current_settings().home) / "nanobanana"
         self._shared: SharedLimit | None = None
-        self._me = self._new_holder()
-        self._sign: LifeSign | None = None
+        self._me = self._new_peer()
+        self._sign: LivenessLock | None = None
         self._entered = False
         self._leases = Leases()
         self._giving = self._expected = 0
-        self._others: list[Holder] = []
+        self._others: list[Peer] = []
         self._told: tuple[Any, ...] = ()
         self._told_at = self._renewed_at = self._renewed_on = 0.0
         self._looked_at = self._polled_at = self._gave_at = self._expected_until = 0.0
-        self._seen: dict[str, Seen] = {}
+        self._seen: dict[str, LastSeen] = {}
         self._used_at = self._needed_at = time.monotonic()
         self._free_since: float | None = None
         self._counts = (0.0, 0, 0)
@@ -194,16 +194,16 @@ class Keeper:
         expected = self._expected if now < self._expected_until else 0
         return 0 if self._closing.is_set() else max(expected, self._turns.out + self._turns.waiting)
 
-    def _new_holder(self) -> Holder:
-        return Holder(uuid.uuid4().hex[:12], this_host(), os.getpid(), self._limit(), since=time.time())
+    def _new_peer(self) -> Peer:
+        return Peer(uuid.uuid4().hex[:12], this_host(), os.getpid(), self._limit(), since=time.time())
 
     def _join(self, now: float) -> SharedLimit:
         shared = SharedLimit(self._account).__enter__()
         try:
             if self._sign is None:
-                self._me = self._new_holder()
-                self._sign = LifeSign(self._folder, self._me.id)
-            self._others = [each for each in shared.holders() if each.id != self._me.id]
+                self._me = self._new_peer()
+                self._sign = LivenessLock(self._folder, self._me.id)
+            self._others = [each for each in shared.peers() if each.id != self._me.id]
             shared.resize(self._size)
             self._enter(shared, now)
         except BaseException:
@@ -257,17 +257,17 @@ class Keeper:
         """See who else uses the account."""
         self._others = [
             each
-            for each in shared.holders()
+            for each in shared.peers()
             if each.id != self._me.id and not self._is_dead(shared, each, now)
         ]
         self._looked_at = now
 
-    def _is_dead(self, shared: SharedLimit, other: Holder, now: float) -> bool:
-        seen = self._seen.setdefault(other.id, Seen(other.beat, other.pauses, now))
+    def _is_dead(self, shared: SharedLimit, other: Peer, now: float) -> bool:
+        seen = self._seen.setdefault(other.id, LastSeen(other.beat, other.pauses, now))
         if other.pauses != seen.pauses:
             self._turns.pause(other.pause_seconds)
         if other.beat != seen.beat:
-            self._seen[other.id] = seen = Seen(other.beat, other.pauses, now)
+            self._seen[other.id] = seen = LastSeen(other.beat, other.pauses, now)
         silent = now - seen.since >= SILENT_SECONDS
         if not silent and not (other.host == self._me.host and is_dead(self._folder, other.id)):
             return False
@@ -276,7 +276,7 @@ class Keeper:
             for lease in other.leases:
                 shared.release(lease)
             logger().info("%s is gone; its slots are free again.", other)
-        bury(self._folder, other.id)
+        remove_lock(self._folder, other.id)
         return True
 
     def _count_free(self, shared: SharedLimit, now: float) -> int:

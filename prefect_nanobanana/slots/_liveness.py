@@ -27,7 +27,7 @@ def this_host() -> str:
     return f"{platform.node()}/{boot}"
 
 
-class LifeSign:
+class LivenessLock:
     """A locked file; the lock lasts as long as this process does.
 
     Args:
@@ -82,7 +82,7 @@ def is_dead(folder: Path, name: str) -> bool:
     return True
 
 
-def bury(folder: Path, name: str) -> None:
+def remove_lock(folder: Path, name: str) -> None:
     """Remove the file of a dead process, once everybody can know that it is dead."""
     with suppress(OSError):
         _path(folder, name).unlink()

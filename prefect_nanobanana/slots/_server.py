@@ -31,7 +31,7 @@ TAGS = ["nano-banana", "slots"]
 
 
 @dataclass
-class Holder:
+class Peer:
     """What one process says of itself.
 
     Attributes:
@@ -67,7 +67,7 @@ class Holder:
 
 
 @dataclass
-class Seen:
+class LastSeen:
     """When another process was last seen to live.
 
     Attributes:
@@ -176,56 +176,54 @@ class SharedLimit:
         """Give back slots that are counted, and of whose leases the server knows nothing."""
         self._client.release_concurrency_slots([self.name], slots, occupancy_seconds=1.0)
 
-    def holders(self) -> Iterator[Holder]:
+    def peers(self) -> Iterator[Peer]:
         """All processes that use or want slots of the account."""
         answer = self._client.request(
             "POST",
             "/variables/filter",
             json={"variables": {"name": {"like_": self._prefix}}, "limit": 200},
         )
-        known = {each.name for each in fields(Holder)}
+        known = {each.name for each in fields(Peer)}
         for variable in answer.json():
             try:
-                holder = Holder(**{name: variable["value"][name] for name in known})
+                peer = Peer(**{name: variable["value"][name] for name in known})
             except (TypeError, KeyError):
                 continue  # not ours, or of another version
-            if variable["name"] == self._prefix + holder.id:
-                yield holder
+            if variable["name"] == self._prefix + peer.id:
+                yield peer
 
-    def enter(self, holder: Holder) -> None:
+    def enter(self, peer: Peer) -> None:
         """Say that this process uses the account."""
         try:
             self._client.create_variable(
-                VariableCreate(name=self._prefix + holder.id, value=asdict(holder), tags=TAGS)
+                VariableCreate(name=self._prefix + peer.id, value=asdict(peer), tags=TAGS)
             )
         except ObjectAlreadyExists:
             # It was said before, and the server's answer was lost.
-            self.update(holder)
+            self.update(peer)
 
-    def update(self, holder: Holder) -> bool:
+    def update(self, peer: Peer) -> bool:
         """Say what has changed.
 
         Returns:
             Whether the server still had it: if not, others believe this process to be dead.
         """
         try:
-            self._client.update_variable(
-                VariableUpdate(name=self._prefix + holder.id, value=asdict(holder))
-            )
+            self._client.update_variable(VariableUpdate(name=self._prefix + peer.id, value=asdict(peer)))
         except PrefectHTTPStatusError as error:
             if error.response.status_code == 404:
                 return False
             raise
         return True
 
-    def leave(self, holder: Holder) -> bool:
+    def leave(self, peer: Peer) -> bool:
         """Say that a process does not use the account any more.
 
         Returns:
             Whether it was this call that said so.
         """
         try:
-            self._client.delete_variable_by_name(self._prefix + holder.id)
+            self._client.delete_variable_by_name(self._prefix + peer.id)
         except ObjectNotFound:
             return False
         return True

@@ -13,7 +13,7 @@ from servers import FaultyS3, Reply, Seen, s3_error
 from prefect_nanobanana import BucketNotUsable, Generation, ImagePrompt, InvalidInput, LedgerError
 from prefect_nanobanana.batch._ledger import Claimed, Ledger, Record, check_batch, prompt_keys
 from prefect_nanobanana.models import ImageRequest
-from prefect_nanobanana.s3._bucket import Bucket
+from prefect_nanobanana.s3._store import ObjectStore
 
 
 def _keys(*prompts: str | ImagePrompt) -> list[str]:
@@ -54,7 +54,7 @@ def _record(key: str = "k1") -> Record:
 
 
 def test_written_and_read_again(bucket: S3Bucket, folder: Path) -> None:
-    ledger = Ledger(Bucket(bucket), "b/2026-11-22")
+    ledger = Ledger(ObjectStore(bucket), "b/2026-11-22")
     assert ledger.read(["k1"]) == {}
     record = _record()
     ledger.write(record)
@@ -74,7 +74,7 @@ def test_written_and_read_again(bucket: S3Bucket, folder: Path) -> None:
 def test_a_record_that_cannot_be_read_is_not_absent(
     bucket: S3Bucket, folder: Path, content: bytes, says: str
 ) -> None:
-    ledger = Ledger(Bucket(bucket), "b")
+    ledger = Ledger(ObjectStore(bucket), "b")
     ledger.write(_record())
     (folder / "b/records/k1.json").write_bytes(content)
     with pytest.raises(LedgerError, match=says):
@@ -100,11 +100,11 @@ def test_what_may_be_asked(state: Any, told: int | None, may: bool) -> None:
     record = _record()
     record.state = state
     record.generation = Generation(status="failed", credits_used=told)
-    assert record.may_be_asked is may
+    assert record.safe_to_send is may
 
 
 def test_a_record_of_a_newer_version(bucket: S3Bucket) -> None:
-    ledger = Ledger(Bucket(bucket), "b")
+    ledger = Ledger(ObjectStore(bucket), "b")
     record = _record()
     record.version = 2
     ledger.write(record)
@@ -125,7 +125,7 @@ def test_the_store_failing_is_never_an_empty_ledger(
     make_bucket: Any, s3: Any, fault: Reply, kind: type[Exception]
 ) -> None:
     with FaultyS3(s3.endpoint_url) as proxy:
-        ledger = Ledger(Bucket(make_bucket(endpoint_url=proxy.url)), "b")
+        ledger = Ledger(ObjectStore(make_bucket(endpoint_url=proxy.url)), "b")
         ledger.write(_record())
         proxy.fault = lambda seen: fault if seen.method == "GET" and "k1.json" in seen.path else None
         with pytest.raises(kind):
@@ -140,7 +140,7 @@ def test_the_store_failing_is_never_an_empty_ledger(
 
 def test_of_two_runs_one_claims_a_prompt(make_bucket: Any, moto_url: str) -> None:
     block = make_bucket(endpoint_url=moto_url)
-    one, other = (Ledger(Bucket(block), "b", run) for run in ("run-1", "run-2"))
+    one, other = (Ledger(ObjectStore(block), "b", run) for run in ("run-1", "run-2"))
     first, second = _record(), _record()
     first.attempt, second.attempt = "1", "2"
     one.claim(first)
@@ -161,7 +161,7 @@ def test_without_conditional_writes_a_claim_is_looked_at_again(
 ) -> None:
     """On a store that ignores the conditions, as `rclone serve s3` does."""
     monkeypatch.setattr("prefect_nanobanana.batch._ledger.CLAIM_SECONDS", 0.3)
-    one, other = (Ledger(Bucket(bucket), "b") for _ in range(2))
+    one, other = (Ledger(ObjectStore(bucket), "b") for _ in range(2))
     planned = _record()
     known = [one.bucket.conditional]
     one.claim(planned)
@@ -175,13 +175,13 @@ def test_without_conditional_writes_a_claim_is_looked_at_again(
         ]
         errors = [claim.exception(30) for claim in claims]
     assert [type(error) for error in errors if error] == [Claimed]
-    late = Ledger(Bucket(bucket), "b")
+    late = Ledger(ObjectStore(bucket), "b")
     with pytest.raises(Claimed):
         late.claim(planned.model_copy(update={"attempt": "late"}))
 
 
 def test_conditional_writes_are_found(make_bucket: Any, moto_url: str) -> None:
-    ledger = Ledger(Bucket(make_bucket(endpoint_url=moto_url)), "b")
+    ledger = Ledger(ObjectStore(make_bucket(endpoint_url=moto_url)), "b")
     record = _record()
     ledger.claim(record)
     assert ledger.probe(record) is ledger.bucket.conditional is True
@@ -199,7 +199,7 @@ def test_a_claim_whose_answer_is_lost_meets_itself(make_bucket: Any, moto_url: s
 
     with FaultyS3(moto_url) as proxy:
         proxy.lose_answer = lose
-        ledger = Ledger(Bucket(make_bucket(endpoint_url=proxy.url)), "b")
+        ledger = Ledger(ObjectStore(make_bucket(endpoint_url=proxy.url)), "b")
         record = _record()
         record.attempt = "mine"
         ledger.claim(record)

@@ -31,7 +31,7 @@ from prefect_nanobanana.batch._ledger import Ledger, Record
 from prefect_nanobanana.flows._images import copy_pending, generate_images
 from prefect_nanobanana.images._copier import Copier
 from prefect_nanobanana.images._download import Downloader
-from prefect_nanobanana.s3._bucket import Bucket
+from prefect_nanobanana.s3._store import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
 from prefect_nanobanana.sandbox.account import GenerationRow
 from prefect_nanobanana.sandbox.s3 import LocalS3
@@ -654,7 +654,7 @@ def test_old_records_are_left_alone(run: Run, bucket: S3Bucket) -> None:
 
     run("a")
     now = datetime.now(UTC)
-    opened = Bucket(bucket)
+    opened = ObjectStore(bucket)
     assert set(batches_with_records(opened, now - timedelta(hours=1))) == {"b"}
     assert batches_with_records(opened, now + timedelta(hours=1)) == {}
     assert Ledger(opened, "b").read_others(())

@@ -25,7 +25,7 @@ from prefect_nanobanana import (
     Submission,
     UnknownOutcome,
 )
-from prefect_nanobanana.client._client import AsyncNanoBananaClient, NanoBananaClient, Witness
+from prefect_nanobanana.client._client import AsyncNanoBananaClient, GenerationHooks, NanoBananaClient
 from prefect_nanobanana.client._polling import Durations, durations_of
 from prefect_nanobanana.client._sse import EventReader
 from prefect_nanobanana.sandbox import Sandbox
@@ -33,7 +33,7 @@ from prefect_nanobanana.sandbox import Sandbox
 Ask = Callable[..., Any]
 
 
-class Notes(Witness):
+class Notes(GenerationHooks):
     """Writes down what it is told."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ def test_every_mode_comes_to_every_end(
     sandbox.stream_ids = True
     sandbox.faults.queue(fault)
     notes = Notes()
-    generation = ask(sandbox, "generate", prompt, mode=mode, witness=notes)
+    generation = ask(sandbox, "generate", prompt, mode=mode, hooks=notes)
     assert (generation.status, generation.mode, generation.credits_used) == (status, mode, 1)
     assert generation.remaining_credits == 99
     assert generation.generation_id == sandbox.account.rows[0].generation_id
@@ -223,7 +223,7 @@ def test_a_server_that_ends_it_at_once(ask: Ask) -> None:
         target = type("S", (), {"api_key": "k", "base_url": server.url})
         notes = Notes()
         for mode in ("async", "stream"):
-            generation = ask(target, "generate", "x", mode=mode, witness=notes)
+            generation = ask(target, "generate", "x", mode=mode, hooks=notes)
             assert generation.image_urls == ("https://e/1.png",)
         assert notes.steps == ["sending", "completed"] * 2
         assert ask(target, "submit", "x").status == "completed"
@@ -241,7 +241,7 @@ def test_a_lost_answer_that_names_its_generation_is_settled(ask: Ask, mode: str)
     with Scripted(answer) as server:
         target = type("S", (), {"api_key": "k", "base_url": server.url})
         notes = Notes()
-        generation = ask(target, "generate", "x", mode=mode, witness=notes)
+        generation = ask(target, "generate", "x", mode=mode, hooks=notes)
     assert (generation.image_urls, generation.credits_used) == ((f"{server.url}/x.png",), 2)
     assert notes.steps == ["sending", "submitted", "completed"]
     assert [seen.method for seen in server.seen] == ["POST", "GET"]
@@ -370,7 +370,7 @@ def test_progress_rises_and_garbage_does_no_harm(ask: Ask) -> None:
     with _stream_server(MESSY) as server:
         notes = Notes()
         target = type("S", (), {"api_key": "k", "base_url": server.url})
-        generation = ask(target, "generate", "x", mode="stream", witness=notes)
+        generation = ask(target, "generate", "x", mode="stream", hooks=notes)
     assert generation.image_urls == ("https://e/1.png",)
     assert generation.message is None
     assert notes.percents == [(5, "Started"), (60, "")]
@@ -410,7 +410,7 @@ def test_a_stream_that_ends_too_early(ask: Ask, length: int) -> None:
     with _stream_server(_events(named), length=length) as server:
         target = type("S", (), {"api_key": "k", "base_url": server.url})
         notes = Notes()
-        generation = ask(target, "generate", "x", mode="stream", witness=notes)
+        generation = ask(target, "generate", "x", mode="stream", hooks=notes)
         assert generation.image_urls == (f"{server.url}/x.png",)
         assert notes.steps == ["sending", "submitted", "submitted", "completed"]
         assert [seen.method for seen in server.seen] == ["POST", "GET"]
@@ -444,7 +444,7 @@ def test_the_key_is_taken_out_of_events(ask: Ask) -> None:
     with _stream_server(body) as server:
         target = type("S", (), {"api_key": "nb_secret", "base_url": server.url})
         notes = Notes()
-        generation = ask(target, "generate", "x", mode="stream", witness=notes)
+        generation = ask(target, "generate", "x", mode="stream", hooks=notes)
     assert notes.percents == [(3, "key [key] here")]
     assert generation.message == "bad key [key]"
 

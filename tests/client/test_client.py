@@ -582,8 +582,8 @@ def test_a_date_is_read_by_the_servers_own_clock() -> None:
 
 def test_no_wait_at_all_is_no_hot_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pace, "FIRST_DELAY_SECONDS", 0.5)
-    pace = _pace.Pace(60)
-    assert min(pace.delay_seconds(ServerBusy("x", retry_after_seconds=0)) for _ in range(5)) >= 0.5
+    backoff = _pace.Backoff(60)
+    assert min(backoff.delay_seconds(ServerBusy("x", retry_after_seconds=0)) for _ in range(5)) >= 0.5
 
 
 def test_retry_after_absent() -> None:

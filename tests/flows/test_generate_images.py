@@ -47,7 +47,7 @@ from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.flows._images import generate_images
 from prefect_nanobanana.images._copier import Copier
 from prefect_nanobanana.models import OutcomeStatus
-from prefect_nanobanana.s3._bucket import Bucket
+from prefect_nanobanana.s3._store import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
 from prefect_nanobanana.sandbox.s3 import LocalS3
 
@@ -850,7 +850,7 @@ def test_a_limit_smaller_than_believed_is_learned(
 def test_prompts_from_s3(
     run: Callable[..., RunReport], bucket: S3Bucket, make_bucket: MakeBucket
 ) -> None:
-    opened = Bucket(bucket)
+    opened = ObjectStore(bucket)
     opened.put(opened.key("lists/p.csv"), b"prompt\na cat\n", "text/csv")
     report = run(prompts_from=f"s3://pictures/{bucket.bucket_folder}/lists/p.csv")
     assert report.stored == 1
@@ -858,7 +858,7 @@ def test_prompts_from_s3(
 
 def test_a_store_that_goes_away_while_a_list_is_read(make_bucket: MakeBucket) -> None:
     with pytest.raises(StorageError, match="cannot be reached"):
-        Bucket(make_bucket(endpoint_url="http://127.0.0.1:1")).read_uri("s3://pictures/p.csv")
+        ObjectStore(make_bucket(endpoint_url="http://127.0.0.1:1")).read_uri("s3://pictures/p.csv")
 
 
 def test_an_interrupted_run_keeps_what_it_paid_for(

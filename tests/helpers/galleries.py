@@ -14,8 +14,8 @@ from prefect_nanobanana import Generation, ImagePrompt, Outcome, StoredImage
 from prefect_nanobanana.images._picture import inspect
 from prefect_nanobanana.report._gallery import gallery_page
 from prefect_nanobanana.report._report import build_report
-from prefect_nanobanana.report._text import Told
-from prefect_nanobanana.s3._bucket import Bucket
+from prefect_nanobanana.report._text import GalleryItem
+from prefect_nanobanana.s3._store import ObjectStore
 from prefect_nanobanana.sandbox.pictures import draw
 
 PIXELS = 320
@@ -62,9 +62,9 @@ def image(key: str, content: bytes = b"") -> StoredImage:
     )
 
 
-def told(
+def gallery_item(
     position: int, prompt: str = "a cat", status: Any = "stored", pictures: int = 1, **changes: Any
-) -> Told:
+) -> GalleryItem:
     """An outcome and its previews, of pictures that `write` puts into the folder."""
     stored = range(pictures) if status == "stored" else range(0)
     made = [picture((position + n) % 5) for n in stored]
@@ -80,10 +80,10 @@ def told(
     outcome = Outcome(
         position=position, prompt=ImagePrompt(prompt=prompt, **settings), status=status, **fields
     )
-    return Told(outcome, tuple(preview for _, preview in made))
+    return GalleryItem(outcome, tuple(preview for _, preview in made))
 
 
-def page(items: Sequence[Told], prompts: int | None = None, **changes: Any) -> str:
+def page(items: Sequence[GalleryItem], prompts: int | None = None, **changes: Any) -> str:
     """The page of a batch `b` in the folder `f`; `prompts` of its items are this run's."""
     outcomes = [item.outcome for item in items][:prompts]
     used = sum(o.credits_used for o in outcomes if not o.reused)
@@ -96,10 +96,10 @@ def page(items: Sequence[Told], prompts: int | None = None, **changes: Any) -> s
     }
     block: Any = SimpleNamespace(bucket_name="pictures", bucket_folder="f")
     report = build_report("b", len(outcomes), outcomes, **settings)
-    return gallery_page(report, items, Bucket(block)).decode()
+    return gallery_page(report, items, ObjectStore(block)).decode()
 
 
-def write(folder: Path, items: Sequence[Told]) -> Path:
+def write(folder: Path, items: Sequence[GalleryItem]) -> Path:
     """Put the page and its pictures into a folder.
 
     Returns:
@@ -115,13 +115,13 @@ def write(folder: Path, items: Sequence[Told]) -> Path:
     return folder / "index.html"
 
 
-def dozens() -> list[Told]:
+def dozens() -> list[GalleryItem]:
     """24 prompts with every kind of end."""
     generation = Generation(status="completed", generation_id="gen_1", model="nano-banana-pro")
     ends = {4: "warning", 6: "failed", 11: "unknown", 13: "warning", 24: "skipped"}
-    items = [told(n, f"a cat, number {n}", ends.get(n, "stored")) for n in range(1, 25)]
-    items[1] = told(2, LINES, settings={"name": "Postcard-Two"}, generation=generation)
-    items[2] = told(3, "a fox, four times", pictures=4)
-    items[4] = told(5, HEBREW, reused=True, credits_used=3)
-    items[10] = told(11, "a train", "unknown", credits_at_risk=2)
+    items = [gallery_item(n, f"a cat, number {n}", ends.get(n, "stored")) for n in range(1, 25)]
+    items[1] = gallery_item(2, LINES, settings={"name": "Postcard-Two"}, generation=generation)
+    items[2] = gallery_item(3, "a fox, four times", pictures=4)
+    items[4] = gallery_item(5, HEBREW, reused=True, credits_used=3)
+    items[10] = gallery_item(11, "a train", "unknown", credits_at_risk=2)
     return items

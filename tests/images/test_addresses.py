@@ -30,7 +30,7 @@ from prefect_nanobanana import ImageNotCopied, InvalidInput, NanoBananaCredentia
 from prefect_nanobanana.images import _download, _network
 from prefect_nanobanana.images._addresses import Addresses, is_public
 from prefect_nanobanana.images._body import IN_MEMORY_BYTES, Body
-from prefect_nanobanana.images._download import Downloader, Passing
+from prefect_nanobanana.images._download import Downloader, TransientDownloadError
 from prefect_nanobanana.sandbox.pictures import draw
 
 PNG = draw("a cat", seed="1", longest=96)
@@ -149,7 +149,7 @@ def test_the_address_that_was_checked_is_connected_to(tls: ssl.SSLContext) -> No
 def test_the_certificate_is_checked_against_the_name(tls: ssl.SSLContext) -> None:
     addresses = Addresses(resolve=lambda *_: ["127.0.0.1"], is_public=_only_the_first)
     with Scripted(lambda _: Reply(PNG), tls=tls) as host:
-        with pytest.raises(Passing, match="CERTIFICATE_VERIFY_FAILED"):
+        with pytest.raises(TransientDownloadError, match="CERTIFICATE_VERIFY_FAILED"):
             _fetch(f"https://other.example:{host.port}/x.png", addresses)
         assert host.seen == []
 
@@ -191,9 +191,11 @@ def test_names_without_an_address_may_get_one() -> None:
     def unknown(*_: Any) -> list[str]:
         raise OSError("Name or service not known")
 
-    with pytest.raises(Passing, match=f"{NAME} cannot be resolved: Name or service not known"):
+    with pytest.raises(
+        TransientDownloadError, match=f"{NAME} cannot be resolved: Name or service not known"
+    ):
         _fetch(f"https://{NAME}/x.png", Addresses(resolve=unknown))
-    with pytest.raises(Passing, match=f"{NAME} has no address"):
+    with pytest.raises(TransientDownloadError, match=f"{NAME} has no address"):
         _fetch(f"https://{NAME}/x.png", Addresses(resolve=lambda *_: []))
 
 
@@ -251,7 +253,7 @@ def test_a_proxy_with_a_password_that_takes_its_time(monkeypatch: pytest.MonkeyP
     reply = Reply(PNG, drip_seconds=0.02)
     with Scripted(lambda _: reply) as proxy:
         monkeypatch.setenv("http_proxy", f"me:p%40ss@127.0.0.1:{proxy.port}")
-        with pytest.raises(Passing, match="did not arrive within 0.5 s"):
+        with pytest.raises(TransientDownloadError, match="did not arrive within 0.5 s"):
             _fetch(f"http://{NAME}/x.png", Addresses([NAME]))
     assert proxy.seen[0].headers["proxy-authorization"] == "Basic bWU6cEBzcw=="
 
@@ -325,7 +327,10 @@ def test_hosts_that_take_their_time_meet_a_deadline(
 ) -> None:
     monkeypatch.setattr(_download, "DOWNLOAD_TIMEOUT_SECONDS", 0.5)
     started = time.monotonic()
-    with Scripted(lambda _: reply) as host, pytest.raises(Passing, match="did not arrive within 0.5 s"):
+    with (
+        Scripted(lambda _: reply) as host,
+        pytest.raises(TransientDownloadError, match="did not arrive within 0.5 s"),
+    ):
         _fetch(host.url, Addresses(["127.0.0.1"]))
     assert time.monotonic() - started < 4
 
@@ -357,7 +362,7 @@ def test_hosts_that_never_pause_meet_a_deadline(
         talking = threading.Thread(target=chatter)
         talking.start()
         started = time.monotonic()
-        with pytest.raises(Passing, match="did not arrive within 0.5 s"):
+        with pytest.raises(TransientDownloadError, match="did not arrive within 0.5 s"):
             _fetch(f"http://127.0.0.1:{listening.getsockname()[1]}/", Addresses(["127.0.0.1"]))
         assert time.monotonic() - started < 5
         talking.join()
@@ -365,7 +370,10 @@ def test_hosts_that_never_pause_meet_a_deadline(
 
 def test_a_handshake_without_end_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_download, "DOWNLOAD_TIMEOUT_SECONDS", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(Passing, match="did not arrive"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mute,
+        pytest.raises(TransientDownloadError, match="did not arrive"),
+    ):
         _fetch(f"https://127.0.0.1:{mute.getsockname()[1]}/x.png", Addresses(["127.0.0.1"]))
 
 

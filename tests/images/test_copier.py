@@ -43,8 +43,8 @@ from prefect_nanobanana.images._copier import Copied, Copier
 from prefect_nanobanana.images._listing import LISTED_SECONDS, Listing
 from prefect_nanobanana.images._picture import NotAPicture, inspect
 from prefect_nanobanana.s3 import _boto as _s3_client
-from prefect_nanobanana.s3._bucket import Bucket
-from prefect_nanobanana.s3._errors import StoreAway, problem
+from prefect_nanobanana.s3._errors import StoreUnavailable, problem
+from prefect_nanobanana.s3._store import ObjectStore
 from prefect_nanobanana.sandbox.pictures import draw
 
 MakeBucket = Callable[..., S3Bucket]
@@ -73,7 +73,7 @@ def _copy(
     thumbnail: bool = False,
     **metadata: str,
 ) -> Any:
-    opened = Bucket(bucket, options)
+    opened = ObjectStore(bucket, options)
     with Copier(opened, ["127.0.0.1"], retry_for_seconds=retry) as copier:
         return copier.copy(url, opened.key(key), metadata, thumbnail=thumbnail)
 
@@ -110,7 +110,7 @@ def test_stored_byte_for_byte_with_type_and_extension_of_its_bytes(
     assert (image.width, image.height) == Image.open(io.BytesIO(content)).size
     assert "hush" not in image.model_dump_json()
     assert copied.thumbnail.startswith("data:image/webp;base64,")
-    head = Bucket(bucket).client.head_object(Bucket=bucket.bucket_name, Key=image.key)
+    head = ObjectStore(bucket).client.head_object(Bucket=bucket.bucket_name, Key=image.key)
     assert head["ContentType"] == kind
     told = {name.lower(): value for name, value in head["Metadata"].items()}
     assert told == {"sha256": image.sha256, "prompt": "K%C3%A4se", "model": "m"}
@@ -119,7 +119,7 @@ def test_stored_byte_for_byte_with_type_and_extension_of_its_bytes(
 def test_a_prompt_of_any_length_goes_into_metadata(bucket: S3Bucket) -> None:
     with Scripted(lambda _: Reply(PNG)) as host:
         copied = _copy(bucket, host.url, prompt="a lighthouse in fog, " * 200, model="m" * 60)
-    head = Bucket(bucket).client.head_object(Bucket=bucket.bucket_name, Key=copied.image.key)
+    head = ObjectStore(bucket).client.head_object(Bucket=bucket.bucket_name, Key=copied.image.key)
     told = {name.lower(): value for name, value in head["Metadata"].items()}
     assert told["prompt"].startswith("a lighthouse in fog, a lighthouse")
 
@@ -269,7 +269,7 @@ def test_the_same_image_is_not_stored_again(bucket: S3Bucket, folder: Path) -> N
 
 
 def test_another_object_is_never_overwritten(bucket: S3Bucket, folder: Path) -> None:
-    opened = Bucket(bucket)
+    opened = ObjectStore(bucket)
     opened.put(opened.key("images/x.png"), b"somebody's", "text/plain")
     with (
         Scripted(lambda _: Reply(PNG)) as host,
@@ -282,12 +282,12 @@ def test_another_object_is_never_overwritten(bucket: S3Bucket, folder: Path) -> 
 def test_what_is_listed_is_the_folder(bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def few(_: Bucket, prefix: str) -> set[str]:
+    def few(_: ObjectStore, prefix: str) -> set[str]:
         asked.append(prefix)
         return {"x.png"}
 
-    monkeypatch.setattr(Bucket, "few", few)
-    listing = Listing(Bucket(bucket))
+    monkeypatch.setattr(ObjectStore, "few", few)
+    listing = Listing(ObjectStore(bucket))
     assert [listing.take(key, many=True) for key in ("x.png", "a/b/x.png", "a/b/x.png")] == [
         *(False, True, False)
     ]
@@ -298,7 +298,7 @@ def test_who_overwrites_ours_is_not_overwritten(make_bucket: MakeBucket, s3: Any
     """Between our put and a look at what came of it, which some stores need."""
     with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
         bucket = make_bucket(endpoint_url=proxy.url)
-        direct = Bucket(bucket.model_copy(update={"credentials": make_bucket().credentials}))
+        direct = ObjectStore(bucket.model_copy(update={"credentials": make_bucket().credentials}))
 
         def somebody_else() -> None:
             if proxy.seen[-1].method == "PUT":
@@ -416,7 +416,7 @@ def test_what_is_cut_while_it_is_read_is_read_again(make_bucket: MakeBucket, s3:
     cut = [Reply(b"{", length=500)] * 2
     with FaultyS3(s3.endpoint_url) as proxy:
         proxy.fault = lambda seen: cut.pop() if seen.method == "GET" and cut else None
-        bucket = Bucket(make_bucket(endpoint_url=proxy.url))
+        bucket = ObjectStore(make_bucket(endpoint_url=proxy.url))
         tag = bucket.put("x/record.json", b"{}", "application/json")["ETag"]
         assert bucket.find("x/record.json") == (b"{}", tag)
         proxy.fault = lambda _: Reply(b"{", length=500)
@@ -425,7 +425,7 @@ def test_what_is_cut_while_it_is_read_is_read_again(make_bucket: MakeBucket, s3:
 
 
 def test_what_an_upload_left_that_was_cut_off_is_stored_again(bucket: S3Bucket, folder: Path) -> None:
-    opened = Bucket(bucket)
+    opened = ObjectStore(bucket)
     ours = {"sha256": hashlib.sha256(PNG).hexdigest()}
     opened.put(opened.key("images/x.png"), PNG[:100], "image/png", Metadata=ours)
     with Scripted(lambda _: Reply(PNG)) as host:
@@ -458,7 +458,7 @@ def test_storage_options_reach_the_store(make_bucket: MakeBucket, moto_url: str)
         cache_control="no-store",
     )
     bucket = make_bucket(endpoint_url=moto_url)
-    opened = Bucket(bucket, options)
+    opened = ObjectStore(bucket, options)
     with FaultyS3(moto_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
 
         def encrypted(seen: Seen, headers: dict[str, str]) -> None:
@@ -538,7 +538,7 @@ def test_a_race_is_settled_where_the_store_knows_conditional_writes(
             thread.start()
         for thread in threads:
             thread.join()
-    opened = Bucket(bucket)
+    opened = ObjectStore(bucket)
     found = opened.find(opened.key("images/x.png"))
     assert found is not None
     stored = hashlib.sha256(found[0]).hexdigest()
@@ -551,7 +551,7 @@ def test_a_store_that_refuses_to_overwrite_is_not_asked_beforehand(
 ) -> None:
     pictures = {"/one": PNG, "/other": draw("other", seed="9", longest=96)}
     with FaultyS3(moto_url) as proxy, Scripted(lambda seen: Reply(pictures[seen.path])) as host:
-        opened = Bucket(make_bucket(endpoint_url=proxy.url))
+        opened = ObjectStore(make_bucket(endpoint_url=proxy.url))
         opened.conditional = True
         with Copier(opened, ["127.0.0.1"]) as copier:
 
@@ -572,7 +572,7 @@ def test_a_store_that_refuses_to_overwrite_is_not_asked_beforehand(
 def test_few_images_are_not_worth_finding_out(make_bucket: MakeBucket, s3: Any) -> None:
     """What the store does, and what is in the folder: it takes as long as an image does."""
     with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
-        opened = Bucket(make_bucket(endpoint_url=proxy.url))
+        opened = ObjectStore(make_bucket(endpoint_url=proxy.url))
 
         def asked(name: int) -> list[str]:
             before = len(proxy.seen)
@@ -601,7 +601,7 @@ def test_what_was_in_the_folder_is_listed_once(
 ) -> None:
     """Where a store does not refuse to write over an object, or is not known to."""
     with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
-        opened = Bucket(make_bucket(endpoint_url=proxy.url))
+        opened = ObjectStore(make_bucket(endpoint_url=proxy.url))
 
         def asked(copier: Copier, name: str) -> list[str]:
             before = len(proxy.seen)
@@ -625,7 +625,7 @@ def _later(seconds: float, clock: Callable[[], float] = time.monotonic) -> Calla
 
 @pytest.mark.usefixtures("many")
 def test_a_folder_with_too_much_in_it_is_asked_key_by_key(make_bucket: MakeBucket, s3: Any) -> None:
-    opened = Bucket(make_bucket())
+    opened = ObjectStore(make_bucket())
     folder = s3.folder / opened.name / opened.folder / "images"
 
     def put(number: int) -> None:
@@ -648,7 +648,7 @@ def test_a_store_that_checks_what_it_gets_is_believed(make_bucket: MakeBucket, s
     """Then no MD5 is worked out, which takes longer than all else."""
     with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
         proxy.alter = _opaque
-        opened = Bucket(make_bucket(endpoint_url=proxy.url))
+        opened = ObjectStore(make_bucket(endpoint_url=proxy.url))
         opened.checks = opened.conditional = True
         with Copier(opened, ["127.0.0.1"]) as copier:
             copier.copy(host.url, opened.key("images/x"))
@@ -675,7 +675,7 @@ def test_whatever_a_store_says_of_a_wrong_signature_the_image_arrives(
     with FaultyS3(s3.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
         wrong = "0" * 64
         proxy.fault = lambda s: says if s.headers.get("x-amz-content-sha256") == wrong else None
-        opened = Bucket(make_bucket(endpoint_url=proxy.url))
+        opened = ObjectStore(make_bucket(endpoint_url=proxy.url))
         with Copier(opened, ["127.0.0.1"]) as copier:
             for name in ("one", "two"):
                 copier.copy(host.url, opened.key("images", name))
@@ -696,7 +696,7 @@ def test_uploads_are_signed_with_their_checksum(make_bucket: MakeBucket, s3: Any
         if not signs:
             parameters = block.credentials.aws_client_parameters
             parameters.config = {"s3": {"payload_signing_enabled": False}}
-        opened = Bucket(block)
+        opened = ObjectStore(block)
         with Copier(opened, ["127.0.0.1"]) as copier:
             copier.copy(host.url, opened.key("x"))
         opened.put("x.json", b"{}", "application/json")
@@ -791,7 +791,7 @@ def test_access_denied_is_final_and_said(make_bucket: MakeBucket, s3: Any, metho
     ],
 )
 def test_buckets_that_cannot_be_used(make_bucket: MakeBucket, changes: Any, says: str) -> None:
-    bucket = Bucket(make_bucket(**changes))
+    bucket = ObjectStore(make_bucket(**changes))
     with pytest.raises(StorageError, match=says) as caught:
         list(bucket.keys("x/"))
     assert "wrong" not in str(caught.value).replace("is wrong", "").replace("are wrong", "")
@@ -803,16 +803,16 @@ def test_a_bucket_without_credentials(bucket: S3Bucket) -> None:
     credentials: Any = anonymous.credentials
     credentials.minio_root_user = credentials.minio_root_password = None
     with pytest.raises(BucketNotUsable, match="no credentials"):
-        list(Bucket(anonymous).keys("x/"))
+        list(ObjectStore(anonymous).keys("x/"))
 
 
 @pytest.mark.parametrize(
     ("error", "kind", "says"),
     [
-        (SSLError(endpoint_url="u", error=OSError()), StoreAway, "cannot be reached"),
-        (ProxyConnectionError(proxy_url="u"), StoreAway, "cannot be reached"),
-        (HTTPClientError(error=OSError()), StoreAway, "cannot be reached"),
-        (IncompleteReadError(actual_bytes=1, expected_bytes=2), StoreAway, "cannot be reached"),
+        (SSLError(endpoint_url="u", error=OSError()), StoreUnavailable, "cannot be reached"),
+        (ProxyConnectionError(proxy_url="u"), StoreUnavailable, "cannot be reached"),
+        (HTTPClientError(error=OSError()), StoreUnavailable, "cannot be reached"),
+        (IncompleteReadError(actual_bytes=1, expected_bytes=2), StoreUnavailable, "cannot be reached"),
         (CredentialRetrievalError(provider="p", error_msg="e"), BucketNotUsable, "log in again"),
         (UnauthorizedSSOTokenError(), BucketNotUsable, "log in again"),
         (_refusal("400", 400, "HeadObject"), BucketNotUsable, "have expired, or the region is wrong"),
@@ -847,7 +847,7 @@ def test_a_role_is_assumed_anew_before_its_session_ends(
         assume_role_kwargs=AssumeRoleParameters(DurationSeconds=900),
         aws_client_parameters=AwsClientParameters(endpoint_url=moto_url),
     )
-    opened = Bucket(S3Bucket(credentials=credentials, bucket_name="pictures"))
+    opened = ObjectStore(S3Bucket(credentials=credentials, bucket_name="pictures"))
     now = [10_000.0]
     monkeypatch.setattr(_s3_client, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
@@ -865,7 +865,7 @@ def test_a_role_is_assumed_anew_before_its_session_ends(
 def test_a_client_that_cannot_be_made(bucket: S3Bucket) -> None:
     bucket.credentials.aws_client_parameters.api_version = "1066-10-14"
     with pytest.raises(StorageError):
-        _ = Bucket(bucket).client
+        _ = ObjectStore(bucket).client
 
 
 @pytest.mark.parametrize("thumbnail", [False, True], ids=["checked", "decoded"])

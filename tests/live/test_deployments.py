@@ -20,7 +20,7 @@ from prefect_aws import S3Bucket
 
 from prefect_nanobanana import ImagePrompt, NanoBananaGenerator
 from prefect_nanobanana.batch._ledger import Ledger, Record
-from prefect_nanobanana.s3._bucket import Bucket
+from prefect_nanobanana.s3._store import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
@@ -254,7 +254,7 @@ def test_two_at_once_would_copy_the_same(
         generation_id=begun.generation_id,  # type: ignore[union-attr]
         credits_used=1,
     )
-    Ledger(Bucket(bucket), "died").write(record)
+    Ledger(ObjectStore(bucket), "died").write(record)
     first = server.create_run("copy-pending")
     wait_for(lambda: server.run(first)["state_name"] == "Running", 240)
     second = server.create_run("copy-pending")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from browser import MISSING, Chromium, chromium
-from galleries import HEBREW, LINES, PIXELS, PROMPTS, dozens, told, write
+from galleries import HEBREW, LINES, PIXELS, PROMPTS, dozens, gallery_item, write
 from servers import Reply, Scripted, Seen
 
 from prefect_nanobanana.images._picture import THUMBNAIL_PIXELS
@@ -167,7 +167,7 @@ def test_pictures_whose_previews_did_not_fit(
 ) -> None:
     """They are loaded when they are scrolled to; behind a presigned link, words stand for them."""
     monkeypatch.setattr(_gallery, "PAGE_PREVIEW_BYTES", 0)
-    write(tmp_path, [told(n) for n in range(1, 201)])
+    write(tmp_path, [gallery_item(n) for n in range(1, 201)])
     page = browser.new_page(*DESK)
     with _serve(tmp_path) as server:
         page.goto(f"{server.url}/index.html")
@@ -333,7 +333,7 @@ def test_copying(open_page: Open, browser: Chromium) -> None:
 def test_no_prompt_breaks_it(size: tuple[int, int], open_page: Open, tmp_path: Path) -> None:
     ends = ("stored", "warning", "failed")
     items = [
-        told(n, prompt, ends[n % 3], message=prompt, settings={"name": prompt})
+        gallery_item(n, prompt, ends[n % 3], message=prompt, settings={"name": prompt})
         for n, prompt in enumerate(PROMPTS, 1)
     ]
     page = open_page(write(tmp_path, items), size)
@@ -411,7 +411,7 @@ def test_it_can_be_read_in_the_light_and_in_the_dark(open_page: Open) -> None:
 
 
 def test_a_thousand(open_page: Open, tmp_path: Path) -> None:
-    page = open_page(write(tmp_path, [told(n, f"number {n}.") for n in range(1, 1001)]))
+    page = open_page(write(tmp_path, [gallery_item(n, f"number {n}.") for n in range(1, 1001)]))
     assert page.locator("#count").inner_text() == "1000 of 1000 shown"
     seconds = page.evaluate(
         """() => {
@@ -440,7 +440,7 @@ def test_a_thousand(open_page: Open, tmp_path: Path) -> None:
 
 
 def test_one(open_page: Open, tmp_path: Path) -> None:
-    page = open_page(write(tmp_path, [told(1)]))
+    page = open_page(write(tmp_path, [gallery_item(1)]))
     assert not page.locator("#filter").is_visible(), "there is nothing to choose from"
     page.click("#p1 summary")
     assert page.locator("#previous").is_disabled()

@@ -41,7 +41,7 @@ from prefect_nanobanana.images import _copier as storage
 from prefect_nanobanana.images._body import IN_MEMORY_BYTES
 from prefect_nanobanana.images._copier import Copier
 from prefect_nanobanana.models import ImagePrompt, ImageRequest, StoredImage
-from prefect_nanobanana.s3._bucket import Bucket
+from prefect_nanobanana.s3._store import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
 from prefect_nanobanana.sandbox.pictures import draw
 
@@ -119,7 +119,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 def _copy(
     block: S3Bucket, url: str, options: StorageOptions | None = None, retry: float = 20
 ) -> StoredImage:
-    opened = Bucket(block, options)
+    opened = ObjectStore(block, options)
     with Copier(opened, ["127.0.0.1"], retry_for_seconds=retry) as copier:
         return copier.copy(url, opened.key("images/x"), {"prompt": "Käse", "model": "m"}).image
 
@@ -172,7 +172,7 @@ def test_a_copy_carries_its_checksum_and_is_sent_once(store: Store, picture: byt
 @pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES)
 def test_over_tls(store: Store, picture: bytes) -> None:
     """There boto3 by itself signs and frames bodies in another way."""
-    opened = Bucket(store.block(store.server.tls_url, store.server.authority))
+    opened = ObjectStore(store.block(store.server.tls_url, store.server.authority))
     signed: list[str] = []
     opened.client.meta.events.register_last(
         "before-send.s3.PutObject",
@@ -284,7 +284,7 @@ def test_an_object_of_somebody_else_is_never_overwritten(
         block = store.block(proxy.url)
         key = f"{block.bucket_folder}/images/x.png"
         store.client.put_object(Bucket=BUCKET, Key=key, Body=b"mine")
-        opened = Bucket(block)
+        opened = ObjectStore(block)
         opened.conditional = conditional
         with (
             Copier(opened, ["127.0.0.1"]) as copier,
@@ -304,9 +304,9 @@ def _record(attempt: str) -> Record:
 @pytest.mark.parametrize("there", [False, True], ids=["new", "asked before"])
 def test_of_two_runs_that_claim_a_prompt_one_gets_it(store: Store, there: bool) -> None:
     block, key = store.block(), "0" * 24
-    ledgers = [Ledger(Bucket(block), "b", flow_run) for flow_run in ("one", "two")]
+    ledgers = [Ledger(ObjectStore(block), "b", flow_run) for flow_run in ("one", "two")]
     if there:
-        Ledger(Bucket(block), "b").write(_record("before"))
+        Ledger(ObjectStore(block), "b").write(_record("before"))
     for ledger in ledgers:
         assert list(ledger.read([key])) == [key] * there
         ledger.bucket.conditional = True  # nothing is looked up before: the store alone decides

@@ -34,7 +34,7 @@ from prefect_nanobanana.images import _copier as storage
 from prefect_nanobanana.images._copier import Copier
 from prefect_nanobanana.images._listing import Listing
 from prefect_nanobanana.models import ImagePrompt, ImageRequest
-from prefect_nanobanana.s3._bucket import Bucket
+from prefect_nanobanana.s3._store import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
 from prefect_nanobanana.sandbox.pictures import draw
 
@@ -128,7 +128,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 def _copy(block: S3Bucket, url: str, options: StorageOptions | None = None, retry: float = 10) -> Any:
-    opened = Bucket(block, options)
+    opened = ObjectStore(block, options)
     with Copier(opened, ["127.0.0.1"], retry_for_seconds=retry) as copier:
         return copier.copy(url, opened.key("images/x"), {"prompt": "Käse & more", "model": "m"}).image
 
@@ -153,7 +153,7 @@ def test_a_store_that_checks_is_believed(store: Store, monkeypatch: pytest.Monke
     monkeypatch.setattr(Copier, "_compare", lambda *_: pytest.fail("it was compared"))
     with FaultyS3(store.gateway.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
         block = store.block(endpoint=proxy.url)
-        opened = Bucket(block)
+        opened = ObjectStore(block)
         with Copier(opened, ["127.0.0.1"]) as copier:
             for number in range(3):
                 copier.copy(host.url, opened.key(f"images/{number}"))
@@ -208,7 +208,7 @@ def test_of_eight_who_store_at_once_one_wins(store: Store, monkeypatch: pytest.M
 
 def test_of_two_runs_that_claim_a_prompt_one_gets_it(store: Store) -> None:
     block = store.block()
-    ledgers = [Ledger(Bucket(block), "b", flow_run) for flow_run in ("one", "two")]
+    ledgers = [Ledger(ObjectStore(block), "b", flow_run) for flow_run in ("one", "two")]
 
     def record(attempt: str) -> Record:
         prompt = ImagePrompt(prompt="a cat")

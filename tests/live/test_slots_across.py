@@ -42,7 +42,7 @@ for worker in workers:
 """
 
 
-class Holder:
+class Peer:
     """A process that holds slots of an account, until it is told not to, or killed."""
 
     def __init__(self, server: PrefectServer, account: str, threads: int = 1, limit: int = 1) -> None:
@@ -68,11 +68,11 @@ class Holder:
 
 
 @contextmanager
-def _holders(server: PrefectServer) -> Iterator[Callable[..., Holder]]:
+def _holders(server: PrefectServer) -> Iterator[Callable[..., Peer]]:
     with ExitStack() as stack:
 
-        def make(account: str, **settings: Any) -> Holder:
-            holder = Holder(server, account, **settings)
+        def make(account: str, **settings: Any) -> Peer:
+            holder = Peer(server, account, **settings)
             stack.callback(holder.process.kill)
             return holder
 

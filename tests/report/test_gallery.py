@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from galleries import PROMPTS, dozens, image, page, picture, told
+from galleries import PROMPTS, dozens, gallery_item, image, page, picture
 
 from prefect_nanobanana import Generation
 from prefect_nanobanana.report import _gallery
-from prefect_nanobanana.report._text import Told
+from prefect_nanobanana.report._text import GalleryItem
 
 VOID = {"meta", "link", "img", "input", "br"}
 ADDRESSES = {"src", "href", "srcset", "action", "formaction", "poster", "data", "background"}
@@ -62,22 +62,24 @@ def _previews(text: str) -> list[str]:
     return re.findall(r'<img src="(data:[^"]*)"', text)
 
 
-def _shape(item: Told) -> list[Any]:
+def _shape(item: GalleryItem) -> list[Any]:
     return [(tag, sorted(held)) for tag, held in Read(page([item])).elements]
 
 
-def _hostile(text: str, status: str) -> Told:
+def _hostile(text: str, status: str) -> GalleryItem:
     """An outcome in which every text is this one."""
     generation = Generation(status="completed", generation_id=text, model=text)
     settings = {
         **{"name": text, "aspect_ratio": text},
         "reference_image_urls": ["http://i.example/" + text],
     }
-    item = told(1, text, status, settings=settings, generation=generation, message=text)
+    item = gallery_item(1, text, status, settings=settings, generation=generation, message=text)
     if status != "stored":
         return item
     images = (image("f/b/images/" + text), image("elsewhere/" + text))
-    return Told(item.outcome.model_copy(update={"images": images}), (text, 'data:image/png,"' + text))
+    return GalleryItem(
+        item.outcome.model_copy(update={"images": images}), (text, 'data:image/png,"' + text)
+    )
 
 
 @pytest.mark.parametrize("status", ["stored", "warning"])
@@ -131,7 +133,7 @@ def test_only_its_own_script_and_style_may_run() -> None:
     ],
 )
 def test_links_lead_to_what_lies_beside_the_page(key: str, href: str | None) -> None:
-    item = told(1, images=(image(key),))
+    item = gallery_item(1, images=(image(key),))
     read = Read(page([item]))
     links = [held["href"] for held in read.all("a") if "href" in held]
     assert links == (["manifest.jsonl"] if href is None else ["manifest.jsonl", href])
@@ -140,15 +142,15 @@ def test_links_lead_to_what_lies_beside_the_page(key: str, href: str | None) -> 
 
 @pytest.mark.parametrize("claimed", ["https://tracker.example/x.png", "//x", "data:text/html,x", ""])
 def test_what_is_no_preview_is_not_shown_as_one(claimed: str) -> None:
-    item = told(1)
-    text = page([Told(item.outcome, (claimed,))])
+    item = gallery_item(1)
+    text = page([GalleryItem(item.outcome, (claimed,))])
     assert [held["src"] for held in Read(text).pictures()] == ["images/1-0.png"]
     assert "1 of 1 picture have no preview" in text
 
 
 def test_without_preview_and_file_there_is_no_picture_to_break() -> None:
-    item = told(1, images=(image("elsewhere/x.png"),))
-    (held,) = Read(page([Told(item.outcome, ("",))])).pictures()
+    item = gallery_item(1, images=(image("elsewhere/x.png"),))
+    (held,) = Read(page([GalleryItem(item.outcome, ("",))])).pictures()
     assert "src" not in held
 
 
@@ -174,7 +176,7 @@ def test_totals() -> None:
 
 
 def test_what_could_not_be_known_or_written() -> None:
-    text = page([told(1)], balance_before=None, manifest_uri=None)
+    text = page([gallery_item(1)], balance_before=None, manifest_uri=None)
     assert "Balance before: not known, after: 9999; the account&#39;s balance could not be read" in text
     assert "manifest.jsonl" not in text
 
@@ -187,7 +189,7 @@ def test_earlier_lists_are_told_apart() -> None:
 
 @pytest.mark.parametrize("prompts", [1, 24, 1000])
 def test_nothing_is_left_out_of_what_people_ask_for(prompts: int) -> None:
-    items = [told(n) for n in range(1, prompts + 1)]
+    items = [gallery_item(n) for n in range(1, prompts + 1)]
     text = page(items)
     assert text.count("<article") == len(_previews(text)) == prompts
     assert '<p class="notice">' not in text
@@ -195,7 +197,7 @@ def test_nothing_is_left_out_of_what_people_ask_for(prompts: int) -> None:
 
 
 def test_a_page_of_too_many_prompts_says_what_it_left_out() -> None:
-    items = [told(n, status="stored" if n % 2 else "warning") for n in range(1, 2502)]
+    items = [gallery_item(n, status="stored" if n % 2 else "warning") for n in range(1, 2502)]
     text = page(items)
     assert text.count("<article") == _gallery.PAGE_CARDS == 2000
     assert "the first 2000 of 2501 prompts. The other 501 (251 stored, 250 warnings) would make" in text
@@ -204,7 +206,7 @@ def test_a_page_of_too_many_prompts_says_what_it_left_out() -> None:
 
 
 def test_a_page_of_too_long_prompts_says_what_it_left_out() -> None:
-    items = [told(n, "&" * 8000) for n in range(1, 401)]
+    items = [gallery_item(n, "&" * 8000) for n in range(1, 401)]
     text = page(items)
     shown = text.count("<article")
     assert 200 < shown < 400
@@ -215,7 +217,7 @@ def test_a_page_of_too_long_prompts_says_what_it_left_out() -> None:
 
 def test_first_pictures_have_their_previews_first() -> None:
     preview = "data:image/webp;base64," + "A" * 11_977
-    items = [Told(told(n, pictures=4).outcome, (preview,) * 4) for n in range(1, 1001)]
+    items = [GalleryItem(gallery_item(n, pictures=4).outcome, (preview,) * 4) for n in range(1, 1001)]
     text = page(items)
     kept = _previews(text)
     assert sum(map(len, kept)) <= _gallery.PAGE_PREVIEW_BYTES < sum(map(len, kept)) + 12_000

@@ -25,10 +25,10 @@ from prefect_nanobanana.report._artifacts import (
     table_rows,
 )
 from prefect_nanobanana.report._gallery import gallery_page
-from prefect_nanobanana.report._live import told as told_progress
+from prefect_nanobanana.report._live import progress_line
 from prefect_nanobanana.report._report import build_report, manifest
-from prefect_nanobanana.report._text import Told, books, summary
-from prefect_nanobanana.s3._bucket import Bucket
+from prefect_nanobanana.report._text import GalleryItem, balance_note, summary
+from prefect_nanobanana.s3._store import ObjectStore
 
 HOSTILE = "<img src=x onerror=alert(1)>|**b**\n\n</td></table># [x](javascript:1) `c` $x$ \\ ~~s~~"
 
@@ -66,8 +66,8 @@ def _report(*outcomes: Outcome, **changes: Any) -> RunReport:
     return build_report("b", len(outcomes), outcomes, **settings)
 
 
-def _told(report: RunReport, thumbnail: str = "data:image/webp;base64,AAAA") -> list[Told]:
-    return [Told(o, (thumbnail,) * len(o.images)) for o in report.outcomes]
+def _told(report: RunReport, thumbnail: str = "data:image/webp;base64,AAAA") -> list[GalleryItem]:
+    return [GalleryItem(o, (thumbnail,) * len(o.images)) for o in report.outcomes]
 
 
 def test_everything_is_counted() -> None:
@@ -116,7 +116,12 @@ def test_counts_that_do_not_add_up_raise(positions: list[int]) -> None:
         ),
         (10, 4, 2, "cost up to 2 credits; at least 3 credits were spent by someone else"),
         (10, 10, 0, "lost 1 credit less than this run accounts for: refunds or a purchase"),
-        (None, 9, 1, "could not be read, so the books were not compared; requests without an answer"),
+        (
+            None,
+            9,
+            1,
+            "could not be read, so the books were not compared; requests without an answer",
+        ),
     ],
 )
 def test_a_difference_is_shown_never_hidden(
@@ -128,7 +133,7 @@ def test_a_difference_is_shown_never_hidden(
         balance_before=before,
         balance_after=after,
     )
-    assert says in books(report)
+    assert says in balance_note(report)
     assert (says in summary(report)) is (report.credits_unexplained not in (0, None))
     assert ("someone else" in says) is bool(report.credits_of_others)
 
@@ -157,7 +162,7 @@ def test_prompts_that_break_no_page(prompt: str, bucket: S3Bucket) -> None:
     assert "<img src=x" not in text
     assert "**b**" not in table
     assert table.count("<td ") == 2
-    page = gallery_page(report, _told(report), Bucket(bucket)).decode()
+    page = gallery_page(report, _told(report), ObjectStore(bucket)).decode()
     assert "<img src=x" not in page
     assert page.count("<article") == 2
 
@@ -249,7 +254,7 @@ def test_progress_in_words(changes: dict[str, Any], expected: str) -> None:
         "credits_projected": 30,
         **changes,
     }
-    assert told_progress(Progress(**settings)) == expected
+    assert progress_line(Progress(**settings)) == expected
 
 
 def test_what_earlier_runs_paid_is_told_apart() -> None:
@@ -262,7 +267,7 @@ def test_what_earlier_runs_paid_is_told_apart() -> None:
 
 
 def test_links_are_relative_to_the_page(bucket: S3Bucket) -> None:
-    opened = Bucket(bucket)
+    opened = ObjectStore(bucket)
     image = _image(key=opened.key("b/images/x-1.png"))
     report = _report(_outcome(1, images=(image,)))
     assert 'href="images/x-1.png"' in gallery_page(report, _told(report), opened).decode()

@@ -13,11 +13,11 @@ from prefect_nanobanana.slots._fairness import (
     size,
     to_give_up,
 )
-from prefect_nanobanana.slots._server import Holder
+from prefect_nanobanana.slots._server import Peer
 
 
-def _holder(name: str, held: int, *, waiting: bool = True, since: float = 0.0, limit: int = 4) -> Holder:
-    return Holder(name, "h", 1, limit, held=held, waiting=waiting, since=since, served=True)
+def _holder(name: str, held: int, *, waiting: bool = True, since: float = 0.0, limit: int = 4) -> Peer:
+    return Peer(name, "h", 1, limit, held=held, waiting=waiting, since=since, served=True)
 
 
 def test_who_holds_the_fewest_comes_first_then_who_has_waited_longest() -> None:

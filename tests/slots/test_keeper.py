@@ -33,7 +33,7 @@ from prefect_nanobanana.slots import _account as slots_module
 from prefect_nanobanana.slots import _fairness as _sharing
 from prefect_nanobanana.slots import _keeper, _leases
 from prefect_nanobanana.slots._account import Slots
-from prefect_nanobanana.slots._server import Holder, SharedLimit
+from prefect_nanobanana.slots._server import Peer, SharedLimit
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 WaitFor = Callable[..., None]
@@ -125,12 +125,12 @@ class Account:
     def size(self) -> int:
         return self.client.read_global_concurrency_limit_by_name(self.name).limit
 
-    def holders(self) -> list[Holder]:
+    def peers(self) -> list[Peer]:
         with Patient(self.id) as shared:
-            return list(shared.holders())
+            return list(shared.peers())
 
     def at_rest(self) -> bool:
-        return self.counted == 0 and not self.holders()
+        return self.counted == 0 and not self.peers()
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def account(prefect_server: None, wait_for: WaitFor) -> Iterator[Account]:
 def test_slots_are_leased_before_they_are_waited_for(account: Account, wait_for: WaitFor) -> None:
     slots = account.process(3)
     slots.prepare(2)
-    wait_for(lambda: [each.held for each in account.holders()] == [2] and account.counted == 2)
+    wait_for(lambda: [each.held for each in account.peers()] == [2] and account.counted == 2)
     wait_for(account.at_rest)  # nobody came for them
 
 
@@ -160,9 +160,9 @@ def test_a_limit_is_made_and_everything_is_given_back(account: Account, wait_for
     slots = account.process(3)
     with account.request(slots):
         assert (account.size, account.counted) == (3, 1)
-        [holder] = account.holders()
-        wait_for(lambda: [each.held for each in account.holders()] == [1])
-        assert holder.pid == os.getpid()
+        [peer] = account.peers()
+        wait_for(lambda: [each.held for each in account.peers()] == [1])
+        assert peer.pid == os.getpid()
     wait_for(account.at_rest)
     with account.request(slots):
         assert account.counted == 1, "and it is leased again when it is needed again"
@@ -195,10 +195,10 @@ def test_a_late_joiner_does_not_wait_for_the_end(account: Account, wait_for: Wai
 def test_slots_are_shared_out_evenly(account: Account, wait_for: WaitFor) -> None:
     first, second = account.process(4), account.process(4)
     with account.at_work(first, threads=6):
-        wait_for(lambda: sorted(each.held for each in account.holders()) == [4])
+        wait_for(lambda: sorted(each.held for each in account.peers()) == [4])
         with account.at_work(second, threads=6):
-            wait_for(lambda: sorted(each.held for each in account.holders()) == [2, 2])
-        wait_for(lambda: max(each.held for each in account.holders()) == 4)
+            wait_for(lambda: sorted(each.held for each in account.peers()) == [2, 2])
+        wait_for(lambda: max(each.held for each in account.peers()) == 4)
     assert account.most_open == 4
 
 
@@ -232,7 +232,7 @@ def test_a_forgotten_lease_is_still_ours(account: Account, wait_for: WaitFor) ->
         wait_for(lambda: lease.id is None)
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(second.requests.take)
-            wait_for(lambda: len(account.holders()) == 2)
+            wait_for(lambda: len(account.peers()) == 2)
             time.sleep(1)
             assert not waiting.done()
             first.requests.give_back()
@@ -291,7 +291,7 @@ def test_a_killed_process_gives_back_what_it_held(account: Account, wait_for: Wa
     slots = account.process(1)
     with _other_process(account) as process, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(slots.requests.take)
-        wait_for(lambda: len(account.holders()) == 2)
+        wait_for(lambda: len(account.peers()) == 2)
         assert not waiting.done()
         os.kill(process.pid, signal.SIGKILL)
         waiting.result(120)  # this server never takes a lease back: we have
@@ -329,14 +329,14 @@ def test_who_does_not_know_whether_it_is_counted_leaves_all_the_same(
 ) -> None:
     really = SharedLimit.enter
 
-    def lost(shared: SharedLimit, holder: Holder) -> None:
-        really(shared, holder)
+    def lost(shared: SharedLimit, peer: Peer) -> None:
+        really(shared, peer)
         raise httpx.ReadTimeout("the answer is lost")
 
     monkeypatch.setattr(SharedLimit, "enter", lost)
     slots = account.process(1)
     slots.prepare(1)
-    wait_for(lambda: len(account.holders()) == 1)
+    wait_for(lambda: len(account.peers()) == 1)
     _keeper_of(slots).close()
     wait_for(account.at_rest)
 
@@ -349,15 +349,15 @@ def test_a_process_killed_on_another_machine_is_known_by_its_silence(
         shared.resize(1)
         lease = shared.lease()
         assert lease is not None
-        shared.enter(Holder("elsewhere", "another/boot", 7, 1, held=1, leases=[lease]))
+        shared.enter(Peer("elsewhere", "another/boot", 7, 1, held=1, leases=[lease]))
     started = time.monotonic()
     with account.request(account.process(1)):
         assert time.monotonic() - started >= 1.0
-        assert [each.id for each in account.holders()] != ["elsewhere"]
+        assert [each.id for each in account.peers()] != ["elsewhere"]
 
 
 def test_what_nobody_holds_is_given_back(account: Account, wait_for: WaitFor) -> None:
-    """As after a restart of the server during which the holder died."""
+    """As after a restart of the server during which the peer died."""
     with Patient(account.id) as shared:
         shared.resize(2)
     account.client.increment_concurrency_slots([account.name], 2, "concurrency")
@@ -369,13 +369,13 @@ def test_what_nobody_holds_is_given_back(account: Account, wait_for: WaitFor) ->
 def test_a_process_taken_for_dead_leases_its_slots_again(account: Account, wait_for: WaitFor) -> None:
     slots = account.process(1)
     with account.at_work(slots) as ended:
-        wait_for(lambda: len(account.holders()) == 1)
+        wait_for(lambda: len(account.peers()) == 1)
         with Patient(account.id) as shared:
-            [holder] = shared.holders()
-            shared.leave(holder)
-            for lease in holder.leases:
+            [peer] = shared.peers()
+            shared.leave(peer)
+            for lease in peer.leases:
                 shared.release(lease)
-        wait_for(lambda: [each.held for each in account.holders()] == [1])
+        wait_for(lambda: [each.held for each in account.peers()] == [1])
         before = len(ended)
         wait_for(lambda: len(ended) > before + 3)
         wait_for(lambda: account.counted == 1)
@@ -384,7 +384,7 @@ def test_a_process_taken_for_dead_leases_its_slots_again(account: Account, wait_
 def test_a_learned_limit_counts_for_all(account: Account, wait_for: WaitFor) -> None:
     first, second = account.process(3), account.process(3)
     with account.at_work(first, threads=3), account.at_work(second, threads=3):
-        wait_for(lambda: sum(each.held for each in account.holders()) == 3)
+        wait_for(lambda: sum(each.held for each in account.peers()) == 3)
         first.paced(ConcurrencyLimitReached("x", limit=1))
         wait_for(lambda: account.size == 1 and account.counted == 1)
         account.most_open = 0
@@ -409,7 +409,7 @@ def test_a_limit_that_somebody_deletes_is_made_again(account: Account, wait_for:
     slots = account.process(1)
     with account.request(slots):
         account.client.delete_global_concurrency_limit_by_name(account.name)
-    wait_for(lambda: not account.holders())
+    wait_for(lambda: not account.peers())
     with account.request(slots):
         assert (account.size, account.counted) == (1, 1)
 
@@ -458,25 +458,25 @@ def test_the_main_job_shares_its_slots(
 
 def test_what_others_write_there_does_no_harm(account: Account) -> None:
     prefix = f"nano_banana_slots_{account.id}_"
-    for name, value in (("x", "text"), ("y", {"id": "y"}), ("z", asdict(Holder("other", "h", 1, 1)))):
+    for name, value in (("x", "text"), ("y", {"id": "y"}), ("z", asdict(Peer("other", "h", 1, 1)))):
         account.client.create_variable(VariableCreate(name=prefix + name, value=value))
-    assert account.holders() == []
+    assert account.peers() == []
     with account.request(account.process(1)):
         pass
 
 
 def test_a_life_sign_ends_with_its_process(tmp_path: Path) -> None:
-    from prefect_nanobanana.slots._liveness import LifeSign, bury, is_dead
+    from prefect_nanobanana.slots._liveness import LivenessLock, is_dead, remove_lock
 
     assert not is_dead(tmp_path, "never-was")
-    sign = LifeSign(tmp_path, "x")
+    sign = LivenessLock(tmp_path, "x")
     assert not is_dead(tmp_path, "x")
     sign.end()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "killed.lock").touch()
     assert is_dead(tmp_path, "killed")
     assert is_dead(tmp_path, "killed"), "until all can know it"
-    bury(tmp_path, "killed")
+    remove_lock(tmp_path, "killed")
     assert not is_dead(tmp_path, "killed")
     (tmp_path / "file").touch()
-    LifeSign(tmp_path / "file", "nowhere to lock").end()
+    LivenessLock(tmp_path / "file", "nowhere to lock").end()

@@ -25,10 +25,10 @@ from prefect_nanobanana.errors import InvalidInput, StorageError
 from prefect_nanobanana.s3._boto import client_of, session_of, signed_wrongly
 from prefect_nanobanana.s3._errors import (
     DAMAGED,
-    Changed,
-    Damaged,
+    ObjectCorrupted,
+    PreconditionFailed,
     SignedWrongly,
-    StoreAway,
+    StoreUnavailable,
     Unfit,
     code_of,
     problem,
@@ -54,7 +54,7 @@ _CUT = (ResponseStreamingError, IncompleteReadError, AttributeError)
 AttributeError: botocore itself was seen to raise it then (rclone, two runs writing one record)."""
 
 
-class Bucket:
+class ObjectStore:
     """A bucket block, opened.
 
     Args:
@@ -137,7 +137,7 @@ class Bucket:
                 raise self.problem(error, key) from None
             except _CUT as error:
                 if not left:
-                    raise StoreAway(
+                    raise StoreUnavailable(
                         f"{self.uri(key)} cannot be read: its body is cut ({error})"
                     ) from None
                 time.sleep(READ_AGAIN_SECONDS)
@@ -149,16 +149,18 @@ class Bucket:
         """Read an object in pieces.
 
         Raises:
-            Damaged: If it does not fit the checksum that the store keeps of it.
+            ObjectCorrupted: If it does not fit the checksum that the store keeps of it.
             StorageError: If it cannot be read.
         """
         try:
             body = self.client.get_object(Bucket=self.name, Key=key)["Body"]
             yield from body.iter_chunks(_CHUNK_BYTES)
         except FlexibleChecksumError:
-            raise Damaged(f"{self.uri(key)} does not fit its checksum") from None
+            raise ObjectCorrupted(f"{self.uri(key)} does not fit its checksum") from None
         except AttributeError as error:  # see _CUT
-            raise StoreAway(f"{self.uri(key)} cannot be read: its body is cut ({error})") from None
+            raise StoreUnavailable(
+                f"{self.uri(key)} cannot be read: its body is cut ({error})"
+            ) from None
         except (BotoCoreError, ClientError) as error:
             raise self.problem(error, key) from None
 
@@ -179,7 +181,7 @@ class Bucket:
             What the store says of it, as the tag that tells this version apart.
 
         Raises:
-            Changed: If the condition did not hold.
+            PreconditionFailed: If the condition did not hold.
             BucketNotUsable: If nothing can be written there.
             StorageError: If this could not be written.
         """
@@ -194,7 +196,7 @@ class Bucket:
             status = status_of(error) if isinstance(error, ClientError) else 0
             conditions = {"IfNoneMatch", "IfMatch"} & set(options)
             if conditions and status in (409, 412):
-                raise Changed(f"{self.uri(key)} is there already, or has changed") from None
+                raise PreconditionFailed(f"{self.uri(key)} is there already, or has changed") from None
             if conditions and status == 501:
                 if hasattr(body, "seek"):
                     body.seek(0)
@@ -214,12 +216,12 @@ class Bucket:
             Whether the store checks, and what it says of the image if it took it.
 
         Raises:
-            Changed: If there is an object already.
+            PreconditionFailed: If there is an object already.
         """
         try:
             with signed_wrongly():
                 return False, self.put(key, body, content_type, "image", **options)
-        except Changed:
+        except PreconditionFailed:
             raise
         except (Unfit, SignedWrongly):
             return True, None
