@@ -41,7 +41,7 @@ from rich.console import Console
 
 from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator, RunReport
 from prefect_nanobanana.console import live_progress, print_report
-from prefect_nanobanana.flows._images import generate_images
+from prefect_nanobanana.flows import generate_images
 from prefect_nanobanana.sandbox.s3 import LocalS3
 
 PROMPTS = HERE / "prompts" / "postcards.csv"

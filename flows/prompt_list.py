@@ -31,7 +31,7 @@ from prefect_nanobanana import (
     StorageError,
 )
 from prefect_nanobanana.console import live_progress, print_report
-from prefect_nanobanana.flows._images import generate_images
+from prefect_nanobanana.flows import generate_images
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 Mode = Literal["sync", "async", "stream"]
 GenerationStatus = Literal["completed", "warning", "failed"]
 OutcomeStatus = Literal["stored", "warning", "failed", "unknown", "skipped"]
+AskAgain = Literal["warnings", "failed", "unknown"]
 
 Credits = int | float
 """The API says "number"; whole in every example seen (seed document)."""
@@ -18,6 +19,10 @@ DEFAULT_MODEL = "nano-banana"
 DEFAULT_ASPECT_RATIO = "default"
 MAX_QUANTITY = 4
 """Images per generation; the API clamps to 1..4 (vendor's documentation)."""
+URL_LIFETIME_DAYS = 15
+"""After this the API's image URLs are dead (vendor's documentation)."""
+CEILING_REACHED = "max_credits is reached"
+"""The message of prompts that were skipped as a run may spend no more."""
 MAX_PROMPT_CHARACTERS = 8000
 """Our own bound, to catch a file pasted into a cell; the API documents none."""
 
@@ -227,6 +232,7 @@ class Outcome(_Frozen):
         images: Its images in S3.
         credits_used: What it cost in credits, by this run or, if `reused`, by an earlier one.
         credits_at_risk: What may have been paid besides: the price of each request without an answer.
+        credits_estimated: Whether `credits_used` is an estimate, as the API did not say.
         reused: Whether it was an earlier run of the batch that asked for it.
         message: Why, for everything but `stored`.
     """
@@ -238,6 +244,7 @@ class Outcome(_Frozen):
     images: tuple[StoredImage, ...] = ()
     credits_used: Credits = 0
     credits_at_risk: Credits = 0
+    credits_estimated: bool = False
     reused: bool = False
     message: str | None = None
 

@@ -34,7 +34,7 @@ def test_the_names_that_the_design_fixes() -> None:
         *("Outcome", "RunReport", "generate_image", "agenerate_image", "copy_image_to_s3"),
         *("get_credits", "list_models"),
     } <= set(prefect_nanobanana.__all__)
-    from prefect_nanobanana.flows._images import generate_images
+    from prefect_nanobanana.flows import generate_images
 
     assert list(inspect.signature(generate_images.fn).parameters)[:7] == [
         *("prompts", "prompts_from", "generator", "bucket", "batch", "max_credits", "fail_on")

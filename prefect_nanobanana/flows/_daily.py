@@ -13,7 +13,8 @@ from prefect_aws import S3Bucket
 from pydantic import Field
 
 from prefect_nanobanana.errors import InvalidInput, RunFailed
-from prefect_nanobanana.flows._images import _has_retries, generate_images
+from prefect_nanobanana.flows._images import generate_images
+from prefect_nanobanana.flows._states import has_retries
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.models import ImagePrompt, RunReport
 from prefect_nanobanana.report import summary
@@ -100,7 +101,7 @@ def daily_images(
             storage=storage,
         )
     except RunFailed as error:
-        if _has_retries():
+        if has_retries():
             raise
         # Returned, not raised: the message is then the run's own words.
         return cast(RunReport, Failed(message=str(error), data=error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ from prefect_aws import S3Bucket
 from servers import FaultyS3, Reply, Seen, s3_error
 
 from prefect_nanobanana import BucketNotUsable, Generation, ImagePrompt, InvalidInput, LedgerError
-from prefect_nanobanana.batch._ledger import Claimed, Ledger, Record, check_batch, prompt_keys
+from prefect_nanobanana.batch._keys import check_batch, prompt_keys
+from prefect_nanobanana.batch._ledger import Claimed, Ledger
+from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.models import ImageRequest
 from prefect_nanobanana.s3._store import ObjectStore
 
 
 def _keys(*prompts: str | ImagePrompt) -> list[str]:
     given = [ImagePrompt(prompt=p) if isinstance(p, str) else p for p in prompts]
-    return prompt_keys(given, [ImageRequest(prompt=p.prompt, quantity=p.quantity or 1) for p in given])
+    requests = [ImageRequest(prompt=p.prompt, quantity=p.quantity or 1) for p in given]
+    return [found.key for found in prompt_keys(given, requests)]
 
 
 def test_keys_do_not_depend_on_the_place_in_the_list() -> None:
@@ -59,14 +63,16 @@ def test_written_and_read_again(bucket: S3Bucket, folder: Path) -> None:
     record = _record()
     ledger.write(record)
     ledger.write(_record("other"))
-    assert ledger.read(["k1", "k2"]) == {"k1": record}
+    (read,) = ledger.read(["k1", "k2"]).values()
+    assert read.updated_at is not None
+    assert read.model_copy(update={"updated_at": None}) == record
     assert (folder / "b/2026-11-22/records/k1.json").exists()
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "cannot be read, so nothing is spent: mend it"),
+        (b"", "cannot be read, so nothing is spent: correct it"),
         (b'{"key": "k1"', "cannot be read, so nothing is spent"),
         (b"{}", "cannot be read, so nothing is spent"),
     ],
@@ -97,16 +103,14 @@ def test_a_record_that_cannot_be_read_is_not_absent(
     ],
 )
 def test_what_may_be_asked(state: Any, told: int | None, may: bool) -> None:
-    record = _record()
-    record.state = state
-    record.generation = Generation(status="failed", credits_used=told)
+    generation = Generation(status="failed", credits_used=told)
+    record = _record().model_copy(update={"state": state, "generation": generation})
     assert record.safe_to_send is may
 
 
 def test_a_record_of_a_newer_version(bucket: S3Bucket) -> None:
     ledger = Ledger(ObjectStore(bucket), "b")
-    record = _record()
-    record.version = 2
+    record = _record().model_copy(update={"version": 2})
     ledger.write(record)
     with pytest.raises(LedgerError, match="newer version: update"):
         ledger.read(["k1"])
@@ -141,32 +145,28 @@ def test_the_store_failing_is_never_an_empty_ledger(
 def test_of_two_runs_one_claims_a_prompt(make_bucket: Any, moto_url: str) -> None:
     block = make_bucket(endpoint_url=moto_url)
     one, other = (Ledger(ObjectStore(block), "b", run) for run in ("run-1", "run-2"))
-    first, second = _record(), _record()
-    first.attempt, second.attempt = "1", "2"
+    first, second = (_record().model_copy(update={"attempt": name}) for name in ("1", "2"))
     one.claim(first)
     with pytest.raises(Claimed, match="another run of this batch"):
         other.claim(second)
     # Who has read the record may claim it, and then the other may not.
     assert other.read(["k1"])["k1"].attempt == "1"
     other.claim(second)
-    first.attempt = "3"
     with pytest.raises(Claimed):
-        one.claim(first)
-    one.write(first)
-    assert other.read(["k1"])["k1"].attempt == "3"
+        one.claim(first.model_copy(update={"attempt": "3"}))
 
 
 def test_without_conditional_writes_a_claim_is_looked_at_again(
-    bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+    bucket: S3Bucket, waiting: Callable[..., None]
 ) -> None:
     """On a store that ignores the conditions, as `rclone serve s3` does."""
-    monkeypatch.setattr("prefect_nanobanana.batch._ledger.CLAIM_SECONDS", 0.3)
+    waiting(claim=0.3)
     one, other = (Ledger(ObjectStore(bucket), "b") for _ in range(2))
     planned = _record()
-    known = [one.bucket.conditional]
+    known = [one.store.conditional]
     one.claim(planned)
-    assert [*known, one.bucket.conditional] == [None, None]
-    assert one.probe(planned) is one.bucket.conditional is False
+    assert [*known, one.store.conditional] == [None, None]
+    assert one.probe(planned) is one.store.conditional is False
     other.probe(planned)
     first, second = (planned.model_copy(update={"attempt": name}) for name in ("one", "other"))
     with ThreadPoolExecutor(2) as pool:
@@ -184,7 +184,7 @@ def test_conditional_writes_are_found(make_bucket: Any, moto_url: str) -> None:
     ledger = Ledger(ObjectStore(make_bucket(endpoint_url=moto_url)), "b")
     record = _record()
     ledger.claim(record)
-    assert ledger.probe(record) is ledger.bucket.conditional is True
+    assert ledger.probe(record) is ledger.store.conditional is True
 
 
 @pytest.mark.parametrize("times", [1, 3])
@@ -200,8 +200,7 @@ def test_a_claim_whose_answer_is_lost_meets_itself(make_bucket: Any, moto_url: s
     with FaultyS3(moto_url) as proxy:
         proxy.lose_answer = lose
         ledger = Ledger(ObjectStore(make_bucket(endpoint_url=proxy.url)), "b")
-        record = _record()
-        record.attempt = "mine"
+        record = _record().model_copy(update={"attempt": "mine"})
         ledger.claim(record)
     assert left == [0]
 

@@ -15,7 +15,7 @@ from prefect_aws import S3Bucket
 
 from prefect_nanobanana import NanoBananaGenerator
 from prefect_nanobanana.client import _polling
-from prefect_nanobanana.flows._images import generate_images
+from prefect_nanobanana.flows import generate_images
 
 if __name__ == "__main__":
     _polling.FIRST_POLL_SECONDS = _polling.CLOSE_POLL_SECONDS = _polling.POLL_EVERY_SECONDS = 0.1

@@ -19,7 +19,8 @@ from deployed import DEPLOYMENTS, Deployed
 from prefect_aws import S3Bucket
 
 from prefect_nanobanana import ImagePrompt, NanoBananaGenerator
-from prefect_nanobanana.batch._ledger import Ledger, Record
+from prefect_nanobanana.batch._ledger import Ledger
+from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.s3._store import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
 

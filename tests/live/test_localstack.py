@@ -35,8 +35,9 @@ from prefect_nanobanana import (
     StorageError,
     StorageOptions,
 )
-from prefect_nanobanana.batch._ledger import Claimed, Ledger, Record
-from prefect_nanobanana.flows._images import generate_images
+from prefect_nanobanana.batch._ledger import Claimed, Ledger
+from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.flows import generate_images
 from prefect_nanobanana.images import _copier as storage
 from prefect_nanobanana.images._body import IN_MEMORY_BYTES
 from prefect_nanobanana.images._copier import Copier
@@ -309,7 +310,7 @@ def test_of_two_runs_that_claim_a_prompt_one_gets_it(store: Store, there: bool) 
         Ledger(ObjectStore(block), "b").write(_record("before"))
     for ledger in ledgers:
         assert list(ledger.read([key])) == [key] * there
-        ledger.bucket.conditional = True  # nothing is looked up before: the store alone decides
+        ledger.store.conditional = True  # nothing is looked up before: the store alone decides
     ledgers[0].claim(_record("one"))
     with pytest.raises(Claimed):
         ledgers[1].claim(_record("two"))

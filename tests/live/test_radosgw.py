@@ -28,8 +28,10 @@ from prefect_nanobanana import (
     RunFailed,
     StorageOptions,
 )
-from prefect_nanobanana.batch._ledger import Claimed, Ledger, Record
-from prefect_nanobanana.flows._images import copy_pending, generate_images
+from prefect_nanobanana.batch._ledger import Claimed, Ledger
+from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.batch._timing import Timing, use_timing
+from prefect_nanobanana.flows import copy_pending, generate_images
 from prefect_nanobanana.images import _copier as storage
 from prefect_nanobanana.images._copier import Copier
 from prefect_nanobanana.images._listing import Listing
@@ -303,8 +305,7 @@ def test_a_right_that_is_lost_in_mid_run(
     watcher = threading.Thread(target=withdraw)
     watcher.start()
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("prefect_nanobanana.batch._runner.WRITE_AGAIN_FOR_SECONDS", 0.5)
+        with use_timing(Timing(write_again_for=0.5)):
             with pytest.raises(RunFailed, match="access is denied") as caught:
                 generate_images(prompts=prompts, generator=generator, bucket=block, batch="b")
     finally:

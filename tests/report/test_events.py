@@ -11,7 +11,7 @@ from prefect import get_client
 from prefect_aws import S3Bucket
 
 from prefect_nanobanana import ImagePrompt, NanoBananaGenerator
-from prefect_nanobanana.flows._images import generate_images
+from prefect_nanobanana.flows import generate_images
 from prefect_nanobanana.sandbox.server import Sandbox
 
 
