@@ -19,6 +19,8 @@ class Backoff:
         budget_seconds: For how long after the first failure it may be tried again.
         again: The causes that may be tried again; by default those for which the API's error table
             says that nothing was charged and that trying again may help.
+        first: The first delay in seconds, where the API asks for none; each further one is longer.
+        longest: The longest such delay in seconds.
         clock: For tests.
     """
 
@@ -26,10 +28,14 @@ class Backoff:
         self,
         budget_seconds: float,
         again: tuple[type[NanoBananaError], ...] = (NeverDelivered, Paced),
+        first: float | None = None,
+        longest: float = LONGEST_DELAY_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._budget = budget_seconds
         self._again = again
+        self._first = FIRST_DELAY_SECONDS if first is None else first
+        self._longest = longest
         self._clock = clock
         self._until: float | None = None
         self._tries = 0
@@ -54,11 +60,11 @@ class Backoff:
             self._until = now + self._budget
         asked: float | None = getattr(error, "retry_after_seconds", None)
         if asked is None:
-            delay = min(FIRST_DELAY_SECONDS * 2.0**self._tries, LONGEST_DELAY_SECONDS)
+            delay = min(self._first * 2.0**self._tries, self._longest)
             delay *= random.uniform(0.5, 1.0)
         else:
             # A server that asks for no wait at all is not asked as fast as it can answer.
-            delay = max(asked, FIRST_DELAY_SECONDS) + random.uniform(0, 0.1)
+            delay = max(asked, self._first) + random.uniform(0, 0.1)
         self._tries += 1
         if now + delay > self._until:
             raise error

@@ -1,4 +1,4 @@
-"""The steps that an operation of the API is made of, and who is hooks of them."""
+"""The steps that an operation of the API is made of, and who is told of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, null
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from prefect_nanobanana.client._answers import Answer, event_id, read_last_event
+from prefect_nanobanana.client._generations import event_id, read_last_event
+from prefect_nanobanana.client._payload import Answer
 from prefect_nanobanana.client._sse import EventReader
 from prefect_nanobanana.errors import NotCharged, Paced, UnknownOutcome
 from prefect_nanobanana.models import Generation, Submission
@@ -44,7 +45,7 @@ class Gate(Protocol):
 
 
 class GenerationHooks:
-    """Is hooks of every step that concerns money, as it happens; the ledger is one."""
+    """Is told of every step that concerns money, as it happens; the ledger is one."""
 
     def sending(self) -> None:
         """A request that may be charged is about to leave; raising keeps it from leaving."""
@@ -96,7 +97,7 @@ class EventStream:
     Args:
         api_key: Is taken out of what the events say.
         model: The model that was asked.
-        hooks: Is hooks of the generation's id and its progress.
+        hooks: Is told of the generation's id and its progress.
     """
 
     def __init__(self, api_key: str, model: str, hooks: GenerationHooks) -> None:
@@ -152,7 +153,7 @@ class Ask:
     Attributes:
         request: For httpx.
         read: Makes the step's result of the answer.
-        hooks: Is hooks; None for a request that is never charged and takes no slot of the account.
+        hooks: Is told; None for a request that is never charged and takes no slot of the account.
         stream: Takes the body as it arrives, if it is an event stream.
         boards: Whether it begins an async generation.
     """

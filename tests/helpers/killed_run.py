@@ -14,11 +14,11 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect_aws import S3Bucket
 
 from prefect_nanobanana import NanoBananaGenerator
-from prefect_nanobanana.client import _polling
+from prefect_nanobanana.client import _timings
 from prefect_nanobanana.flows._images import generate_images
 
 if __name__ == "__main__":
-    _polling.FIRST_POLL_SECONDS = _polling.CLOSE_POLL_SECONDS = _polling.POLL_EVERY_SECONDS = 0.1
+    _timings.DEFAULT = _timings.Timings(first_poll=0.1, poll_every=0.1, close_poll=0.1)
     for line in sys.stdin:
         child = os.fork()
         if child:
