@@ -247,13 +247,14 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
         with self.credentials.get_client() as client:
             return client.wait(submission, elapsed_seconds=elapsed_seconds, hooks=told)
 
-    def generation_run(self, generation_id: str) -> GenerationRun:
+    def generation_run(self, generation_id: str, mode: Mode = "async") -> GenerationRun:
         """Return the run of a generation that was begun earlier, on any machine.
 
         Args:
             generation_id: The API's id of it.
+            mode: How it was asked; `trigger` asks in async mode.
         """
-        return GenerationRun(self.credentials, generation_id, model=self.model)
+        return GenerationRun(self.credentials, generation_id, model=self.model, mode=mode)
 
     def _run_of(self, found: Submission | Generation) -> GenerationRun:
         if isinstance(found, Submission):

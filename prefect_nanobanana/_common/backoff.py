@@ -6,10 +6,18 @@ import random
 import time
 from collections.abc import Callable
 
-from prefect_nanobanana.errors import NanoBananaError, NeverDelivered, Paced
+from prefect_nanobanana.errors import (
+    CertificateNotTrusted,
+    NanoBananaError,
+    NeverDelivered,
+    Paced,
+    QuotaExceeded,
+)
 
 FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 20.0
+_FINAL = (CertificateNotTrusted, QuotaExceeded)
+"""Trying these again would take longer than anybody waits, whatever they are a kind of."""
 
 
 class Backoff:
@@ -53,7 +61,7 @@ class Backoff:
         Raises:
             NanoBananaError: The failure itself, if it must not be tried again or the budget is spent.
         """
-        if not isinstance(error, self._again):
+        if not isinstance(error, self._again) or isinstance(error, _FINAL):
             raise error
         now = self._clock()
         if self._until is None:

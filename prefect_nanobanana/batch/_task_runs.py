@@ -51,6 +51,7 @@ def wait_task(generator: NanoBananaGenerator, job: Job) -> Any:
         generation_id=str(record.generation_id),
         credits_used=record.credits_used or None,
         model=record.request.model,
+        mode=generator.mode,
     )
     elapsed = (datetime.now(UTC) - record.asked_at).total_seconds() if record.asked_at else None
     return _shown(

@@ -3,7 +3,7 @@
 from prefect_nanobanana.client._async_client import AsyncNanoBananaClient
 from prefect_nanobanana.client._client import NanoBananaClient
 from prefect_nanobanana.client._exchange import DEFAULT_BASE_URL
-from prefect_nanobanana.client._steps import GenerationHooks
+from prefect_nanobanana.client._hooks import GenerationHooks
 from prefect_nanobanana.client._timings import DEFAULT_REQUEST_TIMEOUT_SECONDS
 
 __all__ = [

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import httpx
 
+from prefect_nanobanana.client._hooks import GenerationHooks
+from prefect_nanobanana.client._network import AsyncTransport
 from prefect_nanobanana.client._operations import Operations
 from prefect_nanobanana.client._payload import Answer
-from prefect_nanobanana.client._steps import Ask, Board, GenerationHooks, Sleep, Step, Steps
+from prefect_nanobanana.client._steps import Ask, Board, Sleep, Step, Steps
 from prefect_nanobanana.models import (
     DEFAULT_ASPECT_RATIO,
     DEFAULT_MODEL,
@@ -33,7 +34,7 @@ class AsyncNanoBananaClient(Operations):
         self, *args: Any, transport: httpx.AsyncBaseTransport | None = None, **options: Any
     ) -> None:
         super().__init__(*args, **options)
-        self._http = httpx.AsyncClient(transport=transport, **self._options())
+        self._transport = transport or AsyncTransport(self._base_url, self._plain_http_hosts)
 
     async def __aenter__(self) -> AsyncNanoBananaClient:
         return self
@@ -43,7 +44,7 @@ class AsyncNanoBananaClient(Operations):
 
     async def aclose(self) -> None:
         """Close the client's connections."""
-        await self._http.aclose()
+        await self._transport.aclose()
 
     async def generate(
         self,
@@ -156,20 +157,17 @@ class AsyncNanoBananaClient(Operations):
                         return self._read(step, await self._send(step))
 
     async def _send(self, ask: Ask) -> Answer:
-        started = time.monotonic()
-        content, size = bytearray(), 0
+        receiver = None
         try:
-            async with self._http.stream(**ask.request) as response:
-                stream = self._stream_of(ask, response)
-                async for chunk in response.aiter_bytes():
-                    size += len(chunk)
-                    self._too_much(ask, size, started)
-                    if stream is None:
-                        content += chunk
-                    elif stream.last is not None:
-                        break  # the server was to hang up after the last event, and goes on talking
-                    else:
-                        stream.feed(chunk)
-                return Answer(response.status_code, response.headers, bytes(content))
+            response = await self._transport.handle_async_request(self._http_request(ask))
+            try:
+                receiver = self._receiver(ask, response)
+                assert isinstance(response.stream, httpx.AsyncByteStream)
+                async for chunk in response.stream:
+                    if receiver.feed(chunk):
+                        break
+            finally:
+                await response.aclose()
         except httpx.HTTPError as error:
-            return self._broken(ask, error)
+            return self._broken(ask, receiver, error)
+        return receiver.answer()

@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 
 import httpx
 
+from prefect_nanobanana.client._hooks import GenerationHooks
+from prefect_nanobanana.client._network import Transport
 from prefect_nanobanana.client._operations import Operations
 from prefect_nanobanana.client._payload import Answer
-from prefect_nanobanana.client._steps import Ask, Board, GenerationHooks, Sleep, Step, Steps
+from prefect_nanobanana.client._steps import Ask, Board, Sleep, Step, Steps
 from prefect_nanobanana.models import (
     DEFAULT_ASPECT_RATIO,
     DEFAULT_MODEL,
@@ -40,6 +42,9 @@ class NanoBananaClient(Operations):
             end, in seconds.
         retry_for_seconds: How long a request that was not charged is tried again, in seconds.
         gate: Lets requests through while the account has a free slot; by default all pass.
+        plain_http_hosts: Hosts that may be asked over plain http although they are not this machine.
+        timings: How long it waits for what.
+        max_answer_bytes: The size of an answer in bytes, unpacked, beyond which it is given up.
         transport: An httpx transport to use instead of the network.
 
     Example:
@@ -47,11 +52,15 @@ class NanoBananaClient(Operations):
         with NanoBananaClient("nb_...") as client:
             print(client.generate("a lighthouse in fog").image_urls)
         ```
+
+    Raises:
+        InvalidInput: If the base URL or the key cannot be sent, or if the environment names a proxy or
+            certificates that cannot be used.
     """
 
     def __init__(self, *args: Any, transport: httpx.BaseTransport | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._http = httpx.Client(transport=transport, **self._options())
+        self._transport = transport or Transport(self._base_url, self._plain_http_hosts)
 
     def __enter__(self) -> NanoBananaClient:
         return self
@@ -61,7 +70,7 @@ class NanoBananaClient(Operations):
 
     def close(self) -> None:
         """Close the client's connections."""
-        self._http.close()
+        self._transport.close()
 
     def generate(
         self,
@@ -198,20 +207,17 @@ class NanoBananaClient(Operations):
                     return self._read(step, self._send(step))
 
     def _send(self, ask: Ask) -> Answer:
-        started = time.monotonic()
-        content, size = bytearray(), 0
+        receiver = None
         try:
-            with self._http.stream(**ask.request) as response:
-                stream = self._stream_of(ask, response)
-                for chunk in response.iter_bytes():
-                    size += len(chunk)
-                    self._too_much(ask, size, started)
-                    if stream is None:
-                        content += chunk
-                    elif stream.last is not None:
-                        break  # the server was to hang up after the last event, and goes on talking
-                    else:
-                        stream.feed(chunk)
-                return Answer(response.status_code, response.headers, bytes(content))
+            response = self._transport.handle_request(self._http_request(ask))
+            try:
+                receiver = self._receiver(ask, response)
+                assert isinstance(response.stream, httpx.SyncByteStream)
+                for chunk in response.stream:
+                    if receiver.feed(chunk):
+                        break
+            finally:
+                response.close()
         except httpx.HTTPError as error:
-            return self._broken(ask, error)
+            return self._broken(ask, receiver, error)
+        return receiver.answer()

@@ -1,26 +1,33 @@
-"""One request and its answer: how it is asked, and what its faults mean for money."""
+"""One request and its answer: how it is asked, and what its faults mean for money. No I/O here."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+import json
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from prefect_nanobanana._common.http import USER_AGENT
-from prefect_nanobanana._common.tls import tls
 from prefect_nanobanana.client import _timings
-from prefect_nanobanana.client._payload import Answer
-from prefect_nanobanana.client._steps import Ask, EventStream, Gate, Open, Overbooked
+from prefect_nanobanana.client._gate import Gate, Open
+from prefect_nanobanana.client._payload import Answer, kept, one_line
+from prefect_nanobanana.client._receiving import Receiver
+from prefect_nanobanana.client._steps import Ask, Overbooked
 from prefect_nanobanana.client._timings import DEFAULT_REQUEST_TIMEOUT_SECONDS, Timings
 from prefect_nanobanana.errors import (
     AnswerNotUnderstood,
     ApiError,
+    CertificateNotTrusted,
+    ConcurrencyLimitReached,
+    InvalidInput,
     NeverDelivered,
     NotCharged,
     Paced,
+    QuotaExceeded,
     UnknownOutcome,
 )
 from prefect_nanobanana.models import Submission
@@ -30,7 +37,7 @@ DEFAULT_BASE_URL = "https://www.nananobanana.com/api/v1"
 DEFAULT_RETRY_FOR_SECONDS = 900.0
 """How long a request that was not charged is tried again: minutes, as another run may hold the slot."""
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
-"""Answers may hold images as `data:` URLs; more than this is not an answer."""
+"""Answers may hold images as `data:` URLs; more than this, unpacked, is not an answer."""
 
 
 class Exchange:
@@ -44,6 +51,7 @@ class Exchange:
         request_timeout_seconds: float = DEFAULT_REQUEST_TIMEOUT_SECONDS,
         retry_for_seconds: float = DEFAULT_RETRY_FOR_SECONDS,
         gate: Gate | None = None,
+        plain_http_hosts: Collection[str] = (),
         timings: Timings | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
@@ -52,68 +60,101 @@ class Exchange:
         self._timeout = request_timeout_seconds
         self._retry_for = retry_for_seconds
         self._gate: Gate = gate or Open()
+        self._plain_http_hosts = plain_http_hosts
         self._timings = timings or _timings.DEFAULT
         self._max_answer_bytes = max_answer_bytes
+        try:
+            parts = urlsplit(self._base_url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError
+            self._http_request(Ask(self._request("/credits"), lambda _: None))
+        except (ValueError, TypeError, httpx.InvalidURL):  # not to be shown: it may name the key
+            raise InvalidInput(
+                "the base URL or the API key cannot be sent: an address as "
+                f"{DEFAULT_BASE_URL} and a key as nb_... are needed"
+            ) from None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._base_url!r})"
 
-    def _options(self) -> dict[str, Any]:
-        return {
-            "headers": {"user-agent": USER_AGENT, "accept": "application/json, text/event-stream"},
-            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=0),
-            "follow_redirects": False,
-            "verify": tls(),
-        }
-
     def _request(self, path: str, body: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-        # The contract asks for the key on every call but GET /models.
-        headers = {} if path == "/models" else {"authorization": f"Bearer {self._api_key}"}
         seconds = self._timeout if body else min(self._timeout, self._timings.look_up)
+        headers = {
+            "user-agent": USER_AGENT,
+            "accept": "application/json, text/event-stream",
+            "accept-encoding": "gzip",
+        }
+        # The contract asks for the key on every call but GET /models.
+        if path != "/models":
+            headers["authorization"] = f"Bearer {self._api_key}"
+        if body:
+            headers["content-type"] = "application/json"
         return {
             "method": "POST" if body else "GET",
             "url": self._base_url + path,
             "headers": headers,
-            "json": body,
-            "timeout": httpx.Timeout(seconds, connect=self._timings.connect, pool=None),
+            "content": json.dumps(body).encode() if body else None,
+            "extensions": {
+                "timeout": {"connect": self._timings.connect, "read": seconds, "write": seconds}
+            },
             **more,
         }
 
-    def _fault(self, ask: Ask, error: httpx.HTTPError) -> ApiError:
+    @staticmethod
+    def _http_request(ask: Ask) -> httpx.Request:
+        return httpx.Request(**ask.request)
+
+    def _receiver(self, ask: Ask, response: httpx.Response) -> Receiver:
+        """Who takes the answer in."""
+        return Receiver(
+            response.status_code,
+            response.headers,
+            base_url=self._base_url,
+            max_bytes=self._max_answer_bytes,
+            secret=self._api_key,
+            stream=ask.stream,
+        )
+
+    def _fault(self, ask: Ask, error: Exception) -> ApiError:
         """Say what a transport's fault means for money."""
-        words = self._without_key(str(error))
+        words = one_line(str(error).replace(self._api_key, "[key]"))
         what = f"{type(error).__name__}: {words}" if words else type(error).__name__
         # Only these are raised before the first byte of the request is written.
+        if isinstance(error, httpx.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in words:
+            return CertificateNotTrusted(
+                f"the certificate of {self._base_url} is not trusted here ({what}): if a company's "
+                "proxy or firewall looks into TLS, set SSL_CERT_FILE (or REQUESTS_CA_BUNDLE) to a PEM "
+                "file that holds its certificate authority; a network's login page looks like this, too"
+            )
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
             return NeverDelivered(f"{self._base_url} was not reached ({what})")
         if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
             return NeverDelivered(f"{self._base_url} cannot be asked ({what})")
         if isinstance(error, httpx.TimeoutException):
-            return UnknownOutcome(f"no answer within {ask.request['timeout'].read:g} s ({what})")
+            seconds = ask.request["extensions"]["timeout"]["read"]
+            return UnknownOutcome(f"no whole answer within {seconds:g} s ({what})")
         return UnknownOutcome(f"the connection was lost after the request was sent ({what})")
 
-    def _too_much(self, ask: Ask, size: int, started: float) -> None:
+    def _broken(self, ask: Ask, receiver: Receiver | None, error: Exception) -> Answer:
+        """Say what a connection that broke means; a stream may have told its end before."""
         if ask.stream is not None and ask.stream.last is not None:
-            return  # its end is known, and all that follows is idle talk
-        if size > self._max_answer_bytes:
-            raise UnknownOutcome(f"the answer is larger than {self._max_answer_bytes} bytes")
-        # A read time-out starts anew with each byte; an answer that drips needs an end of its own.
-        seconds = ask.request["timeout"].read
-        if time.monotonic() - started > seconds:
-            raise UnknownOutcome(f"no whole answer within {seconds:g} s")
-
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._api_key, "[key]")
+            return Answer(200, {}, b"")
+        fault = self._fault(ask, error)
+        if isinstance(fault, UnknownOutcome) and receiver is not None:
+            fault.learn(body_excerpt=receiver.kept())
+        raise fault from None
 
     def _read(self, ask: Ask, answer: Answer) -> Any:
-        # Should a server send the key back, it goes no further than this: not into a message either.
-        headers = {name: self._without_key(value) for name, value in answer.headers.items()}
-        content = answer.content.replace(self._api_key.encode(), b"[key]")
         try:
-            found = ask.read(Answer(answer.status, headers, content))
-        except (ValueError, ArithmeticError, LookupError, TypeError) as error:
+            found = ask.read(answer)
+        except UnknownOutcome as error:
+            error.learn(body_excerpt=kept(answer.content))
+            raise
+        except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
             raise AnswerNotUnderstood(
-                f"the answer cannot be read ({type(error).__name__})", status_code=answer.status
+                f"the answer cannot be read ({type(error).__name__})",
+                status_code=answer.status,
+                body_excerpt=kept(answer.content),
             ) from None
         if ask.hooks is not None:
             if isinstance(found, Submission):
@@ -121,18 +162,6 @@ class Exchange:
             else:
                 ask.hooks.answered(found)
         return found
-
-    @staticmethod
-    def _stream_of(ask: Ask, response: httpx.Response) -> EventStream | None:
-        """Who takes the body, if it is the event stream that was asked for."""
-        kind = response.headers.get("content-type", "").lower()
-        return ask.stream if response.is_success and kind.startswith("text/event-stream") else None
-
-    def _broken(self, ask: Ask, error: httpx.HTTPError) -> Answer:
-        """Say what a connection that broke means; a stream may have told its end before."""
-        if ask.stream is not None and ask.stream.last is not None:
-            return Answer(200, {}, b"")
-        raise self._fault(ask, error) from None
 
     @contextmanager
     def _watched(self, ask: Ask) -> Iterator[None]:
@@ -145,12 +174,29 @@ class Exchange:
         ask.hooks.sending()
         try:
             yield
-        except NotCharged as error:
-            if isinstance(error, Paced):
+        except NotCharged as refusal:
+            error = self._final(refusal)
+            if isinstance(error, Paced) and not isinstance(error, QuotaExceeded):
                 self._gate.paced(error)
             ask.hooks.not_charged(error)
-            raise
+            raise error from None
         except UnknownOutcome as error:
             if ask.stream is not None:
-                error.generation_id = error.generation_id or ask.stream.generation_id
+                error.learn(generation_id=ask.stream.generation_id)
             raise
+
+    def _final(self, error: NotCharged) -> NotCharged:
+        """A refusal; one that asks to wait longer than is tried again is of another kind."""
+        seconds = error.retry_after_seconds or 0.0
+        if not isinstance(error, ConcurrencyLimitReached) or seconds <= self._retry_for:
+            return error
+        moment = datetime.now(UTC) + timedelta(seconds=min(seconds, 10**9))  # else beyond the calendar
+        return QuotaExceeded(
+            f"{error.message}; the API asks to come back at {moment:%Y-%m-%d %H:%M} UTC, which is "
+            f"longer than requests are tried again ({self._retry_for:g} s)",
+            limit=error.limit,
+            active=error.active,
+            status_code=error.status_code,
+            generation_id=error.generation_id,
+            retry_after_seconds=seconds,
+        )

@@ -12,18 +12,18 @@ from typing import Any, TypeVar
 from prefect_nanobanana._common.backoff import Backoff
 from prefect_nanobanana.client._account import read_credits, read_models
 from prefect_nanobanana.client._exchange import Exchange
-from prefect_nanobanana.client._generations import read_generation, read_status, read_submission
+from prefect_nanobanana.client._generations import read_generation, read_status
+from prefect_nanobanana.client._hooks import GenerationHooks
 from prefect_nanobanana.client._payload import Answer
 from prefect_nanobanana.client._polling import Stopwatch, durations_of
 from prefect_nanobanana.client._steps import (
     Ask,
     Board,
-    EventStream,
-    GenerationHooks,
     Overbooked,
     Sleep,
     Steps,
 )
+from prefect_nanobanana.client._streams import EventStream
 from prefect_nanobanana.errors import (
     ApiError,
     NeverDelivered,
@@ -35,6 +35,7 @@ from prefect_nanobanana.errors import (
 )
 from prefect_nanobanana.models import (
     DEFAULT_ASPECT_RATIO,
+    MAX_QUANTITY,
     Credits,
     Generation,
     ImageModel,
@@ -77,11 +78,14 @@ class Operations(Exchange):
         self, prompt: str, *, model: str, mode: Mode, hooks: GenerationHooks | None, **settings: Any
     ) -> Steps[Generation]:
         """Have images made."""
-        hooks, stopwatch = hooks or GenerationHooks(), Stopwatch()
+        hooks, stopwatch, quantity = hooks or GenerationHooks(), Stopwatch(), settings["quantity"]
         try:
             if mode == "async":
                 return (yield from self._in_flight(prompt, model=model, hooks=hooks, **settings))
-            return (yield from self._at_once(prompt, model=model, mode=mode, hooks=hooks, **settings))
+            found = yield from self._at_once(prompt, model=model, mode=mode, hooks=hooks, **settings)
+            if isinstance(found, Submission):  # sync answers may come as a submission [W]
+                return (yield from self._ending(found, hooks, stopwatch, quantity=quantity))
+            return found
         except UnknownOutcome as error:
             if error.generation_id is None or isinstance(error, StillRunning):
                 raise
@@ -89,25 +93,35 @@ class Operations(Exchange):
             lost = error
         submission = Submission(generation_id=str(lost.generation_id), model=model, mode=mode)
         hooks.submitted(submission)
-        return (yield from self._ending(submission, hooks, stopwatch, lost, ask_first=True))
+        return (
+            yield from self._ending(
+                submission, hooks, stopwatch, lost, ask_first=True, quantity=quantity
+            )
+        )
 
     def _at_once(
         self, prompt: str, *, model: str, mode: Mode, hooks: GenerationHooks, **settings: Any
-    ) -> Steps[Generation]:
+    ) -> Steps[Generation | Submission]:
         """Ask and have the answer in the same request; ask again only where nothing was charged."""
         request = self._generate_request(prompt, model=model, mode=mode, **settings)
         stream = EventStream(self._api_key, model, hooks) if mode == "stream" else None
 
-        def read(answer: Answer) -> Generation:
+        def read(answer: Answer) -> Generation | Submission:
             if stream is not None and stream.seen:
                 return stream.ended(self._base_url)
-            return read_generation(answer, base_url=self._base_url, model=model, mode=mode)
+            return read_generation(
+                answer,
+                base_url=self._base_url,
+                model=model,
+                mode=mode,
+                quantity=settings["quantity"],
+            )
 
         backoff = self._backoff(self._retry_for)
         while True:
             try:
-                generation: Generation = yield Ask(request, read, hooks, stream)
-                return generation
+                found: Generation | Submission = yield Ask(request, read, hooks, stream)
+                return found
             except NotCharged as error:
                 delay = backoff.delay_seconds(error)
             yield Sleep(delay)
@@ -120,7 +134,7 @@ class Operations(Exchange):
         try:
             if isinstance(found, Generation):
                 return found
-            return (yield from self._ending(found, hooks, Stopwatch()))
+            return (yield from self._ending(found, hooks, Stopwatch(), quantity=settings["quantity"]))
         finally:
             self._gate.leave(boarded=True)
 
@@ -140,7 +154,13 @@ class Operations(Exchange):
         request = self._generate_request(prompt, model=model, mode="async", **settings)
 
         def read(answer: Answer) -> Submission | Generation:
-            return read_submission(answer, base_url=self._base_url, model=model)
+            return read_generation(
+                answer,
+                base_url=self._base_url,
+                model=model,
+                mode="async",
+                quantity=settings["quantity"],
+            )
 
         backoff = self._backoff(self._retry_for)
         refused = aboard = False
@@ -181,6 +201,7 @@ class Operations(Exchange):
         problem: ApiError | None = None,
         *,
         ask_first: bool = False,
+        quantity: int = MAX_QUANTITY,
     ) -> Steps[Generation]:
         """Ask for a generation's end until it is there, or the time is up.
 
@@ -188,15 +209,25 @@ class Operations(Exchange):
         """
         model, generation_id = submission.model, submission.generation_id
         past = durations_of(self._base_url, model)
+        began = stopwatch.elapsed
         until = max(self._timeout, stopwatch.elapsed + self._timings.settle_for * ask_first)
         refusals = polls = 0
+        body_excerpt = None
         from_the_start = not ask_first
 
         def read(answer: Answer) -> Generation | None:
-            return read_status(answer, base_url=self._base_url, model=model, mode=submission.mode)
+            return read_status(
+                answer,
+                base_url=self._base_url,
+                model=model,
+                mode=submission.mode,
+                quantity=quantity,
+            )
 
         request = self._request("/generate", params={"id": generation_id})
         while refusals < REFUSED_POLLS:
+            if isinstance(problem, UnknownOutcome):
+                body_excerpt = body_excerpt or problem.body_excerpt
             delay = 0.0 if ask_first else past.delay_seconds(stopwatch.elapsed, self._timings)
             if isinstance(problem, Paced):
                 delay = max(delay, problem.retry_after_seconds or 0.0)
@@ -229,12 +260,14 @@ class Operations(Exchange):
                 hooks.answered(generation)
                 return generation
         why = f" (the last answer: {problem.message})" if problem else ""
+        for_seconds = stopwatch.elapsed - began
+        times = "1 request" if polls == 1 else f"{polls} requests"
+        over = f" over {for_seconds:.0f} s" if for_seconds >= 1 else ""
         raise StillRunning(
-            f"generation {generation_id} was not seen to end within "
-            f"{stopwatch.elapsed:.0f} s{why}; its id "
-            "is kept",
+            f"generation {generation_id} was not seen to end in {times}{over}{why}; its id is kept",
             status_code=problem.status_code if problem else None,
             generation_id=generation_id,
+            body_excerpt=body_excerpt,
         )
 
     def _credits_of(self) -> Steps[Credits]:

@@ -6,9 +6,10 @@ event before anything looks at it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
+
+from prefect_nanobanana.client._payload import parse
 
 MAX_EVENT_BYTES = 256 * 1024 * 1024
 """An event may hold images as `data:` URLs; more than this is none."""
@@ -70,7 +71,7 @@ class EventReader:
         if self._secret:
             body = body.replace(self._secret, b"[key]")
         try:
-            event = json.loads(body)
+            event = parse(body)
         except ValueError:
             return None
         return event if isinstance(event, dict) else None

@@ -4,6 +4,8 @@ from prefect_nanobanana.models.base import (
     Credits,
     Text,
     describe_errors,
+    exact_credits,
+    json_number,
     refuse_half_characters,
 )
 from prefect_nanobanana.models.generations import (
@@ -51,5 +53,7 @@ __all__ = [
     "Text",
     "clean_reference_urls",
     "describe_errors",
+    "exact_credits",
+    "json_number",
     "refuse_half_characters",
 ]

@@ -159,7 +159,7 @@ SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "credits missing": (SUCCESS, {"credits_used": None, "remaining_credits": None}),
     "credits of a strange kind": (
-        {**SUCCESS, "creditsUsed": "1", "remainingCredits": True},
+        {**SUCCESS, "creditsUsed": "one", "remainingCredits": True},
         {"credits_used": None, "remaining_credits": None},
     ),
     "credits in fractions": (
@@ -213,6 +213,7 @@ def test_answer_shapes(ask: Ask, shape: str) -> None:
 def test_image_urls_become_whole(given: str, expected: str) -> None:
     answer = Answer(200, {}, json.dumps({"success": True, "imageUrls": [given]}).encode())
     read = read_generation(answer, base_url="https://host:1/api/v1", model="m", mode="sync")
+    assert isinstance(read, Generation)
     assert read.image_urls == (expected,)
 
 
@@ -476,7 +477,7 @@ def test_look_ups_are_tried_again_and_then_say_why(ask: Ask, method: str) -> Non
 
 def test_each_request_has_its_own_connection(sandbox: Sandbox) -> None:
     with NanoBananaClient(sandbox.api_key, sandbox.base_url) as client:
-        pool = client._http._transport._pool  # type: ignore[attr-defined]
+        pool = client._transport._pool  # type: ignore[attr-defined]
         for _ in range(2):
             client.generate("x")
             assert pool.connections == []
