@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
-from typing import Any
+import re
+from typing import Any, Self
 from urllib.parse import urlsplit
 
+import httpx
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import ConfigDict, Field, SecretStr, field_validator
+from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from prefect_nanobanana.client import (
     DEFAULT_BASE_URL,
@@ -113,9 +115,13 @@ class NanoBananaCredentials(CredentialsBlock):
     @field_validator("api_key")
     @classmethod
     def _key_can_be_sent(cls, value: SecretStr) -> SecretStr:
-        key = value.get_secret_value().strip()
+        key = _bare_key(value.get_secret_value())
         if not key:
             raise ValueError("the API key is empty: paste the key that starts with nb_")
+        if _MASKED.search(key):
+            raise ValueError(
+                "the API key is masked (asterisks): copy the key itself, not what a form or a dump shows"
+            )
         if key.lower().startswith("bearer"):
             raise ValueError('leave out the word "Bearer": paste only the key that starts with nb_')
         if not key.isascii() or not key.isprintable() or " " in key:
@@ -128,23 +134,37 @@ class NanoBananaCredentials(CredentialsBlock):
     @classmethod
     def _address_is_safe(cls, value: str) -> str:
         value = value.strip().rstrip("/")
+        # What urlsplit passes over is not what is sent.
+        if any(c.isspace() or not c.isprintable() or c == "\\" for c in value):
+            raise ValueError(
+                "the base URL must start with https:// and hold no blank, tab, line break or "
+                f"backslash, as {DEFAULT_BASE_URL}"
+            )
         try:
             parts = urlsplit(value)
             host, _ = parts.hostname, parts.port
-        except ValueError:
+            httpx.URL(value)
+        except (ValueError, httpx.InvalidURL):
             raise ValueError(f"the base URL is no web address: use {DEFAULT_BASE_URL}") from None
         if parts.scheme not in ("http", "https") or not host:
             raise ValueError(
                 f"the base URL must start with https:// and name a host, as {DEFAULT_BASE_URL}"
             )
-        if parts.username or parts.password or parts.query or parts.fragment:
+        if "@" in parts.netloc or "?" in value or "#" in value:
             raise ValueError("the base URL must have no user name, password, ? or #")
-        if parts.scheme == "http" and not _is_loopback(host):
+        return value
+
+    @model_validator(mode="after")
+    def _key_is_not_sent_in_clear(self) -> Self:
+        # Where a name leads to is looked at again when it is connected to.
+        parts = urlsplit(self.base_url)
+        host = parts.hostname or ""
+        if parts.scheme == "http" and not (_is_loopback(host) or host in self.image_hosts):
             raise ValueError(
                 "the base URL must start with https://, as the API key would be sent in clear; "
-                "http:// is for servers on this machine only"
+                "http:// is for servers on this machine, and for hosts that are listed under image_hosts"
             )
-        return value
+        return self
 
     @classmethod
     def from_env(cls, **settings: Any) -> NanoBananaCredentials:
@@ -199,6 +219,7 @@ class NanoBananaCredentials(CredentialsBlock):
             self.base_url,
             request_timeout_seconds=self.request_timeout_seconds,
             gate=self.slots,
+            plain_http_hosts=self.image_hosts,
         )
 
     def get_async_client(self) -> AsyncNanoBananaClient:
@@ -208,7 +229,24 @@ class NanoBananaCredentials(CredentialsBlock):
             self.base_url,
             request_timeout_seconds=self.request_timeout_seconds,
             gate=self.slots,
+            plain_http_hosts=self.image_hosts,
         )
+
+
+_AROUND = "\"'`“”„‘’‚«»\ufeff\u200b\u200e\u2060,;"
+_NAMED = re.compile(r"(?:export\s+|set\s+|\$env:)?(?!nb_)(\w+)\s*[=:]\s*(\S.*)", re.DOTALL)
+_MASKED = re.compile(r"\*\*|[•●]|^(nb_)?\*+$")
+
+
+def _bare_key(text: str) -> str:
+    """A key without what is copied along with it: blanks, line breaks, quotes, `NAME=`."""
+    before = None
+    while text != before:
+        before, text = text, text.strip().strip(_AROUND)
+        named = _NAMED.fullmatch(text)
+        if named and ("key" in named[1].lower() or named[2].lstrip(_AROUND).startswith("nb_")):
+            text = named[2]
+    return text
 
 
 def _is_loopback(host: str) -> bool:

@@ -67,13 +67,13 @@ from pydantic import SecretStr  # noqa: E402
 from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator, RunFailed, RunReport  # noqa: E402
 from prefect_nanobanana._common import backoff as pace  # noqa: E402
 from prefect_nanobanana.batch._timing import Timing, current_timing, use_timing  # noqa: E402
-from prefect_nanobanana.client import _core, _polling  # noqa: E402
+from prefect_nanobanana.client import _timings  # noqa: E402
 from prefect_nanobanana.flows import generate_images  # noqa: E402
 from prefect_nanobanana.sandbox import Sandbox  # noqa: E402
 from prefect_nanobanana.sandbox.s3 import LocalS3  # noqa: E402
 from prefect_nanobanana.slots import _account as slots  # noqa: E402
 
-pytest_plugins = ["prefect_nanobanana.sandbox.fixtures", "pytester", "killing", "deployed"]
+pytest_plugins = ["prefect_nanobanana.sandbox.fixtures", "pytester", "killing", "deployed", "clients"]
 BUCKET = "pictures"
 
 
@@ -105,12 +105,12 @@ def harness() -> Iterator[None]:
             yield
 
 
-QUICK: list[tuple[Any, str, float]] = [
+QUICK_CLIENT = _timings.Timings(
+    first_poll=0.05, poll_every=0.1, close_poll=0.05, settle_for=0.3, first_delay=0.01
+)
+QUICK: list[tuple[Any, str, Any]] = [
+    (_timings, "DEFAULT", QUICK_CLIENT),
     (pace, "FIRST_DELAY_SECONDS", 0.01),
-    (_polling, "FIRST_POLL_SECONDS", 0.05),
-    (_polling, "POLL_EVERY_SECONDS", 0.1),
-    (_polling, "CLOSE_POLL_SECONDS", 0.05),
-    (_core, "SETTLE_FOR_SECONDS", 0.3),
 ]
 """Waiting shows nothing: the pace without the waiting, but for what servers ask for."""
 

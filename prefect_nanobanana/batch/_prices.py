@@ -74,4 +74,4 @@ def _exact(amount: Credits) -> Decimal:
 
 
 def _number(amount: Decimal) -> Credits:
-    return int(amount) if amount == amount.to_integral_value() else float(amount)
+    return int(amount) if amount == amount.to_integral_value() else amount

@@ -136,6 +136,7 @@ class Stages:
             generation_id=str(record.generation_id),
             credits_used=record.credits_used or None,
             model=record.request.model,
+            mode=self._generator.mode,
         )
         elapsed = record.age_seconds()
         self._call(

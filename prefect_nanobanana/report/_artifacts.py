@@ -16,7 +16,7 @@ from PIL import Image
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from prefect_nanobanana._common.naming import slug
-from prefect_nanobanana.models import OutcomeStatus, RunReport
+from prefect_nanobanana.models import OutcomeStatus, RunReport, json_number
 from prefect_nanobanana.report._text import NAMES, GalleryItem, balance_note, in_credits, summary
 from prefect_nanobanana.s3 import ObjectStore
 
@@ -156,7 +156,7 @@ def table_rows(report: RunReport) -> tuple[list[dict[str, Any]], int]:
             "prompt": _short(outcome.prompt.name or outcome.prompt.prompt),
             "status": outcome.status,
             "images": len(outcome.images),
-            "credits": outcome.credits_used,
+            "credits": json_number(outcome.credits_used),
             "paid": "earlier" if outcome.reused else "by this run",
             "message": _short(outcome.message or ""),
         }

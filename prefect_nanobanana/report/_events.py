@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect.events import emit_event
 
-from prefect_nanobanana.models import Credits, Outcome, RunReport, StoredImage
+from prefect_nanobanana.models import Credits, Outcome, RunReport, StoredImage, json_number
 
 IMAGE_STORED = "nanobanana.image.stored"
 IMAGE_WARNING = "nanobanana.image.warning"
@@ -81,7 +81,11 @@ def credits_low(account: str, batch: str, remaining: Credits, bound: Credits) ->
         "prefect.resource.id": f"nanobanana.account.{account}",
         "prefect.resource.name": f"Nano Banana account {account}",
     }
-    payload = {"batch": batch, "remaining_credits": remaining, "low_credits": bound}
+    payload = {
+        "batch": batch,
+        "remaining_credits": json_number(remaining),
+        "low_credits": json_number(bound),
+    }
     emit_event(CREDITS_LOW, resource, payload=payload)
 
 
@@ -91,4 +95,4 @@ def _batch(batch: str) -> dict[str, str]:
 
 def _prompt(batch: str, position: int, prompt: str, credits: Credits) -> dict[str, Any]:
     short = prompt if len(prompt) <= _SHOWN_CHARACTERS else prompt[: _SHOWN_CHARACTERS - 3] + "..."
-    return {"batch": batch, "position": position, "prompt": short, "credits_used": credits}
+    return {"batch": batch, "position": position, "prompt": short, "credits_used": json_number(credits)}

@@ -138,7 +138,7 @@ def test_an_unknown_outcome_keeps_the_id_that_was_told(
     def processing(*_: Any, **__: Any) -> Any:
         raise UnknownOutcome("still processing", generation_id="g17")
 
-    monkeypatch.setattr("prefect_nanobanana.client._core.read_generation", processing)
+    monkeypatch.setattr("prefect_nanobanana.client._operations.read_generation", processing)
     report = run("a")
     assert "generation g17 was not seen to end" in str(report.outcomes[0].message)
     (record,) = (folder / "b/records").iterdir()
