@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 Mode = Literal["sync", "async", "stream"]
 GenerationStatus = Literal["completed", "warning", "failed"]
@@ -200,9 +208,11 @@ class StoredImage(_Frozen):
         content_type: From its bytes, as `image/png`.
         size_bytes: Its size in bytes.
         sha256: The hash of its bytes, in hexadecimal.
-        width: In pixels.
-        height: In pixels.
+        width: In pixels, as a person sees it; 0 if it was not checked.
+        height: The same.
         source_url: Where it was fetched from; a `data:` URL is cut short.
+        checked: Whether it was decoded and is known to be a whole picture. If not, it is a film or of a
+            kind that cannot be checked here, stored as its host served it.
     """
 
     uri: str
@@ -213,6 +223,15 @@ class StoredImage(_Frozen):
     width: int
     height: int
     source_url: str
+    checked: bool = True
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Written only where it says something, so that what earlier versions wrote stays as it is.
+        written: dict[str, Any] = handler(self)
+        if self.checked:
+            written.pop("checked", None)
+        return written
 
 
 class Outcome(_Frozen):

@@ -149,6 +149,7 @@ class Copier:
             width=picture.width,
             height=picture.height,
             source_url=shown(url),
+            checked=picture.checked,
         )
         return _Item(body, picture, image)
 

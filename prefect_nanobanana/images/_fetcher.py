@@ -83,7 +83,8 @@ class Fetcher:
         """
         body = self._downloader.fetch(url)
         try:
-            return Fetched(body, inspect(body.file, thumbnail=thumbnail))
+            picture = inspect(body.file, thumbnail=thumbnail, length_told=body.length_told)
+            return Fetched(body, picture)
         except NotAPicture as error:
             body.close()
             # A host may answer with a page, or cut an image short, while it is not ready.
