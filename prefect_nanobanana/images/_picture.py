@@ -42,8 +42,10 @@ _READERS: dict[Kind, Callable[[io.BytesIO], Image.Image]] = {
     _kinds.AVIF: AvifImagePlugin.AvifImageFile,
     _kinds.BMP: BmpImagePlugin.BmpImageFile,
 }
-_BYTES_PER_PIXEL = {_kinds.JPEG: 6, _kinds.WEBP: 12, _kinds.AVIF: 12}
-"""At worst, what their decoders keep besides included; 4 for the others."""
+_BYTES_PER_PIXEL = {_kinds.JPEG: 6, _kinds.GIF: 5, _kinds.WEBP: 16, _kinds.AVIF: 9}
+"""At worst, with what decoders keep besides, as measured; 8 for the others, which may be transparent."""
+MAX_DECODED_BYTES = 1_000_000_000
+"""What would take more, as a WebP of more than 62 megapixels, is told by its structure alone."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Of a PNG, by its colour type."""
 _ADAM7 = (
@@ -92,14 +94,15 @@ class Picture:
 def inspect(file: IO[bytes], *, thumbnail: bool = True, length_told: bool = False) -> Picture:
     """Check that a file is a whole picture, by its structure and its pixels.
 
-    Bytes behind the end, and parts that carry no pixels, may be anything. A PNG's pixels are unpacked and
-    counted, which takes no memory, and decoded for a thumbnail only; those of other kinds are decoded.
+    Bytes behind the end, and parts that carry no pixels, may be anything. The pixels of a PNG are
+    unpacked and counted, which takes no memory, and decoded for a thumbnail only; those of other kinds
+    always.
 
     Args:
         file: The file, from its start; it is read and rewound.
         thumbnail: Whether to make a small picture of it, too.
-        length_told: Whether it came with its length and has it: then media of a kind that cannot be
-            checked here are taken unchecked.
+        length_told: Whether it came with its length and has it: then media that cannot be checked here
+            are taken unchecked.
 
     Returns:
         What it is.
@@ -132,17 +135,19 @@ def _inspected(data: memoryview, thumbnail: bool, length_told: bool) -> Picture:
     if kind is None:
         raise NotAPicture(no_kind(head))
     structure = read_structure(kind, data)
-    if not kind.checked:
+    width, height, turned = structure.width, structure.height, _orientation(structure.exif)
+    needed = width * height * _BYTES_PER_PIXEL.get(kind, 8)
+    if not kind.checked or (needed > MAX_DECODED_BYTES and width * height <= MAX_PIXELS):
         if not length_told:
             raise NotAPicture(f"{kind.name} cannot be checked, and its host did not say how long it is")
-        return Picture(kind.content_type, kind.extension, 0, 0, "", checked=False)
-    pixels = structure.width * structure.height
-    _bound(pixels)
+        known = (width, height) if kind.checked else (0, 0)
+        return _upright(kind, *known, turned, checked=False)
+    _bound(width * height)
     if kind == _kinds.PNG:
         _count_png(structure, head)  # the decoder does not miss rows that are not there
     if kind == _kinds.PNG and not thumbnail:
-        return _upright(kind, structure.width, structure.height, _orientation(structure.exif), "")
-    with budget.take(pixels * _BYTES_PER_PIXEL.get(kind, 4) + len(data)):
+        return _upright(kind, width, height, turned)
+    with budget.take(needed + len(data)):
         return apart(functools.partial(_decoded, kind, structure, thumbnail))
 
 
@@ -163,15 +168,18 @@ def _decoded(kind: Kind, structure: Structure, thumbnail: bool) -> Picture:
             turned = _orientation(structure.exif)
             if kind == _kinds.AVIF:
                 turned = _orientation(image.info.get("exif") or b"")
-            return _upright(kind, width, height, turned, _small(image, turned) if thumbnail else "")
+            small = _small(image, turned) if thumbnail else ""
+            return _upright(kind, width, height, turned, small)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, KeyError) as error:
         raise NotAPicture(f"the picture is broken or cut short ({str(error)[:100]})") from None
 
 
-def _upright(kind: Kind, width: int, height: int, turned: int, small: str) -> Picture:
+def _upright(
+    kind: Kind, width: int, height: int, turned: int, small: str = "", *, checked: bool = True
+) -> Picture:
     if turned >= 5:
         width, height = height, width
-    return Picture(kind.content_type, kind.extension, width, height, small)
+    return Picture(kind.content_type, kind.extension, width, height, small, checked)
 
 
 def _small(image: Image.Image, turned: int) -> str:
