@@ -157,8 +157,8 @@ class _Checked(_Timed):
         try:
             found = self._addresses.of(self.scheme, self.host, self.port)
         except (OSError, UnicodeError) as error:
-            raise NotConnected(f"{self.host} cannot be resolved: {error}") from None
-        failure = f"{self.host} has no address"
+            raise NotConnected(f"{self.host[:60]} cannot be resolved: {error}") from None
+        failure = f"{self.host[:60]} has no address"
         for address in found:
             try:
                 return self._connect_to((address, self.port), _left(CONNECT_SECONDS))

@@ -13,6 +13,7 @@ from prefect_nanobanana._common.origins import PORTS
 
 LONGEST_SHOWN = 200
 """No message, log or record holds more characters of an address or a body."""
+_LONGEST_HOST = 253
 _KEPT = string.ascii_letters + string.digits + string.punctuation
 _WEB = re.compile(r"(https?)://([^/?#\\]*)((?:[/?][^#]*)?)(?:#.*)?", re.IGNORECASE | re.DOTALL)
 
@@ -46,7 +47,7 @@ class WebAddress:
             raise ValueError
         scheme, target = found[1].lower(), found[3]
         server = urllib3.util.parse_url(f"{scheme}://{found[2].rpartition('@')[2]}")
-        if not server.host or server.path:
+        if not server.host or server.path or len(server.host) > _LONGEST_HOST:
             raise ValueError
         target = target if target.startswith("/") else f"/{target}"
         return cls(scheme, server.host, server.port or PORTS[scheme], quote(target, safe=_KEPT))
