@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,7 +10,6 @@ from prefect_nanobanana.images._addresses import Addresses
 from prefect_nanobanana.images._body import Body
 from prefect_nanobanana.images._download import Downloader, TransientDownloadError
 from prefect_nanobanana.images._inline import is_inline
-from prefect_nanobanana.images._network import Connect
 from prefect_nanobanana.images._picture import NotAPicture, Picture, inspect
 from prefect_nanobanana.images._urls import shown
 
@@ -44,20 +42,16 @@ class Fetcher:
         addresses: Where may be fetched from; or just the hosts that may be asked over plain http and in
             private networks, as `10.0.0.7` or, only at that port and scheme, `http://10.0.0.7:9000`.
         connections: How many connections stay open for the next image.
-        connect: Makes the connections.
 
     Raises:
         InvalidInput: If one of the hosts is none, or the environment names a proxy of another kind.
     """
 
     def __init__(
-        self,
-        addresses: Addresses | Iterable[str] = (),
-        connections: int = CONNECTIONS,
-        connect: Connect = socket.create_connection,
+        self, addresses: Addresses | Iterable[str] = (), connections: int = CONNECTIONS
     ) -> None:
         allowed = addresses if isinstance(addresses, Addresses) else Addresses(addresses)
-        self._downloader = Downloader(allowed, connections, connect)
+        self._downloader = Downloader(allowed, connections)
 
     def __enter__(self) -> Fetcher:
         return self
