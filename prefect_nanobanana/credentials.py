@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 import os
 import re
+from dataclasses import replace
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ import httpx
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from prefect_nanobanana._common.origins import Origin
 from prefect_nanobanana.client import (
     DEFAULT_BASE_URL,
     DEFAULT_REQUEST_TIMEOUT_SECONDS,
@@ -85,7 +87,8 @@ class NanoBananaCredentials(CredentialsBlock):
         default=[],
         title="Image hosts in your own network",
         description="Images are fetched over https, and from public addresses only. List host names or "
-        "addresses here that may be asked over plain http and in private networks, too.",
+        "addresses here that may be asked over plain http and in private networks, too; with port or "
+        "scheme, as http://10.0.0.7:9000, only at that.",
     )
 
     low_credits: int = Field(
@@ -98,18 +101,16 @@ class NanoBananaCredentials(CredentialsBlock):
 
     @field_validator("image_hosts")
     @classmethod
-    def _hosts_are_bare(cls, value: list[str]) -> list[str]:
-        hosts = [host.strip().strip("[]").lower() for host in value]
-        for host in hosts:
+    def _hosts_are_hosts(cls, value: list[str]) -> list[str]:
+        hosts = []
+        for host in value:
             try:
-                bare = urlsplit(f"//[{host}]" if ":" in host else f"//{host}").hostname == host
+                hosts.append(str(Origin.parse(host)))
             except ValueError:
-                bare = False
-            if not bare:
                 raise ValueError(
-                    f"{host!r} is no host: give its name or address alone, as images.example or "
-                    "10.0.0.7, without http:// and without a port"
-                )
+                    f"{host!r} is not a host: give its name or address, as images.example or 10.0.0.7, "
+                    "and scheme and port if only those are meant, as http://10.0.0.7:9000"
+                ) from None
         return hosts
 
     @field_validator("api_key")
@@ -158,8 +159,8 @@ class NanoBananaCredentials(CredentialsBlock):
     def _key_is_not_sent_in_clear(self) -> Self:
         # Where a name leads to is looked at again when it is connected to.
         parts = urlsplit(self.base_url)
-        host = parts.hostname or ""
-        if parts.scheme == "http" and not (_is_loopback(host) or host in self.image_hosts):
+        local = _is_loopback(parts.hostname or "")
+        if parts.scheme == "http" and not local and not self._plain_http_hosts:
             raise ValueError(
                 "the base URL must start with https://, as the API key would be sent in clear; "
                 "http:// is for servers on this machine, and for hosts that are listed under image_hosts"
@@ -198,11 +199,22 @@ class NanoBananaCredentials(CredentialsBlock):
     def trusted_hosts(self) -> list[str]:
         """Hosts that images may be fetched from over plain http, and in private networks.
 
-        These are the API's own, where everything else goes, too, and those under `image_hosts`.
+        These are the API's own, at its scheme and port, where everything else goes, too, and those under
+        `image_hosts`. The public service needs no exemption.
         """
-        own = urlsplit(self.base_url).hostname or ""
-        local = ["localhost", "127.0.0.1", "::1"] if _is_loopback(own) else []
-        return [*self.image_hosts, *local, own]
+        own = Origin.parse(self.base_url.partition("://")[0] + "://" + urlsplit(self.base_url).netloc)
+        hosts = [] if own.host == urlsplit(DEFAULT_BASE_URL).hostname else [own.host]
+        if _is_loopback(own.host):
+            hosts += [host for host in ("localhost", "127.0.0.1", "::1") if host != own.host]
+        return [*self.image_hosts, *(str(replace(own, host=host)) for host in hosts)]
+
+    @property
+    def _plain_http_hosts(self) -> list[str]:
+        """The API's own host, if the block names it among those that may be asked over plain http."""
+        parts = urlsplit(self.base_url)
+        host, port = parts.hostname or "", parts.port or 80
+        listed = (Origin.parse(text) for text in self.image_hosts)
+        return [host] if any(each.covers("http", host, port) for each in listed) else []
 
     @property
     def slots(self) -> Slots:
@@ -219,7 +231,7 @@ class NanoBananaCredentials(CredentialsBlock):
             self.base_url,
             request_timeout_seconds=self.request_timeout_seconds,
             gate=self.slots,
-            plain_http_hosts=self.image_hosts,
+            plain_http_hosts=self._plain_http_hosts,
         )
 
     def get_async_client(self) -> AsyncNanoBananaClient:
@@ -229,7 +241,7 @@ class NanoBananaCredentials(CredentialsBlock):
             self.base_url,
             request_timeout_seconds=self.request_timeout_seconds,
             gate=self.slots,
-            plain_http_hosts=self.image_hosts,
+            plain_http_hosts=self._plain_http_hosts,
         )
 
 

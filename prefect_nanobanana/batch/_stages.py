@@ -25,7 +25,7 @@ from prefect_nanobanana.errors import (
     NeverDelivered,
 )
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.images import COPY_THREADS, Copier
+from prefect_nanobanana.images import Copier
 from prefect_nanobanana.models import CEILING_REACHED, Submission
 
 ASYNC_THREADS = 200
@@ -67,7 +67,7 @@ class Stages:
             threads = max(threads, min(ASYNC_THREADS, prompts))
         self._asking = ThreadPoolExecutor(threads, thread_name_prefix="generate")
         self._settling = ThreadPoolExecutor(SETTLING_THREADS, thread_name_prefix="settle")
-        self._copying = ThreadPoolExecutor(COPY_THREADS, thread_name_prefix="copy")
+        self._copying = ThreadPoolExecutor(Copier.THREADS, thread_name_prefix="copy")
 
     def __enter__(self) -> Stages:
         return self

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from prefect_nanobanana.models.base import Credits, Frozen
 from prefect_nanobanana.models.prompts import DEFAULT_MODEL
@@ -66,9 +68,11 @@ class StoredImage(Frozen):
         content_type: From its bytes, as `image/png`.
         size_bytes: Its size in bytes.
         sha256: The hash of its bytes, in hexadecimal.
-        width: In pixels.
-        height: In pixels.
+        width: In pixels, as a person sees it; 0 if it was not checked.
+        height: The same.
         source_url: Where it was fetched from; a `data:` URL is cut short.
+        checked: Whether it was decoded and is known to be a whole picture. If not, it is a film or of a
+            kind that cannot be checked here, stored as its host served it.
     """
 
     uri: str
@@ -79,3 +83,12 @@ class StoredImage(Frozen):
     width: int
     height: int
     source_url: str
+    checked: bool = True
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Written only where it says something, so that what earlier versions wrote stays as it is.
+        written: dict[str, Any] = handler(self)
+        if self.checked:
+            written.pop("checked", None)
+        return written

@@ -189,6 +189,7 @@ def test_a_balance_that_cannot_be_read_proves_nothing(
     with FaultyS3(sandbox.origin) as api:
         api.fault = refuse
         generator.credentials.base_url = f"{api.url}/api/v1"
+        generator.credentials.image_hosts = [sandbox.origin]
         sandbox.faults.queue("reset_before")
         report = run("a", "b")
     assert sorted(statuses(report)) == ["stored", "unknown"]
@@ -283,6 +284,7 @@ def test_what_the_api_has_named_is_never_proven_free(
     with FaultyS3(sandbox.origin) as api:
         api.fault = forget
         generator.credentials.base_url = f"{api.url}/api/v1"
+        generator.credentials.image_hosts = [sandbox.origin]
         report = run("a")
         assert statuses(report) == ["unknown"]
         assert (report.credits_used, report.credits_unexplained, report.credits_at_risk) == (1, 0, 0)
