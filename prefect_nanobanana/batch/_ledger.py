@@ -26,6 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -183,10 +184,11 @@ class Ledger:
             BucketNotUsable: If nothing can be written there.
             LedgerError: If it could not be written for another reason.
         """
-        if not self.bucket.conditional and self._attempt(record.key) != self._attempts.get(record.key):
+        conditional = self.bucket.capabilities.conditional_writes
+        if not conditional and self._attempt(record.key) != self._attempts.get(record.key):
             raise Claimed(_CLAIMED)
         self._put_if_unchanged(record)
-        if self.bucket.conditional is False:
+        if self.bucket.capabilities.conditional_writes is False:
             time.sleep(CLAIM_SECONDS)
             if not self.holds(record):
                 raise Claimed(_CLAIMED)
@@ -196,8 +198,7 @@ class Ledger:
         if version is None:
             conditions = [{"IfNoneMatch": "*"}]
         else:
-            # Ceph's radosgw, as of version 16, knows its own tags only without their quotes.
-            conditions = [{"IfMatch": version}, {"IfMatch": version.strip('"')}]
+            conditions = [{"IfMatch": version}]
         for condition in conditions:
             try:
                 return self._put(record, **condition)
@@ -222,13 +223,9 @@ class Ledger:
             BucketNotUsable: If nothing can be written there.
             LedgerError: If it could not be written for another reason.
         """
-        try:
-            self._put(record, IfNoneMatch="*")
-        except PreconditionFailed:
-            self.bucket.conditional = True
-        else:
-            self.bucket.conditional = False
-        return self.bucket.conditional
+        with suppress(PreconditionFailed):
+            self._put(record, known_to_exist=True, IfNoneMatch="*")
+        return bool(self.bucket.capabilities.conditional_writes)
 
     def holds(self, record: Record) -> bool:
         """Whether what is stored is this very attempt.
@@ -253,7 +250,7 @@ class Ledger:
             raise
         except StorageError as error:
             raise LedgerError(f"a record could not be written: {error}") from None
-        self._versions[record.key] = written["ETag"]
+        self._versions[record.key] = written.etag
         self._attempts[record.key] = record.attempt
 
     def _known(self) -> set[str]:

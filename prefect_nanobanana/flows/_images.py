@@ -134,7 +134,11 @@ def generate_images(
         *(name, len(jobs), to_ask, before),
     )
     with (
-        Copier(opened, generator.credentials.trusted_hosts) as copier,
+        Copier.for_bucket(
+            opened,
+            generator.credentials.trusted_hosts,
+            expected_images=sum(job.record.request.quantity for job in jobs),
+        ) as copier,
         LiveArtifact(artifact_key(name, "progress"), logger) as live,
     ):
         run = Run(

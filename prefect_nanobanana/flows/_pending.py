@@ -90,7 +90,11 @@ def copy_pending(
     jobs = [Job(n, record, None, ledgers[name]) for n, (name, record) in enumerate(owed, 1)]
     logger.info("%d generations owe images, in %d batches", len(jobs), len({name for name, _ in owed}))
     before = sum(len(job.record.images) for job in jobs)
-    with Copier(opened, generator.credentials.trusted_hosts) as copier:
+    with Copier.for_bucket(
+        opened,
+        generator.credentials.trusted_hosts,
+        expected_images=sum(job.record.request.quantity for job in jobs),
+    ) as copier:
         Run(jobs, generator, copier, Budget(0), logger).go()
     lost = [job for job in jobs if _is_lost(job)]
     for job in lost:
