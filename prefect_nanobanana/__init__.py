@@ -31,6 +31,7 @@ from prefect_nanobanana.errors import (
     ServerBusy,
     StillRunning,
     StorageError,
+    StoreRefuses,
     UnknownOutcome,
 )
 from prefect_nanobanana.generation_run import GenerationRun
@@ -91,6 +92,7 @@ __all__ = [
     "StillRunning",
     "StorageError",
     "StorageOptions",
+    "StoreRefuses",
     "StoredImage",
     "Submission",
     "UnknownOutcome",

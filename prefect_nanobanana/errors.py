@@ -24,6 +24,7 @@ The tree is sorted by what a failure means for money, because that decides what 
     │       └── StillRunning          begun, and not finished when the waiting ended: ask by its id
     ├── StorageError                  S3 and image hosts
     │   ├── ImageNotCopied            this one image could not be copied
+    │   ├── StoreRefuses              the store takes no more of this: full, over quota, too large
     │   └── BucketNotUsable           no image can be stored: access, bucket or credentials are wrong
     ├── LedgerError                   a record could not be read or written: nothing may be spent
     ├── BooksDoNotBalance             a report whose counts do not add up: a bug, never hidden
@@ -62,6 +63,7 @@ __all__ = [
     "ServerBusy",
     "StillRunning",
     "StorageError",
+    "StoreRefuses",
     "UnknownOutcome",
 ]
 
@@ -243,6 +245,21 @@ class ImageNotCopied(StorageError):
     def __init__(self, message: str, *, gone: bool = False) -> None:
         super().__init__(message)
         self.gone = gone
+
+
+class StoreRefuses(StorageError):
+    """The store, or a proxy before it, takes no more of this, and sending it again changes nothing.
+
+    A proxy's 413, 507, S3's `EntityTooLarge`, a quota that is used up (`QuotaExceeded`,
+    `XMinioStorageFull`). The next object may fare better, if it is smaller.
+
+    Attributes:
+        answer: What it answered, as `507 XMinioStorageFull: ...`; at most 200 characters.
+    """
+
+    def __init__(self, message: str, answer: str = "") -> None:
+        super().__init__(message)
+        self.answer = answer
 
 
 class BucketNotUsable(StorageError):

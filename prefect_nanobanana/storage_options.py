@@ -15,6 +15,10 @@ Links = Literal["plain", "signed", "none"]
 """How Prefect's UI links to a full image: `plain`, to AWS's console, where people log in, or to the
 image's address at another store; `signed`, by an address that opens for whoever has it, for seven days
 at most, and holds the access key's id (and a session token, if there is one); or not at all."""
+Verify = Literal["auto", "store", "compare"]
+"""How it is known that the store holds what it was sent: it is known to refuse what does not fit its
+checksum (`store`), or what it says of an object is compared (`compare`); `auto` trusts AWS alone, which
+checks (its documentation)."""
 CACHE_CONTROL = "public, max-age=31536000, immutable"
 """An image's key never holds another image."""
 MAX_TAGS = 10
@@ -32,6 +36,9 @@ class StorageOptions(BaseModel):
         tags: Names and values, for everything.
         cache_control: What browsers and CDNs are told about images.
         links: Where the gallery in Prefect's UI leads: see `Links`.
+        verify: How it is known that the store holds what it was sent: see `Verify`.
+        retry_for_seconds: How long a copy that fails for a reason that may pass is tried again, in
+            seconds.
     """
 
     model_config = ConfigDict(
@@ -75,6 +82,18 @@ class StorageOptions(BaseModel):
         title="Links to full images",
         description="In Prefect's UI. plain: for people who may read the bucket. signed: for everybody "
         "who sees them, for seven days at most; they hold the access key's id. none: no links.",
+    )
+    verify: Verify = Field(
+        default="auto",
+        title="Check of what is stored",
+        description="store: the store refuses what does not fit its checksum. compare: what it says of "
+        "each image is compared, or the image is read back. auto: AWS is trusted, others are compared.",
+    )
+    retry_for_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        title="Patience with hosts and store",
+        description="For how many seconds a copy that fails for a reason that may pass is tried again.",
     )
 
     @field_validator("tags")

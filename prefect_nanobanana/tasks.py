@@ -106,7 +106,7 @@ def copy_image_to_s3(
     from prefect_nanobanana.s3 import ObjectStore
 
     opened = ObjectStore(bucket, storage)
-    with Copier(opened, trusted_hosts) as copier:
+    with Copier.for_bucket(opened, trusted_hosts) as copier:
         return copier.copy(image_url, opened.key(key.strip("/")), metadata).image
 
 

@@ -146,12 +146,14 @@ def rclone(work: Work, stack: ExitStack) -> Run:
 
 def ours(work: Work, stack: ExitStack) -> Run:
     """Copies from as many threads as the flow has."""
-    from prefect_nanobanana.images._copier import Copier
+    from prefect_nanobanana.images import Copier
     from prefect_nanobanana.s3._store import ObjectStore
 
     bucket = ObjectStore(_block(work))
     _learn(bucket)
-    copier = stack.enter_context(Copier(bucket, ["127.0.0.1"]))
+    copier = stack.enter_context(
+        Copier.for_bucket(bucket, ["127.0.0.1"], expected_images=len(work.names))
+    )
 
     def one(name: str) -> None:
         copier.copy(work.url(name), f"{work.folder}/{name}", {"prompt": name, "batch": work.folder})

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from prefect_nanobanana._common.backoff import Backoff
@@ -177,12 +178,8 @@ class Ledger:
             BucketNotUsable: If nothing can be written there, or nothing overwritten.
             LedgerError: If it could not be written for another reason.
         """
-        try:
-            self._put(record, IfNoneMatch="*")
-        except PreconditionFailed:
-            self.store.conditional = True
-        else:
-            self.store.conditional = False
+        with suppress(PreconditionFailed):
+            self._put(record, known_to_exist=True, IfNoneMatch="*")
         self._put_current(record)
         return bool(self._conditional)
 
@@ -196,7 +193,7 @@ class Ledger:
 
     @property
     def _conditional(self) -> bool | None:
-        return self.store.conditional
+        return self.store.capabilities.conditional_writes
 
     def _put_current(self, record: Record) -> None:
         if not self._conditional:
@@ -213,24 +210,16 @@ class Ledger:
 
     def _put_if_unchanged(self, record: Record) -> bool:
         version = self._versions.get(record.key)
-        if version is None:
-            conditions = [{"IfNoneMatch": "*"}]
-        else:
-            # Ceph's radosgw, as of version 16, knows its own tags only without their quotes.
-            conditions = [{"IfMatch": version}, {"IfMatch": version.strip('"')}]
-        for condition in conditions:
-            try:
-                self._put(record, **condition)
-                return True
-            except PreconditionFailed:
-                # A write whose answer was lost is sent again by boto3, and then meets itself.
-                stored = self._find(record.key)
-                if stored is not None and _same(stored, record):
-                    self._attempts[record.key] = record.attempt
-                    return True
-                if self._versions.get(record.key) != version:
-                    return False
-        return False
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        try:
+            self._put(record, **condition)
+        except PreconditionFailed:
+            # A write whose answer was lost is sent again by boto3, and then meets itself.
+            stored = self._find(record.key)
+            if stored is None or not _same(stored, record):
+                return False
+            self._attempts[record.key] = record.attempt
+        return True
 
     def _attempt(self, key: str) -> str | None:
         """Which attempt the stored record is of, if there is one."""
@@ -246,7 +235,7 @@ class Ledger:
             raise
         except StorageError as error:
             raise LedgerError(f"a record could not be written: {error}") from None
-        self._versions[record.key] = written["ETag"]
+        self._versions[record.key] = written.etag
         self._attempts[record.key] = record.attempt
 
     def _known(self) -> set[str]:

@@ -71,6 +71,11 @@ class Plan:
         return sum(planned.action == "ask" for planned in self.prompts)
 
     @property
+    def images(self) -> int:
+        """How many images there will be, as far as that is known."""
+        return sum(planned.record.request.quantity for planned in self.prompts)
+
+    @property
     def price(self) -> Credits | None:
         """What asking costs in credits, all together; None if a price is not listed."""
         prices = [planned.price for planned in self.prompts if planned.action == "ask"]

@@ -19,7 +19,6 @@ class Timing:
             document).
         await_other_for: So long after it left, another run's request has its answer, as a rule.
         look_again_after: While another run's request is waited for, its record is read so often.
-        copy_again_for: A copy whose failure may pass is tried again.
     """
 
     claim: float = 0.2
@@ -27,7 +26,6 @@ class Timing:
     settle_after: float = 120.0
     await_other_for: float = 75.0
     look_again_after: float = 3.0
-    copy_again_for: float = 60.0
 
 
 _current = [Timing()]

@@ -96,7 +96,9 @@ def generate_images(
         account.before,
     )
     with (
-        Copier(store, generator.credentials.trusted_hosts) as copier,
+        Copier.for_bucket(
+            store, generator.credentials.trusted_hosts, expected_images=plan.images
+        ) as copier,
         LiveArtifact(artifact_key(ledger.batch, "progress"), logger) as live,
     ):
         ended = Runner(generator, copier, logger, balance=account.before, watcher=live).run(plan)

@@ -59,7 +59,8 @@ def copy_pending(
     plan = plan_pending(store, since, batches, str(flow_run.get_id()))
     ledgers = {planned.ledger.batch: planned.ledger for planned in plan.prompts}
     logger.info("%d generations owe images, in %d batches", len(plan.prompts), len(ledgers))
-    with Copier(store, generator.credentials.trusted_hosts) as copier:
+    hosts = generator.credentials.trusted_hosts
+    with Copier.for_bucket(store, hosts, expected_images=plan.images) as copier:
         ended = Runner(generator, copier, logger).run(plan)
     for name in sorted(ledgers):
         refresh_pages(ledgers[name], logger)

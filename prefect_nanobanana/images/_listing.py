@@ -18,18 +18,17 @@ class Listing:
     written over in either case; here that is a minute at most, and a moment when that has passed.
     """
 
-    def __init__(self, bucket: ObjectStore) -> None:
-        self._bucket = bucket
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
         self._lock = threading.Lock()
         self._taken: set[str] = set()
         self._folders: dict[str, tuple[float, set[str] | None]] = {}
 
-    def take(self, key: str, *, many: bool) -> bool:
+    def take(self, key: str) -> bool:
         """Take a key.
 
         Args:
             key: Which.
-            many: Whether so many are taken that it pays to list their folder.
 
         Returns:
             Whether it was free a moment ago, and nobody here took it since; if that is not known, it is
@@ -39,9 +38,9 @@ class Listing:
         with self._lock:
             taken = key in self._taken
             self._taken.add(key)
-            if taken or not many:
+            if taken:
                 return False
             if folder not in self._folders:
-                self._folders[folder] = time.monotonic() + LISTED_SECONDS, self._bucket.few(folder)
+                self._folders[folder] = time.monotonic() + LISTED_SECONDS, self._store.few(folder)
             until, keys = self._folders[folder]
             return keys is not None and key not in keys and time.monotonic() < until

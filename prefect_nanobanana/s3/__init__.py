@@ -1,12 +1,8 @@
 """A bucket block, opened: objects in and out."""
 
 from prefect_nanobanana.s3._boto import POOL_CONNECTIONS
-from prefect_nanobanana.s3._errors import (
-    ObjectCorrupted,
-    PreconditionFailed,
-    StoreUnavailable,
-    status_of,
-)
+from prefect_nanobanana.s3._errors import ObjectCorrupted, PreconditionFailed, StoreUnavailable
+from prefect_nanobanana.s3._objects import StoredObject
 from prefect_nanobanana.s3._store import ObjectStore
 
 __all__ = [
@@ -15,5 +11,5 @@ __all__ = [
     "ObjectStore",
     "PreconditionFailed",
     "StoreUnavailable",
-    "status_of",
+    "StoredObject",
 ]

@@ -7,17 +7,17 @@ import io
 import threading
 import time
 from base64 import b64decode
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 import botocore
-from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
+from botocore.auth import S3SigV4Auth
 from botocore.config import Config
 
 from prefect_nanobanana._version import __version__
+from prefect_nanobanana.s3._answers import AnswerCheck
 
 if TYPE_CHECKING:
+    from botocore.credentials import Credentials
     from mypy_boto3_s3 import S3Client
     from prefect_aws import AwsCredentials, MinIOCredentials
 
@@ -26,10 +26,8 @@ ROLE_SECONDS = 3600
 POOL_CONNECTIONS = 32
 """Copies and records of one run share the client's connections."""
 _PIECE_BYTES = 1024 * 1024
-_SIGNER = "nanobanana-s3v4"
 _SHA256 = "nanobanana_sha256"
 _lock = threading.Lock()
-_thread = threading.local()
 
 
 def session_of(credentials: AwsCredentials | MinIOCredentials) -> int:
@@ -45,31 +43,28 @@ def session_of(credentials: AwsCredentials | MinIOCredentials) -> int:
     return int(time.monotonic() // (seconds / 2))
 
 
-def client_of(credentials: AwsCredentials | MinIOCredentials, session: int) -> S3Client:
+def client_of(
+    credentials: AwsCredentials | MinIOCredentials, session: int, *, checksums: bool = True
+) -> S3Client:
     """The client of a credentials block, one for all threads and runs, with connections enough for them.
+
+    Args:
+        credentials: The block.
+        session: See `session_of`.
+        checksums: Whether boto3 may add checksums of its own, and ask for those that the store keeps.
 
     Raises:
         BotoCoreError, ClientError, ValueError: If no client can be made of the block.
     """
     with _lock:
-        return _made(credentials, session)
-
-
-@contextmanager
-def signed_wrongly() -> Iterator[None]:
-    """Let this thread sign uploads as if they were something else."""
-    _thread.wrongly = True
-    try:
-        yield
-    finally:
-        _thread.wrongly = False
+        return _made(credentials, session, checksums)
 
 
 @functools.lru_cache(maxsize=8)
-def _made(credentials: AwsCredentials | MinIOCredentials, _: int) -> S3Client:
+def _made(credentials: AwsCredentials | MinIOCredentials, _: int, checksums: bool) -> S3Client:
     # A new client costs a tenth of a second and 12 MB.
     options: dict[str, Any] = credentials.aws_client_parameters.get_params_override()
-    ours = Config(
+    config = Config(
         max_pool_connections=POOL_CONNECTIONS,
         # It sends a body again rightly after cuts and 503s; nothing of ours goes around it.
         retries={"mode": "standard", "total_max_attempts": 5},
@@ -78,14 +73,26 @@ def _made(credentials: AwsCredentials | MinIOCredentials, _: int) -> S3Client:
         # boto3 puts its own together anew for each request, a fifth of what one costs.
         user_agent=f"prefect-nanobanana/{__version__} Botocore/{botocore.__version__}",
     )
-    theirs = options.pop("config", None)
+    if theirs := options.pop("config", None):
+        config = config.merge(theirs)
+    if not checksums:
+        config = config.merge(
+            Config(
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            )
+        )
     if credentials.region_name:
         options["region_name"] = credentials.region_name
-    client = credentials.get_boto3_session().client(
-        "s3", config=ours.merge(theirs) if theirs else ours, **options
-    )
-    client.meta.events.register_last("before-call.s3.PutObject", _send_at_once)
-    client.meta.events.register("choose-signer.s3.PutObject", _choose_signer)  # type: ignore[arg-type]
+    session = credentials.get_boto3_session()
+    client = session.client("s3", config=config, **options)
+    events = client.meta.events
+    events.register("before-parse.s3", AnswerCheck(client.meta.endpoint_url))
+    events.register_last("before-call.s3.PutObject", _send_at_once)
+    if keys := session.get_credentials():
+        signer = _Signer(keys, client.meta.region_name)
+        events.register("choose-signer.s3.PutObject", signer.choose)
+        events.register("before-sign.s3.PutObject", signer.sign)
     return client
 
 
@@ -104,8 +111,7 @@ class _InLargePieces:
 
 def _send_at_once(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
     if checksum := params["headers"].get("x-amz-checksum-sha256"):
-        wrongly = getattr(_thread, "wrongly", False)
-        context[_SHA256] = "0" * 64 if wrongly else b64decode(checksum).hex()
+        context[_SHA256] = b64decode(checksum).hex()
     # boto3 makes bytes a file, asks before it sends one, and sends it in pieces of 16 KB: for a small
     # body, all of that takes longer than sending it.
     if isinstance(params["body"], io.BytesIO):
@@ -122,12 +128,30 @@ class _HashedAlready(S3SigV4Auth):
         return str(request.context[_SHA256])
 
 
-AUTH_TYPE_MAPS[_SIGNER] = _HashedAlready
+class _Signer:
+    """Signs uploads that carry their SHA-256 in place of boto3's own signer.
 
+    Args:
+        credentials: What to sign with; they renew themselves.
+        region: Where, unless boto3 has found another region.
+    """
 
-def _choose_signer(
-    context: dict[str, Any], signing_name: str, signature_version: Any, **_: Any
-) -> str | None:
-    signs = (context["client_config"].s3 or {}).get("payload_signing_enabled", True)
-    usual = signing_name == "s3" and signature_version in ("v4", "s3v4")
-    return _SIGNER if signs and usual and _SHA256 in context else None
+    def __init__(self, credentials: Credentials, region: str) -> None:
+        self._credentials = credentials
+        self._region = region
+
+    def choose(
+        self, context: dict[str, Any], signing_name: str, signature_version: Any, **_: Any
+    ) -> Any:
+        """Tell boto3 not to sign what is signed here."""
+        signs = (context["client_config"].s3 or {}).get("payload_signing_enabled", True)
+        usual = signing_name == "s3" and signature_version in ("v4", "s3v4")
+        return botocore.UNSIGNED if signs and usual and _SHA256 in context else None
+
+    def sign(self, request: Any, signature_version: Any, **_: Any) -> None:
+        """Sign a request that boto3 leaves unsigned."""
+        if signature_version is not botocore.UNSIGNED or _SHA256 not in request.context:
+            return
+        region = request.context.get("signing", {}).get("region") or self._region
+        keys: Any = self._credentials.get_frozen_credentials()
+        _HashedAlready(keys, "s3", region).add_auth(request)

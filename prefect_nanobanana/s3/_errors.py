@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from botocore.exceptions import (
     ClientError,
     ConnectionError,
@@ -14,30 +16,36 @@ from botocore.exceptions import (
     ProfileNotFound,
     SSOError,
 )
+from botocore.parsers import ResponseParserError
 
-from prefect_nanobanana.errors import BucketNotUsable, StorageError
+from prefect_nanobanana.errors import BucketNotUsable, StorageError, StoreRefuses
 
+MOST_TEXT = 200
+"""Characters of an answer that a message may hold."""
 _UNUSABLE = {
-    "NoSuchBucket": "it does not exist: create it, or mend the name in the S3 Bucket block",
+    "NoSuchBucket": "it does not exist: create it, or correct the name in the S3 Bucket block",
     "AccessDenied": "access is denied: grant s3:ListBucket, s3:GetObject and s3:PutObject on it; some "
     "stores say so of wrong or expired credentials, too",
     "AllAccessDisabled": "access is disabled",
-    "InvalidAccessKeyId": "the access key is not known to the store: mend the credentials block",
-    "SignatureDoesNotMatch": "the secret key is wrong: mend the credentials block",
+    "InvalidAccessKeyId": "the access key is not known to the store: correct the credentials block",
+    "SignatureDoesNotMatch": "the secret key is wrong: correct the credentials block",
     "ExpiredToken": "the session token has expired: renew the credentials",
     "InvalidToken": "the session token is not valid: renew the credentials",
     "InvalidBucketName": "that is no name a bucket can have",
     "AccessControlListNotSupported": "it takes no ACLs: leave acl empty, among the storage options",
-    "InvalidStorageClass": "it does not know the storage class: mend storage_class, among the storage "
-    "options",
+    "InvalidStorageClass": "it does not know the storage class: correct storage_class, among the "
+    "storage options",
     **dict.fromkeys(
         ("KMS.NotFoundException", "KMS.DisabledException", "KMS.KMSInvalidStateException"),
-        "the KMS key cannot be used: mend kms_key_id, among the storage options, or enable the key",
+        "the KMS key cannot be used: correct kms_key_id, among the storage options, or enable the key",
     ),
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
-    "PermanentRedirect": "it is in another region: set the region in the credentials block",
-    "301": "it is in another region: set the region in the credentials block",
-    "HeadObject 400": "the credentials have expired, or the region is wrong: mend the credentials block",
+    **dict.fromkeys(
+        ("PermanentRedirect", "TemporaryRedirect", "301", "307", "AuthorizationHeaderMalformed"),
+        "it is in another region: set the region in the credentials block",
+    ),
+    "HeadObject 400": "the credentials have expired, or the region is wrong: correct the credentials "
+    "block",
 }
 """What no retry helps against, by S3's error codes, and the cure."""
 _REFUSED = "access is denied, or the credentials are wrong"
@@ -45,34 +53,36 @@ _REFUSING_STATUS = {401, 403}
 _OF_ONE_OBJECT = {"InvalidObjectState"}
 """What is refused of one object, and not of the others."""
 
-_UNFIT = {"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
-"""What arrived is not what the checksum or the signature says."""
-
-DAMAGED = {*_UNFIT, "IncompleteBody"}
+DAMAGED = {
+    "BadDigest",
+    "XAmzContentSHA256Mismatch",
+    "XAmzContentChecksumMismatch",
+    "IncompleteBody",
+}
 """What arrived was not what was sent, and was not stored. boto3 does not send it again."""
 
 _PASSING = {"RequestTimeout", *DAMAGED}
 _PASSING_STATUS = {429, 500, 502, 503, 504}
 """What may pass, `SlowDown` among it; boto3 has tried most of it again a few times already."""
 
+_FULL_STATUS = {413, 507}
+_FULL = re.compile("quota|storagefull|insufficientstorage|entitytoolarge|nospace|storagelimit", re.I)
+"""Codes of stores that are full, as XMinioStorageFull and QuotaExceeded, or take nothing so large."""
+
 _AWAY = (ConnectionError, HTTPClientError, IncompleteReadError)
 """A network that fails: boto3 has tried most of it again likewise."""
 _NO_CREDENTIALS = (
-    *(NoCredentialsError, PartialCredentialsError, ProfileNotFound),
-    *(CredentialRetrievalError, MetadataRetrievalError, SSOError),
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    CredentialRetrievalError,
+    MetadataRetrievalError,
+    SSOError,
 )
 
 
 class StoreUnavailable(StorageError):
     """The store could not be reached, or was too busy, for longer than boto3 tries; it may come back."""
-
-
-class Unfit(StoreUnavailable):
-    """The store found that what arrived is not what was signed, or does not fit its checksum."""
-
-
-class SignedWrongly(BucketNotUsable):
-    """The store worked out another signature."""
 
 
 class ObjectCorrupted(StorageError):
@@ -81,6 +91,12 @@ class ObjectCorrupted(StorageError):
 
 class PreconditionFailed(StorageError):
     """A conditional write found the object changed, or there already."""
+
+
+def text(said: object) -> str:
+    """What a store or boto3 says, fit for a message: short, on one line, and without a password."""
+    plain = re.sub(r"//[^/@\s]*@", "//", str(said))
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", plain).strip()[:MOST_TEXT]
 
 
 def code_of(error: ClientError) -> str:
@@ -94,6 +110,12 @@ def status_of(error: ClientError) -> int:
     return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
+def answer_of(error: ClientError) -> str:
+    """The store's own words: its code, and its message if that says more."""
+    code, message = code_of(error), error.response.get("Error", {}).get("Message") or ""
+    return text(code if message in ("", code) else f"{code}: {message}")
+
+
 def problem(error: Exception, bucket: str, key: str | None = None) -> StorageError:
     """Say what an error of boto3 means.
 
@@ -104,25 +126,35 @@ def problem(error: Exception, bucket: str, key: str | None = None) -> StorageErr
     """
     what = bucket if key is None else f"{bucket}/{key}"
     if isinstance(error, ClientError):
-        code, said = code_of(error), error.response.get("Error", {}).get("Message", "")
-        if code in _UNUSABLE:
-            unusable = SignedWrongly if code == "SignatureDoesNotMatch" else BucketNotUsable
-            return unusable(f"bucket {bucket!r}: {_UNUSABLE[code]} ({code})")
-        if status_of(error) in _REFUSING_STATUS and code not in _OF_ONE_OBJECT:
-            return BucketNotUsable(f"bucket {bucket!r}: {_REFUSED} ({code})")
-        passing = code in _PASSING or status_of(error) in _PASSING_STATUS
-        kind_of = Unfit if code in _UNFIT else StoreUnavailable if passing else StorageError
-        return kind_of(f"S3 answered {code} for {what}: {said}")
+        return _answered(error, bucket, what)
     kind = type(error).__name__
     if isinstance(error, _NO_CREDENTIALS):
         return BucketNotUsable(
             f"bucket {bucket!r}: there are no credentials for it: set them in the block, or log in "
             f"again ({kind})"
         )
+    if isinstance(error, ResponseParserError | KeyError | TypeError | RecursionError):
+        return BucketNotUsable(
+            f"bucket {bucket!r}: what the endpoint answers is not what an S3 store answers: check the "
+            f"endpoint URL ({kind}: {text(error)})"
+        )
     if isinstance(error, ValueError):
-        return BucketNotUsable(f"bucket {bucket!r}: the endpoint URL is wrong ({error})")
+        return BucketNotUsable(f"bucket {bucket!r}: the endpoint URL is wrong ({text(error)})")
     if isinstance(error, _AWAY):
         return StoreUnavailable(
-            f"bucket {bucket!r}: the store cannot be reached: check the endpoint URL ({error})"
+            f"bucket {bucket!r}: the store cannot be reached: check the endpoint URL ({text(error)})"
         )
-    return StorageError(f"S3 could not be used for {what} ({kind}: {error})")
+    return StorageError(f"S3 could not be used for {what} ({kind}: {text(error)})")
+
+
+def _answered(error: ClientError, bucket: str, what: str) -> StorageError:
+    code, status, answer = code_of(error), status_of(error), answer_of(error)
+    if code in _UNUSABLE:
+        return BucketNotUsable(f"bucket {bucket!r}: {_UNUSABLE[code]} ({answer})")
+    if status in _FULL_STATUS or (_FULL.search(code) and status not in _PASSING_STATUS):
+        named = answer if answer.startswith(str(status)) else f"{status} {answer}"
+        return StoreRefuses(f"the store takes no more of this: S3 answered {named} for {what}", named)
+    if status in _REFUSING_STATUS and code not in _OF_ONE_OBJECT:
+        return BucketNotUsable(f"bucket {bucket!r}: {_REFUSED} ({answer})")
+    passing = code in _PASSING or status in _PASSING_STATUS
+    return (StoreUnavailable if passing else StorageError)(f"S3 answered {answer} for {what}")

@@ -1,20 +1,15 @@
-"""A bucket block, opened: objects in and out, and errors by what they mean.
-
-Only this module, its siblings `_s3_client` and `_s3_errors`, and `storage` know boto3.
-"""
+"""A bucket block, opened: objects in and out, and errors by what they mean."""
 
 from __future__ import annotations
 
 import time
 from base64 import b64encode
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode, urlsplit
 
 from botocore.exceptions import (
-    BotoCoreError,
     ClientError,
     FlexibleChecksumError,
     IncompleteReadError,
@@ -22,23 +17,23 @@ from botocore.exceptions import (
 )
 
 from prefect_nanobanana.errors import InvalidInput, StorageError
-from prefect_nanobanana.s3._boto import client_of, session_of, signed_wrongly
+from prefect_nanobanana.s3._capabilities import CONDITIONS, Capabilities
+from prefect_nanobanana.s3._connection import FAILURES, Connection
 from prefect_nanobanana.s3._errors import (
     DAMAGED,
     ObjectCorrupted,
     PreconditionFailed,
-    SignedWrongly,
     StoreUnavailable,
-    Unfit,
+    answer_of,
     code_of,
-    problem,
     status_of,
+    text,
 )
+from prefect_nanobanana.s3._locations import is_aws, object_url, split_uri
+from prefect_nanobanana.s3._objects import StoredObject
 from prefect_nanobanana.storage_options import Kind, StorageOptions
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import PutObjectOutputTypeDef
     from prefect_aws import S3Bucket
 
 SIGNED_SECONDS = 7 * 24 * 3600
@@ -55,42 +50,42 @@ AttributeError: botocore itself was seen to raise it then (rclone, two runs writ
 
 
 class ObjectStore:
-    """A bucket block, opened.
+    """A bucket block, opened; safe to use from many threads.
 
     Args:
         block: The `S3Bucket` block of prefect-aws.
         options: How objects are stored, beyond what the bucket does by itself.
+        capabilities: What is known of the store already.
     """
 
-    def __init__(self, block: S3Bucket, options: StorageOptions | None = None) -> None:
+    def __init__(
+        self,
+        block: S3Bucket,
+        options: StorageOptions | None = None,
+        capabilities: Capabilities | None = None,
+    ) -> None:
         self.name = block.bucket_name
         self.folder = block.bucket_folder.strip("/")
-        self.conditional: bool | None = None
-        """Whether the store honours conditional writes; None until that is known."""
-        self.checks: bool | None = None
-        """Whether the store refuses what does not fit its signature; None until that is known."""
-        self._block = block
-        self._client: tuple[int, S3Client] | None = None
-        self._options = options or StorageOptions()
+        self.options = options or StorageOptions()
+        self._connection = Connection(block, capabilities or Capabilities())
 
     def __repr__(self) -> str:
-        return f"Bucket({self.name!r}, {self.folder!r})"
+        return f"ObjectStore({self.name!r}, {self.folder!r})"
 
     @property
-    def client(self) -> S3Client:
-        """The boto3 client, which all buckets of a credentials block share.
+    def capabilities(self) -> Capabilities:
+        """What is known of the store so far."""
+        return self._connection.capabilities
 
-        Raises:
-            BucketNotUsable: If no client can be made of the block.
+    @property
+    def checks_uploads(self) -> bool:
+        """Whether the store refuses what does not fit its checksum, so that nothing need be compared.
+
+        AWS does (its documentation); of others only the storage options know.
         """
-        credentials = self._block.credentials
-        session = session_of(credentials)
-        if self._client is None or self._client[0] != session:
-            try:
-                self._client = session, client_of(credentials, session)
-            except (BotoCoreError, ClientError, ValueError) as error:
-                raise self.problem(error) from None
-        return self._client[1]
+        verify = self.options.verify
+        aws = verify == "auto" and is_aws(self._connection.client.meta.endpoint_url)
+        return (aws or verify == "store") and self.capabilities.accepts_checksums
 
     def key(self, *parts: str) -> str:
         """Join parts below the bucket's folder."""
@@ -102,47 +97,44 @@ class ObjectStore:
 
     def link(self, key: str) -> str | None:
         """Where a person can open an object, as the options say; nothing if there is no such address."""
-        links = self._options.links
-        if links == "none":
+        if self.options.links == "none":
             return None
         try:
-            if links == "signed":
-                return self.client.generate_presigned_url(
+            if self.options.links == "signed":
+                return self._connection.client.generate_presigned_url(
                     "get_object", {"Bucket": self.name, "Key": key}, ExpiresIn=SIGNED_SECONDS
                 )
-            meta = self.client.meta
-        except (BotoCoreError, ClientError, StorageError):
+            meta = self._connection.client.meta
+        except (*FAILURES, StorageError):
             return None
-        if str(urlsplit(meta.endpoint_url).hostname).endswith(".amazonaws.com"):
-            query = urlencode({"region": meta.region_name, "prefix": key})
-            return f"https://console.aws.amazon.com/s3/object/{self.name}?{query}"
-        return f"{meta.endpoint_url.rstrip('/')}/{self.name}/{quote(key)}"
+        return object_url(meta.endpoint_url, meta.region_name, self.name, key)
 
     def find(self, key: str) -> tuple[bytes, str] | None:
         """Read an object.
 
         Returns:
-            Its bytes, and the tag that tells its versions apart; nothing if it is not there.
+            Its bytes, and the tag that tells its versions apart (empty if the store says none); nothing
+            if it is not there.
 
         Raises:
             StorageError: If it cannot be read.
         """
         for left in reversed(range(READ_TRIES)):
             try:
-                answer = self.client.get_object(Bucket=self.name, Key=key)
-                return answer["Body"].read(), answer["ETag"]
+                answer = self._connection.call("get_object", Key=key)
+                return answer["Body"].read(), answer.get("ETag", "")
             except ClientError as error:
                 if code_of(error) in ("NoSuchKey", "404"):
                     return None
-                raise self.problem(error, key) from None
+                raise self._connection.problem(error, key) from None
             except _CUT as error:
                 if not left:
                     raise StoreUnavailable(
-                        f"{self.uri(key)} cannot be read: its body is cut ({error})"
+                        f"{self.uri(key)} cannot be read: its body is cut ({text(error)})"
                     ) from None
                 time.sleep(READ_AGAIN_SECONDS)
-            except BotoCoreError as error:
-                raise self.problem(error, key) from None
+            except FAILURES as error:
+                raise self._connection.problem(error, key) from None
         raise AssertionError("the last try has returned or raised")
 
     def read(self, key: str) -> Iterator[bytes]:
@@ -153,20 +145,43 @@ class ObjectStore:
             StorageError: If it cannot be read.
         """
         try:
-            body = self.client.get_object(Bucket=self.name, Key=key)["Body"]
-            yield from body.iter_chunks(_CHUNK_BYTES)
+            yield from self._connection.call("get_object", Key=key)["Body"].iter_chunks(_CHUNK_BYTES)
         except FlexibleChecksumError:
             raise ObjectCorrupted(f"{self.uri(key)} does not fit its checksum") from None
         except AttributeError as error:  # see _CUT
             raise StoreUnavailable(
-                f"{self.uri(key)} cannot be read: its body is cut ({error})"
+                f"{self.uri(key)} cannot be read: its body is cut ({text(error)})"
             ) from None
-        except (BotoCoreError, ClientError) as error:
-            raise self.problem(error, key) from None
+        except FAILURES as error:
+            raise self._connection.problem(error, key) from None
+
+    def head(self, key: str) -> StoredObject | None:
+        """Ask what is at a key.
+
+        Returns:
+            What the store says of it; nothing if nothing is there.
+
+        Raises:
+            StorageError: If that cannot be had.
+        """
+        try:
+            # A store that knows checksums says the object's if it is asked to.
+            return StoredObject.of(self._connection.call("head_object", Key=key, ChecksumMode="ENABLED"))
+        except FAILURES as error:
+            if isinstance(error, ClientError) and status_of(error) == 404:
+                return None
+            raise self._connection.problem(error, key) from None
 
     def put(
-        self, key: str, body: Any, content_type: str, kind: Kind = "record", **options: Any
-    ) -> PutObjectOutputTypeDef:
+        self,
+        key: str,
+        body: Any,
+        content_type: str,
+        kind: Kind = "record",
+        *,
+        known_to_exist: bool = False,
+        **options: Any,
+    ) -> StoredObject:
         """Write an object.
 
         Args:
@@ -174,70 +189,49 @@ class ObjectStore:
             body: Bytes, or a file.
             content_type: As `image/png`.
             kind: What it is, as not all storage options concern everything.
+            known_to_exist: Whether an object is there for sure: then what `IfNoneMatch` is answered
+                tells whether the store honours conditional writes, and `capabilities` say so.
             **options: Of `put_object`; with `IfNoneMatch` or `IfMatch` only where the object is not
                 there, or has not changed. A store that says it does not know these writes plainly.
 
         Returns:
-            What the store says of it, as the tag that tells this version apart.
+            What the store says of it.
 
         Raises:
             PreconditionFailed: If the condition did not hold.
             BucketNotUsable: If nothing can be written there.
+            StoreRefuses: If the store is full, or takes nothing so large.
             StorageError: If this could not be written.
         """
         if isinstance(body, bytes) and "ChecksumSHA256" not in options:
             # Named, it is a plain header. Over TLS boto3 sends a trailer: Ceph and rclone answer 411.
             options["ChecksumSHA256"] = b64encode(sha256(body).digest()).decode()
+        if "IfMatch" in options:
+            options["IfMatch"] = self._version(options["IfMatch"])
+        request = {"Key": key, "Body": body, "ContentType": content_type, **options}
         try:
-            return self._send(
-                kind, Bucket=self.name, Key=key, Body=body, ContentType=content_type, **options
-            )
-        except (BotoCoreError, ClientError) as error:
-            status = status_of(error) if isinstance(error, ClientError) else 0
-            conditions = {"IfNoneMatch", "IfMatch"} & set(options)
-            if conditions and status in (409, 412):
-                raise PreconditionFailed(f"{self.uri(key)} is there already, or has changed") from None
-            if conditions and status == 501:
-                if hasattr(body, "seek"):
-                    body.seek(0)
-                plain = {name: value for name, value in options.items() if name not in conditions}
-                return self.put(key, body, content_type, kind, **plain)
-            raise self.problem(error, key) from None
-
-    def put_unfit(
-        self, key: str, body: Any, content_type: str, **options: Any
-    ) -> tuple[bool, PutObjectOutputTypeDef | None]:
-        """Write an image, signed as if it were another: a store that checks what it gets refuses that.
-
-        One that does not holds the image then, with nothing wrong about it. Whatever else a store
-        answers may be about the signature, so that it says nothing of the image: `put` will tell.
-
-        Returns:
-            Whether the store checks, and what it says of the image if it took it.
-
-        Raises:
-            PreconditionFailed: If there is an object already.
-        """
-        try:
-            with signed_wrongly():
-                return False, self.put(key, body, content_type, "image", **options)
-        except PreconditionFailed:
-            raise
-        except (Unfit, SignedWrongly):
-            return True, None
-        except StorageError:
-            return False, None
-
-    def _send(self, kind: Kind, **request: Any) -> PutObjectOutputTypeDef:
-        # Whoever copies an image sends it again, and for longer.
-        for left in reversed(range(1 if kind == "image" else SEND_TRIES)):
-            try:
-                return self.client.put_object(**self._options.for_put(kind), **request)
-            except ClientError as error:
-                if not left or code_of(error) not in DAMAGED:
-                    raise
-                time.sleep(SEND_AGAIN_SECONDS)
-        raise AssertionError("the last try has returned or raised")
+            stored = self._send(kind, request)
+        except ClientError as error:
+            if not CONDITIONS & request.keys() or status_of(error) not in (409, 412):
+                raise self._connection.problem(error, key) from None
+            if "IfNoneMatch" in request:
+                self._connection.learn(conditional_writes=True)
+            elif self._wants_bare_etags(key, request["IfMatch"]):
+                return self.put(key, body, content_type, kind, **options)
+            raise PreconditionFailed(
+                f"{self.uri(key)} is there already, or has changed ({answer_of(error)})"
+            ) from None
+        except FAILURES as error:
+            raise self._connection.problem(error, key) from None
+        if known_to_exist and "IfNoneMatch" in request:
+            self._connection.learn(conditional_writes=False)
+        if stored.etag or kind != "record":
+            return stored
+        # Who writes a record needs its version for the next time; some stores say it only if asked.
+        stored = self.head(key) or stored
+        if not stored.etag:
+            self._connection.learn(conditional_writes=False)
+        return stored
 
     def keys(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         """List the keys that begin with a prefix, and when each was written.
@@ -246,19 +240,25 @@ class ObjectStore:
             BucketNotUsable: If the bucket cannot be listed.
             StorageError: If listing failed for another reason.
         """
-        try:
-            pages = self.client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.name, Prefix=prefix):
-                for item in page.get("Contents", []):
-                    yield item["Key"], item["LastModified"]
-        except (BotoCoreError, ClientError) as error:
-            raise self.problem(error) from None
+        request = {"Prefix": prefix}
+        while True:
+            page = self._page(request)
+            for item in page.get("Contents", []):
+                yield item["Key"], item.get("LastModified") or datetime.now(UTC)
+            if not page.get("IsTruncated"):
+                return
+            token = page.get("NextContinuationToken")
+            if not token or token == request.get("ContinuationToken"):
+                raise StorageError(
+                    f"bucket {self.name!r}: its listing breaks off, and does not say how it goes on"
+                )
+            request["ContinuationToken"] = token
 
     def few(self, prefix: str) -> set[str] | None:
         """The keys that begin with a prefix, if one request finds them all."""
         try:
-            page = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix)
-        except (BotoCoreError, ClientError, StorageError):
+            page = self._page({"Prefix": prefix})
+        except StorageError:
             return None
         return (
             None if page.get("IsTruncated", True) else {item["Key"] for item in page.get("Contents", [])}
@@ -269,20 +269,53 @@ class ObjectStore:
 
         Raises:
             InvalidInput: If it cannot be read.
+            StorageError: If the store cannot be used.
         """
-        name, _, key = uri.removeprefix("s3://").partition("/")
-        if not name or not key:
-            raise InvalidInput(f"prompts_from: {uri} is no S3 address: write s3://bucket/key")
+        place = split_uri(uri)
+        if place is None:
+            raise InvalidInput(f"prompts_from: {text(uri)} is no S3 address: write s3://bucket/key")
         try:
-            return self.client.get_object(Bucket=name, Key=key)["Body"].read()
+            answer = self._connection.call("get_object", Bucket=place[0], Key=place[1])
+            content: bytes = answer["Body"].read()
+            return content
         except ClientError as error:
             raise InvalidInput(
-                f"prompts_from: {uri} cannot be read ({code_of(error)}): check the address, and that "
-                "the bucket block's credentials may read it"
+                f"prompts_from: {text(uri)} cannot be read ({answer_of(error)}): check the address, and "
+                "that the bucket block's credentials may read it"
             ) from None
-        except BotoCoreError as error:
-            raise self.problem(error) from None
+        except FAILURES as error:
+            raise self._connection.problem(error) from None
 
-    def problem(self, error: Exception, key: str | None = None) -> StorageError:
-        """Say what an error of boto3 means here."""
-        return problem(error, self.name, key)
+    def _send(self, kind: Kind, request: dict[str, Any]) -> StoredObject:
+        # Whoever copies an image sends it again, and for longer.
+        for left in reversed(range(1 if kind == "image" else SEND_TRIES)):
+            try:
+                answer = self._connection.call("put_object", **self.options.for_put(kind), **request)
+                return StoredObject.of(answer)
+            except ClientError as error:
+                if not left or code_of(error) not in DAMAGED:
+                    raise
+                time.sleep(SEND_AGAIN_SECONDS)
+        raise AssertionError("the last try has returned or raised")
+
+    def _page(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            page: Mapping[str, Any] = self._connection.call("list_objects_v2", **request)
+            return page
+        except FAILURES as error:
+            raise self._connection.problem(error) from None
+
+    def _version(self, etag: str) -> str | None:
+        """A tag as `If-Match` takes it, which compares strongly; nothing of an empty one."""
+        strong = etag.removeprefix("W/")
+        return (strong.strip('"') if self.capabilities.bare_etags else strong) or None
+
+    def _wants_bare_etags(self, key: str, version: str | None) -> bool:
+        """Whether a condition failed though the object has that very tag."""
+        if self.capabilities.bare_etags or not version:
+            return False
+        there = self.head(key)
+        if there is None or there.etag.removeprefix("W/") != version:
+            return False
+        self._connection.learn(bare_etags=True)
+        return True

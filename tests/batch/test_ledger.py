@@ -163,10 +163,10 @@ def test_without_conditional_writes_a_claim_is_looked_at_again(
     waiting(claim=0.3)
     one, other = (Ledger(ObjectStore(bucket), "b") for _ in range(2))
     planned = _record()
-    known = [one.store.conditional]
+    known = [one.store.capabilities.conditional_writes]
     one.claim(planned)
-    assert [*known, one.store.conditional] == [None, None]
-    assert one.probe(planned) is one.store.conditional is False
+    assert [*known, one.store.capabilities.conditional_writes] == [None, None]
+    assert one.probe(planned) is one.store.capabilities.conditional_writes is False
     other.probe(planned)
     first, second = (planned.model_copy(update={"attempt": name}) for name in ("one", "other"))
     with ThreadPoolExecutor(2) as pool:
@@ -184,7 +184,7 @@ def test_conditional_writes_are_found(make_bucket: Any, moto_url: str) -> None:
     ledger = Ledger(ObjectStore(make_bucket(endpoint_url=moto_url)), "b")
     record = _record()
     ledger.claim(record)
-    assert ledger.probe(record) is ledger.store.conditional is True
+    assert ledger.probe(record) is ledger.store.capabilities.conditional_writes is True
 
 
 @pytest.mark.parametrize("times", [1, 3])

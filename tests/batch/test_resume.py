@@ -25,13 +25,13 @@ from prefect_nanobanana import (
     Progress,
     RunFailed,
     RunReport,
+    StorageOptions,
     watch_progress,
 )
 from prefect_nanobanana.batch import plan_pending
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.flows import copy_pending, generate_images
-from prefect_nanobanana.images._copier import Copier
 from prefect_nanobanana.images._download import Downloader
 from prefect_nanobanana.s3._store import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
@@ -407,12 +407,10 @@ def test_images_of_an_earlier_request_stay_when_it_is_made_again(
         def get(self, key: str, default: Any = None) -> Any:
             return default if "-4." in key else super().get(key, default)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Copier.__init__, "__defaults__", ((), 0.0))
-        sandbox.images = ThreeOfFour()
-        assert statuses(run(four)) == ["failed"]
-        _age(folder / "b/records", "a", days=16)
-        assert _pending(generator, bucket).lost == 1
+    sandbox.images = ThreeOfFour()
+    assert statuses(run(four, storage=ONE_TRY)) == ["failed"]
+    _age(folder / "b/records", "a", days=16)
+    assert _pending(generator, bucket, storage=ONE_TRY).lost == 1
     sandbox.images = {}
     report = run(four, ask_again=["failed"])
     assert (statuses(report), report.images, report.credits_used) == (["stored"], 7, 4)
@@ -452,6 +450,9 @@ def test_retries_of_prefect_do_not_ask_again_what_was_asked_again_already(
 # Images that are still owed.
 
 
+ONE_TRY = StorageOptions(retry_for_seconds=0)
+
+
 def _pending(generator: NanoBananaGenerator, bucket: S3Bucket, **settings: Any) -> PendingReport:
     try:
         report = copy_pending(generator=generator, bucket=bucket, **settings)
@@ -478,10 +479,9 @@ def test_images_that_are_owed_are_copied_oldest_first(
 ) -> None:
     made: dict[str, bytes] = {}
     with monkeypatch.context() as patch:
-        patch.setattr(Copier.__init__, "__defaults__", ((), 0.0))
         patch.setattr(sandbox, "images", _Hidden(made))
         for batch in ("b", "deep/er"):
-            report = run("z", ImagePrompt(prompt="y", quantity=2), batch=batch)
+            report = run("z", ImagePrompt(prompt="y", quantity=2), batch=batch, storage=ONE_TRY)
             assert report.failed == 2
     sandbox.images = made
     oldest = _age(folder / "b/records", "y", days=3)
@@ -565,25 +565,26 @@ def test_what_is_lost_is_said_once(
     bucket: S3Bucket,
     sandbox: Sandbox,
     folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Copier.__init__, "__defaults__", ((), 0.0))
     sandbox.images = _Hidden({})
-    run("young", ImagePrompt(prompt="old", quantity=2))
+    run("young", ImagePrompt(prompt="old", quantity=2), storage=ONE_TRY)
     _age(folder / "b/records", "old", days=15.1)
     with pytest.raises(
         RunFailed, match=r"0 images copied, 1 generation waiting, 1 generation lost \(2 cr"
     ):
-        copy_pending(generator=generator, bucket=bucket, batches=["b"])
+        copy_pending(generator=generator, bucket=bucket, batches=["b"], storage=ONE_TRY)
     _unlose(folder / "b/records", "old")
-    report = _pending(generator, bucket)
+    report = _pending(generator, bucket, storage=ONE_TRY)
     assert (report.generations, report.images, report.waiting, report.lost) == (2, 0, 1, 1)
     assert report.credits_lost == 2
     assert "are lost" in report.messages[0]
     assert "old" in report.messages[0]
-    again = _pending(generator, bucket)
+    again = _pending(generator, bucket, storage=ONE_TRY)
     assert (again.generations, again.waiting, again.lost) == (1, 1, 0)
-    assert statuses(run("young", ImagePrompt(prompt="old", quantity=2))) == ["failed", "failed"]
+    assert statuses(run("young", ImagePrompt(prompt="old", quantity=2), storage=ONE_TRY)) == [
+        "failed",
+        "failed",
+    ]
     assert sandbox.account.posts == 2
     assert _pending(generator, bucket, batches=["other"]).generations == 0
 
@@ -599,13 +600,12 @@ def test_what_may_still_come_is_not_lost(
     fault: str,
 ) -> None:
     """Old as it is: nobody has said that the image is gone."""
-    monkeypatch.setattr(Copier.__init__, "__defaults__", ((), 0.0))
     made: dict[str, bytes] = {}
     with FaultyS3(s3.endpoint_url) as proxy:
         bucket = make_bucket(endpoint_url=proxy.url)
         with monkeypatch.context() as patch:
             patch.setattr(sandbox, "images", _Hidden(made))
-            run("a", bucket=bucket)
+            run("a", bucket=bucket, storage=ONE_TRY)
         sandbox.images = made
         _age(s3.folder / bucket.bucket_name / bucket.bucket_folder / "b/records", "a", days=16)
         with monkeypatch.context() as patch:
@@ -615,7 +615,7 @@ def test_what_may_still_come_is_not_lost(
                 patch.setattr(Downloader.__init__, "__defaults__", (_nobody_answers,))
             else:
                 patch.setattr(NanoBananaCredentials, "trusted_hosts", ["images.example"])
-            waiting = _pending(generator, bucket)
+            waiting = _pending(generator, bucket, storage=ONE_TRY)
         proxy.fault = lambda _: None
         assert (waiting.generations, waiting.waiting, waiting.lost) == (1, 1, 0)
         assert _pending(generator, bucket).images == 1
@@ -637,9 +637,8 @@ def test_pages_that_cannot_be_made_anew_lose_no_image(
     with FaultyS3(s3.endpoint_url) as proxy:
         bucket = make_bucket(endpoint_url=proxy.url)
         with monkeypatch.context() as patch:
-            patch.setattr(Copier.__init__, "__defaults__", ((), 0.0))
             patch.setattr(sandbox, "images", _Hidden(made))
-            run("a", bucket=bucket)
+            run("a", bucket=bucket, storage=ONE_TRY)
         sandbox.images = made
         stored: list[str] = []
 

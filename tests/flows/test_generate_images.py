@@ -490,12 +490,10 @@ def test_images_that_could_not_be_copied_are_copied_by_the_next_run(
     run: Callable[..., RunReport],
     sandbox: Sandbox,
     folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("prefect_nanobanana.images._copier.RETRY_FOR_SECONDS", 0)
-    monkeypatch.setattr("prefect_nanobanana.images._copier.Copier.__init__.__defaults__", ((), 0.0))
     sandbox.url_lifetime_seconds = -1
-    first = run("a cat", ImagePrompt(prompt="a dog", quantity=2))
+    once = StorageOptions(retry_for_seconds=0)
+    first = run("a cat", ImagePrompt(prompt="a dog", quantity=2), storage=once)
     assert statuses(first) == ["failed", "failed"]
     assert "2 of 2 images could not be copied" in str(first.outcomes[1].message)
     assert "answered 404" in str(first.outcomes[1].message)

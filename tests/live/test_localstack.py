@@ -38,10 +38,10 @@ from prefect_nanobanana import (
 from prefect_nanobanana.batch._ledger import Claimed, Ledger
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.flows import generate_images
-from prefect_nanobanana.images import _copier as storage
 from prefect_nanobanana.images._body import IN_MEMORY_BYTES
 from prefect_nanobanana.images._copier import Copier
 from prefect_nanobanana.models import ImagePrompt, ImageRequest, StoredImage
+from prefect_nanobanana.s3._capabilities import Capabilities
 from prefect_nanobanana.s3._store import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
 from prefect_nanobanana.sandbox.pictures import draw
@@ -120,8 +120,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 def _copy(
     block: S3Bucket, url: str, options: StorageOptions | None = None, retry: float = 20
 ) -> StoredImage:
-    opened = ObjectStore(block, options)
-    with Copier(opened, ["127.0.0.1"], retry_for_seconds=retry) as copier:
+    patient = (options or StorageOptions()).model_copy(update={"retry_for_seconds": retry})
+    opened = ObjectStore(block, patient)
+    with Copier.for_bucket(opened, ["127.0.0.1"]) as copier:
         return copier.copy(url, opened.key("images/x"), {"prompt": "Käse", "model": "m"}).image
 
 
@@ -175,11 +176,14 @@ def test_over_tls(store: Store, picture: bytes) -> None:
     """There boto3 by itself signs and frames bodies in another way."""
     opened = ObjectStore(store.block(store.server.tls_url, store.server.authority))
     signed: list[str] = []
-    opened.client.meta.events.register_last(
+    opened._connection.client.meta.events.register_last(
         "before-send.s3.PutObject",
         lambda request, **_: signed.append(request.headers["x-amz-content-sha256"].decode()),
     )
-    with Scripted(lambda _: Reply(picture)) as host, Copier(opened, ["127.0.0.1"]) as copier:
+    with (
+        Scripted(lambda _: Reply(picture)) as host,
+        Copier.for_bucket(opened, ["127.0.0.1"]) as copier,
+    ):
         image = copier.copy(host.url, opened.key("images/x")).image
     assert signed == [image.sha256]
     assert store.read(image.key) == picture
@@ -264,31 +268,27 @@ def test_of_eight_who_store_at_once_one_wins(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("conditional", "few", "asked"),
+    ("conditional", "expected", "asked"),
     [
-        (None, 8, ["HEAD"]),
-        (True, 8, ["PUT", "HEAD"]),
-        (None, 0, ["GET", "HEAD"]),
-        (True, 0, ["GET", "HEAD"]),
+        (None, 1, ["HEAD"]),
+        (True, 1, ["PUT", "HEAD"]),
+        (None, 99, ["GET", "HEAD"]),
+        (True, 99, ["PUT", "HEAD"]),
     ],
 )
 def test_an_object_of_somebody_else_is_never_overwritten(
     store: Store,
-    monkeypatch: pytest.MonkeyPatch,
     conditional: bool | None,
-    few: int,
+    expected: int,
     asked: list[str],
 ) -> None:
-    """Nor lost with an image that is sent to see whether the store refuses what does not fit."""
-    monkeypatch.setattr(storage, "FEW", few)
     with FaultyS3(store.server.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
         block = store.block(proxy.url)
         key = f"{block.bucket_folder}/images/x.png"
         store.client.put_object(Bucket=BUCKET, Key=key, Body=b"mine")
-        opened = ObjectStore(block)
-        opened.conditional = conditional
+        opened = ObjectStore(block, None, Capabilities(conditional_writes=conditional))
         with (
-            Copier(opened, ["127.0.0.1"]) as copier,
+            Copier.for_bucket(opened, ["127.0.0.1"], expected_images=expected) as copier,
             pytest.raises(ImageNotCopied, match="holds another object"),
         ):
             copier.copy(host.url, opened.key("images/x"))
@@ -305,12 +305,12 @@ def _record(attempt: str) -> Record:
 @pytest.mark.parametrize("there", [False, True], ids=["new", "asked before"])
 def test_of_two_runs_that_claim_a_prompt_one_gets_it(store: Store, there: bool) -> None:
     block, key = store.block(), "0" * 24
-    ledgers = [Ledger(ObjectStore(block), "b", flow_run) for flow_run in ("one", "two")]
+    known = Capabilities(conditional_writes=True)  # nothing is looked up before: the store alone decides
+    ledgers = [Ledger(ObjectStore(block, None, known), "b", run) for run in ("one", "two")]
     if there:
         Ledger(ObjectStore(block), "b").write(_record("before"))
     for ledger in ledgers:
         assert list(ledger.read([key])) == [key] * there
-        ledger.store.conditional = True  # nothing is looked up before: the store alone decides
     ledgers[0].claim(_record("one"))
     with pytest.raises(Claimed):
         ledgers[1].claim(_record("two"))

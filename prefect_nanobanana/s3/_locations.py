@@ -1,0 +1,55 @@
+"""Where things are: buckets by name or ARN, endpoints, and addresses for people."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, urlencode, urlsplit
+
+_ARN = re.compile(
+    r"arn:[^/:]+:[^/:]+:(?P<region>[^/:]*):[^/:]*:"
+    r"(?:outpost[/:][^/:]+[/:])?(?:accesspoint|bucket)[/:][^/:]+"
+)
+"""An access point's (AWS's documentation), also of Object Lambda, or on Outposts."""
+_AWS = re.compile(r"(?:.*\.)?amazonaws\.com(?:\.cn)?", re.I)
+
+
+def is_aws(endpoint: str) -> bool:
+    """Whether an endpoint is AWS's own."""
+    return bool(_AWS.fullmatch(urlsplit(endpoint).hostname or ""))
+
+
+def split_uri(uri: str) -> tuple[str, str] | None:
+    """Bucket and key of an `s3://` address, whose bucket may be an access point's ARN."""
+    rest = uri.removeprefix("s3://")
+    arn = _ARN.match(rest)
+    name, _, key = (arn[0], *rest[arn.end() :].partition("/")[1:]) if arn else rest.partition("/")
+    return (name, key) if name and key else None
+
+
+def object_url(endpoint: str, region: str, bucket: str, key: str) -> str:
+    """Where people who may read a bucket can open an object: AWS's console, or its address elsewhere."""
+    if not is_aws(endpoint):
+        return f"{endpoint.rstrip('/')}/{quote(bucket, safe='')}/{quote(key)}"
+    arn = _ARN.fullmatch(bucket)
+    query = urlencode({"region": (arn and arn["region"]) or region, "prefix": key})
+    return f"https://console.aws.amazon.com/s3/object/{quote(bucket, safe='')}?{query}"
+
+
+def endpoint_problem(endpoint: str, bucket: str) -> str | None:
+    """What is wrong with an endpoint that already holds the bucket, which boto3 adds once more."""
+    parts = urlsplit(endpoint)
+    host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
+    path = parts.path.rstrip("/")
+    if path.endswith(f"/{bucket}"):
+        rest = path.removesuffix(f"/{bucket}")
+        return (
+            "the endpoint URL has the bucket in its path: write "
+            f"{parts.scheme}://{host}{port}{rest} in the credentials block"
+        )
+    if host.startswith((f"{bucket}.s3.", f"{bucket}.s3-")):
+        rest = host.removeprefix(f"{bucket}.")
+        return (
+            f"the endpoint URL has the bucket in its host: write {parts.scheme}://{rest}{port} in the "
+            "credentials block"
+        )
+    return None
