@@ -2,13 +2,12 @@
 
 from prefect_nanobanana.batch._budget import Budget
 from prefect_nanobanana.batch._job import Again, Job, make_outcome, outcome_of_record
+from prefect_nanobanana.batch._keys import check_batch, existing_batch
 from prefect_nanobanana.batch._ledger import (
     Claimed,
     Ledger,
     Record,
     batches_with_records,
-    check_batch,
-    prompt_keys,
 )
 from prefect_nanobanana.batch._plan import plan
 from prefect_nanobanana.batch._prompts import Listed, gather_prompts
@@ -29,9 +28,9 @@ __all__ = [
     "Run",
     "batches_with_records",
     "check_batch",
+    "existing_batch",
     "gather_prompts",
     "make_outcome",
     "outcome_of_record",
     "plan",
-    "prompt_keys",
 ]

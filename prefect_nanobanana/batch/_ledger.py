@@ -19,11 +19,8 @@ A record that cannot be read is never taken for one that is not there: the run s
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -33,7 +30,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefect_nanobanana.errors import (
     BucketNotUsable,
-    InvalidInput,
     LedgerError,
     NanoBananaError,
     StorageError,
@@ -53,7 +49,6 @@ State = Literal[
     "unknown",
     "lost",
 ]
-_MAX_BATCH_CHARACTERS = 200
 CLAIM_SECONDS = 0.2
 """How long after a claim it is looked at again, on stores without conditional writes."""
 _CLAIMED = "another run of this batch is asking for it at this moment: run the batch again later"
@@ -323,50 +318,3 @@ def batches_with_records(bucket: ObjectStore, since: datetime) -> dict[str, list
         if match and written >= since:
             found.setdefault(match[1], []).append(match[2])
     return found
-
-
-def prompt_keys(prompts: Sequence[ImagePrompt], requests: Sequence[ImageRequest]) -> list[str]:
-    """Make the key of each prompt's record.
-
-    A key comes from the prompt's name, or from what is asked; equal ones are told apart by which of
-    them each is. The place in the list plays no part, so that moving or inserting prompts pays for
-    nothing twice.
-
-    Args:
-        prompts: The prompts.
-        requests: What the API is asked for each.
-
-    Returns:
-        24 hexadecimal digits each, all different.
-    """
-    seen: Counter[str] = Counter()
-    keys = []
-    for prompt, request in zip(prompts, requests, strict=True):
-        asked = {"name": prompt.name} if prompt.name else request.model_dump()
-        identity = json.dumps(asked, sort_keys=True, ensure_ascii=False)
-        seen[identity] += 1
-        keys.append(hashlib.sha256(f"{identity}#{seen[identity]}".encode()).hexdigest()[:24])
-    return keys
-
-
-def check_batch(batch: str) -> str:
-    """Check a batch's name, which becomes a part of S3 keys.
-
-    Returns:
-        The name, stripped.
-
-    Raises:
-        InvalidInput: If it could leave its prefix or break a key.
-    """
-    name = batch.strip()
-    parts = name.split("/")
-    if (
-        not re.fullmatch(r"[\w.\-/ ]+", name)
-        or len(name) > _MAX_BATCH_CHARACTERS
-        or any(part.strip() in ("", ".", "..") for part in parts)
-    ):
-        raise InvalidInput(
-            f"batch: {batch[:80]!r} cannot name a batch: use letters, digits, spaces, - _ . and single "
-            f"slashes, at most {_MAX_BATCH_CHARACTERS} characters"
-        )
-    return name

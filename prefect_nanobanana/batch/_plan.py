@@ -6,7 +6,8 @@ from contextlib import suppress
 from typing import Any
 
 from prefect_nanobanana.batch._job import Again, Job
-from prefect_nanobanana.batch._ledger import Claimed, Ledger, Record, prompt_keys
+from prefect_nanobanana.batch._keys import PromptKey, identity, prompt_keys, signed_anew
+from prefect_nanobanana.batch._ledger import Claimed, Ledger, Record
 from prefect_nanobanana.batch._prompts import Listed
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.generator import NanoBananaGenerator
@@ -42,12 +43,12 @@ def plan(
             "max_credits empty, or take a model whose price is listed"
         )
     keys = prompt_keys([item.prompt for item in listed], requests)
-    records = ledger.read(keys)
+    records = _records(ledger, keys)
     jobs = []
     for position, (key, item, request, price) in enumerate(
         zip(keys, listed, requests, prices, strict=True), 1
     ):
-        record = records.get(key) or Record(key=key, prompt=item.prompt, request=request)
+        record = records.get(key) or Record(key=key.key, prompt=item.prompt, request=request)
         if record.safe_to_send:
             record.prompt, record.request = item.prompt, request
         record.position = position
@@ -62,6 +63,18 @@ def plan(
                     "The store ignores conditional writes: do not run one batch twice at the same time"
                 )
     return jobs
+
+
+def _records(ledger: Ledger, keys: list[PromptKey]) -> dict[PromptKey, Record]:
+    """The records that there are of these prompts, also under keys that earlier versions gave them."""
+    read = ledger.read(name for key in keys for name in (key.key, *key.former))
+    found = {key: read[name] for key in keys for name in (*key.former, key.key) if name in read}
+    if any(key.former and key not in found for key in keys):
+        others = ledger.read_others(read)
+        told = [(name, identity(record.prompt, record.request)) for name, record in others.items()]
+        again = signed_anew(keys, read.keys(), told)
+        found |= {key: others[again[key.key]] for key in keys if key.key in again}
+    return found
 
 
 def _problems(request: ImageRequest, models: dict[str, ImageModel]) -> list[str]:

@@ -22,6 +22,7 @@ from prefect_nanobanana.batch import (
     Ledger,
     Run,
     check_batch,
+    existing_batch,
     gather_prompts,
     make_outcome,
     outcome_of_record,
@@ -111,7 +112,7 @@ def generate_images(
     logger = get_run_logger()
     opened = ObjectStore(bucket, storage)
     run_id = str(flow_run.get_id())
-    name = check_batch(batch) if batch is not None and batch.strip() else run_id
+    name = existing_batch(check_batch(batch), opened) if batch is not None and batch.strip() else run_id
     listed = gather_prompts(prompts, prompts_from, opened.read_uri)
     ledger = Ledger(opened, name, run_id)
     with generator.credentials.get_client() as client:

@@ -4,6 +4,7 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, cast
+from unicodedata import normalize
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -77,7 +78,7 @@ def copy_pending(
     ledgers = {
         name: Ledger(opened, name, str(flow_run.get_id()))
         for name in found
-        if not wanted or name in wanted
+        if not wanted or normalize("NFC", name) in wanted
     }
     owed = [
         (name, record)

@@ -1,0 +1,31 @@
+"""Text that comes from elsewhere: what of it can be shown, and what can be sent."""
+
+from __future__ import annotations
+
+import re
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""All that a terminal may obey, but for tabs and line feeds."""
+_UNSENDABLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+"""The same, but for what is white space in a text."""
+
+
+def printable(text: str) -> str:
+    """Text for a terminal, a log or a message: control characters are escaped, as `\\x1b`."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def quoted(text: str, longest: int = 80) -> str:
+    """Text in quotes, for a message; control characters are escaped, and long text is cut."""
+    return repr(text if len(text) <= longest else text[: longest - 3] + "...")
+
+
+def control_problem(text: str) -> str | None:
+    """Say which control character of a text cannot be sent, if there is one."""
+    found = _UNSENDABLE.search(text)
+    if found is None:
+        return None
+    return (
+        f"character {found.start() + 1} is the control character U+{ord(found[0]):04X}, which cannot be "
+        "sent: remove it"
+    )
