@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, SecretStr, field_validator
 
+from prefect_nanobanana._common.origins import Origin
 from prefect_nanobanana.client import (
     DEFAULT_BASE_URL,
     DEFAULT_REQUEST_TIMEOUT_SECONDS,
@@ -83,7 +85,8 @@ class NanoBananaCredentials(CredentialsBlock):
         default=[],
         title="Image hosts in your own network",
         description="Images are fetched over https, and from public addresses only. List host names or "
-        "addresses here that may be asked over plain http and in private networks, too.",
+        "addresses here that may be asked over plain http and in private networks, too; with port or "
+        "scheme, as http://10.0.0.7:9000, only at that.",
     )
 
     low_credits: int = Field(
@@ -96,18 +99,16 @@ class NanoBananaCredentials(CredentialsBlock):
 
     @field_validator("image_hosts")
     @classmethod
-    def _hosts_are_bare(cls, value: list[str]) -> list[str]:
-        hosts = [host.strip().strip("[]").lower() for host in value]
-        for host in hosts:
+    def _hosts_are_hosts(cls, value: list[str]) -> list[str]:
+        hosts = []
+        for host in value:
             try:
-                bare = urlsplit(f"//[{host}]" if ":" in host else f"//{host}").hostname == host
+                hosts.append(str(Origin.parse(host)))
             except ValueError:
-                bare = False
-            if not bare:
                 raise ValueError(
-                    f"{host!r} is no host: give its name or address alone, as images.example or "
-                    "10.0.0.7, without http:// and without a port"
-                )
+                    f"{host!r} is not a host: give its name or address, as images.example or 10.0.0.7, "
+                    "and scheme and port if only those are meant, as http://10.0.0.7:9000"
+                ) from None
         return hosts
 
     @field_validator("api_key")
@@ -178,11 +179,14 @@ class NanoBananaCredentials(CredentialsBlock):
     def trusted_hosts(self) -> list[str]:
         """Hosts that images may be fetched from over plain http, and in private networks.
 
-        These are the API's own, where everything else goes, too, and those under `image_hosts`.
+        These are the API's own, at its scheme and port, where everything else goes, too, and those under
+        `image_hosts`. The public service needs no exemption.
         """
-        own = urlsplit(self.base_url).hostname or ""
-        local = ["localhost", "127.0.0.1", "::1"] if _is_loopback(own) else []
-        return [*self.image_hosts, *local, own]
+        own = Origin.parse(self.base_url.partition("://")[0] + "://" + urlsplit(self.base_url).netloc)
+        hosts = [] if own.host == urlsplit(DEFAULT_BASE_URL).hostname else [own.host]
+        if _is_loopback(own.host):
+            hosts += [host for host in ("localhost", "127.0.0.1", "::1") if host != own.host]
+        return [*self.image_hosts, *(str(replace(own, host=host)) for host in hosts)]
 
     @property
     def slots(self) -> Slots:

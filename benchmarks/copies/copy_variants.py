@@ -146,7 +146,7 @@ def rclone(work: Work, stack: ExitStack) -> Run:
 
 def ours(work: Work, stack: ExitStack) -> Run:
     """Copies from as many threads as the flow has."""
-    from prefect_nanobanana.images._copier import COPY_THREADS, Copier
+    from prefect_nanobanana.images._copier import Copier
     from prefect_nanobanana.s3._store import ObjectStore
 
     bucket = ObjectStore(_block(work))
@@ -156,7 +156,7 @@ def ours(work: Work, stack: ExitStack) -> Run:
     def one(name: str) -> None:
         copier.copy(work.url(name), f"{work.folder}/{name}", {"prompt": name, "batch": work.folder})
 
-    return _in_threads(one, COPY_THREADS)
+    return _in_threads(one, Copier.THREADS)
 
 
 def _learn(bucket: ObjectStore) -> None:

@@ -36,7 +36,7 @@ from prefect_nanobanana.errors import (
     NeverDelivered,
 )
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.images import COPY_THREADS, Copier
+from prefect_nanobanana.images import Copier
 from prefect_nanobanana.models import Credits, OutcomeStatus
 from prefect_nanobanana.progress import Tracker, Watcher
 from prefect_nanobanana.report import GalleryItem, counted, events, in_credits
@@ -121,7 +121,7 @@ class Run:
         threads = slots + max(LEAST_AHEAD, min(slots, MOST_AHEAD))
         if self._generator.mode == "async":
             threads = max(threads, min(ASYNC_THREADS, len(self._jobs)))
-        copying = ThreadPoolExecutor(COPY_THREADS, thread_name_prefix="copy")
+        copying = ThreadPoolExecutor(Copier.THREADS, thread_name_prefix="copy")
         settling = ThreadPoolExecutor(SETTLING_THREADS, thread_name_prefix="settle")
         asking = ThreadPoolExecutor(threads, thread_name_prefix="generate")
         try:

@@ -1,5 +1,6 @@
 """From an image's URL to S3."""
 
-from prefect_nanobanana.images._copier import COPY_THREADS, Copied, Copier
+from prefect_nanobanana.images._copier import Copied, Copier
+from prefect_nanobanana.images._fetcher import Fetcher
 
-__all__ = ["COPY_THREADS", "Copied", "Copier"]
+__all__ = ["Copied", "Copier", "Fetcher"]

@@ -18,9 +18,11 @@ from prefect_nanobanana._common.naming import safe_metadata
 from prefect_nanobanana.errors import ImageNotCopied
 from prefect_nanobanana.images._addresses import Addresses
 from prefect_nanobanana.images._body import Body
-from prefect_nanobanana.images._download import Downloader, TransientDownloadError, shown
+from prefect_nanobanana.images._download import TransientDownloadError
+from prefect_nanobanana.images._fetcher import Fetcher
 from prefect_nanobanana.images._listing import Listing
-from prefect_nanobanana.images._picture import NotAPicture, Picture, inspect
+from prefect_nanobanana.images._picture import Picture
+from prefect_nanobanana.images._urls import shown
 from prefect_nanobanana.models import StoredImage
 from prefect_nanobanana.s3 import (
     POOL_CONNECTIONS,
@@ -32,8 +34,6 @@ from prefect_nanobanana.s3 import (
 )
 
 RETRY_FOR_SECONDS = 60.0
-COPY_THREADS = min(8 * (os.cpu_count() or 1), POOL_CONNECTIONS * 3 // 4)
-"""On two cores, more copied no faster; and records need connections, too."""
 PUT_TRIES = 3
 """So often an image is sent to a store that does not keep what it is sent."""
 FEW = 8
@@ -70,6 +70,9 @@ class Copier:
         retry_for_seconds: How long a failure that may pass is tried again.
     """
 
+    THREADS = min(8 * (os.cpu_count() or 1), POOL_CONNECTIONS * 3 // 4)
+    """On two cores, more copied no faster; and records need connections, too."""
+
     def __init__(
         self,
         bucket: ObjectStore,
@@ -78,8 +81,7 @@ class Copier:
     ) -> None:
         self._bucket = bucket
         self._retry_for = retry_for_seconds
-        allowed = addresses if isinstance(addresses, Addresses) else Addresses(addresses)
-        self._downloader = Downloader(allowed, COPY_THREADS)
+        self._fetcher = Fetcher(addresses, self.THREADS)
         self._listing = Listing(bucket)
         self._probing = threading.Lock()
         self._numbers = itertools.count()
@@ -88,7 +90,7 @@ class Copier:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._downloader.close()
+        self._fetcher.close()
 
     def copy(
         self,
@@ -135,12 +137,8 @@ class Copier:
                 item.body.close()
 
     def _fetch(self, url: str, key: str, thumbnail: bool) -> _Item:
-        body = self._downloader.fetch(url)
-        try:
-            picture = _inspected(body.file, url, thumbnail)
-        except BaseException:
-            body.close()
-            raise
+        fetched = self._fetcher.fetch(url, thumbnail=thumbnail)
+        body, picture = fetched.body, fetched.picture
         key = f"{key}.{picture.extension}"
         image = StoredImage(
             uri=self._bucket.uri(key),
@@ -255,12 +253,3 @@ class Copier:
         except ObjectCorrupted:
             return "damaged"
         return "whole" if digest.digest() == body.sha256 else "damaged"
-
-
-def _inspected(file: Any, url: str, thumbnail: bool) -> Picture:
-    try:
-        return inspect(file, thumbnail=thumbnail)
-    except NotAPicture as error:
-        # A host may answer with a page, or cut an image short, while it is not ready.
-        kind = ImageNotCopied if url.startswith("data:") else TransientDownloadError
-        raise kind(f"{shown(url)}: {error}", gone=True) from None
