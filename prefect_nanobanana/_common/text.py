@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """All that a terminal may obey, but for tabs and line feeds."""
 _UNSENDABLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 """The same, but for what is white space in a text."""
+_JOINERS = "\u200c\u200d"
+"""Persian and the scripts of India are not written without them."""
+
+
+def is_word_character(character: str) -> bool:
+    """Whether this is part of a word in any script: a letter, a mark on one, a digit."""
+    return unicodedata.category(character)[0] in "LMN" or character in _JOINERS
 
 
 def printable(text: str) -> str:

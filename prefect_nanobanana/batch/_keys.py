@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefect_nanobanana._common.addresses import unsigned
-from prefect_nanobanana._common.text import quoted
+from prefect_nanobanana._common.text import is_word_character, quoted
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.models import ImagePrompt, ImageRequest
 from prefect_nanobanana.s3 import ObjectStore
@@ -22,8 +22,6 @@ _OURS = ("images", "records", "manifest.jsonl", "index.html")
 """What a batch's own folder holds."""
 _BEFORE = re.compile(r"[\w.\-/ ]+")
 """What names of batches consisted of before version 0.2."""
-_JOINERS = "\u200c\u200d"
-"""Persian and the scripts of India are not written without them."""
 
 
 @dataclass(frozen=True)
@@ -185,5 +183,5 @@ def _is_part(part: str) -> bool:
 
 
 def _is_fit(character: str) -> bool:
-    category = unicodedata.category(character)
-    return category[0] in "LMN" or category in ("Pc", "Pd") or character in f" .·׳״{_JOINERS}"
+    dash = unicodedata.category(character) in ("Pc", "Pd")
+    return dash or character in " .·׳״" or is_word_character(character)

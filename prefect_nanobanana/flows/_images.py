@@ -31,7 +31,7 @@ from prefect_nanobanana.batch import (
 from prefect_nanobanana.errors import ApiError, LedgerError, RunFailed, StorageError
 from prefect_nanobanana.flows._pending import copy_pending
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.images import Copier
+from prefect_nanobanana.images import Copier, Fetcher
 from prefect_nanobanana.models import (
     Credits,
     ImagePrompt,
@@ -85,8 +85,8 @@ def generate_images(
 
     Args:
         prompts: The prompts, one per row: plain text, or a form with settings of its own.
-        prompts_from: A .txt, .csv or .jsonl file with more prompts: a path on the machine that runs the
-            flow, an s3:// address, or a web address.
+        prompts_from: A .txt, .csv, .tsv, .json or .jsonl file with more prompts: an s3:// address, a web
+            address, or a path on the machine that runs the flow.
         generator: The Nano Banana Generator block: which account pays, and how images are made.
         bucket: The S3 Bucket block to copy the images to.
         batch: The name of this piece of work, and its folder in the bucket. The same name again
@@ -113,7 +113,8 @@ def generate_images(
     opened = ObjectStore(bucket, storage)
     run_id = str(flow_run.get_id())
     name = existing_batch(check_batch(batch), opened) if batch is not None and batch.strip() else run_id
-    listed = gather_prompts(prompts, prompts_from, opened.read_uri)
+    with Fetcher(generator.credentials.trusted_hosts, connections=1) as fetcher:
+        listed = gather_prompts(prompts, prompts_from, opened.read_uri, fetcher)
     ledger = Ledger(opened, name, run_id)
     with generator.credentials.get_client() as client:
         models = {model.name: model for model in client.models()}

@@ -264,8 +264,12 @@ class ObjectStore:
             None if page.get("IsTruncated", True) else {item["Key"] for item in page.get("Contents", [])}
         )
 
-    def read_uri(self, uri: str) -> bytes:
+    def read_uri(self, uri: str, max_bytes: int | None = None) -> bytes:
         """Read an `s3://bucket/key` address with this block's credentials.
+
+        Args:
+            uri: The address.
+            max_bytes: Of what is there, no more than its first bytes; by default all.
 
         Raises:
             InvalidInput: If it cannot be read.
@@ -274,7 +278,7 @@ class ObjectStore:
         if not name or not key:
             raise InvalidInput(f"prompts_from: {uri} is no S3 address: write s3://bucket/key")
         try:
-            return self.client.get_object(Bucket=name, Key=key)["Body"].read()
+            return self.client.get_object(Bucket=name, Key=key)["Body"].read(max_bytes)
         except ClientError as error:
             raise InvalidInput(
                 f"prompts_from: {uri} cannot be read ({code_of(error)}): check the address, and that "
