@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_nanobanana._common.task_names import run_name
-from prefect_nanobanana._common.text import printable
+from prefect_nanobanana._common.text import visible
 from prefect_nanobanana.models import OutcomeStatus, RunReport
 from prefect_nanobanana.progress import Progress, watch_progress
 from prefect_nanobanana.report import summary
@@ -75,7 +75,7 @@ def print_report(report: RunReport, console: Console | None = None) -> None:
         console: Where to; by default the terminal.
     """
     out = console or Console()
-    table = Table(title=Text(printable(report.batch)), title_justify="left", expand=False)
+    table = Table(title=report.batch, title_justify="left", expand=False)
     table.add_column("", justify="right")
     table.add_column("prompt", overflow="ellipsis", no_wrap=True, max_width=40)
     table.add_column("status", no_wrap=True)
@@ -92,16 +92,14 @@ def print_report(report: RunReport, console: Console | None = None) -> None:
     out.print(table)
     for outcome in report.outcomes:
         if outcome.message:
-            line = printable(f"{outcome.position}: {outcome.message}")
-            out.print(Text(line, _COLORS[outcome.status]))
-    out.print(Text(printable(summary(report)), "bold"))
-    places = f"manifest: {report.manifest_uri}\ngallery:  {report.gallery_uri}"
-    out.print(Text(printable(places)), soft_wrap=True)
+            out.print(Text(f"{outcome.position}: {outcome.message}", _COLORS[outcome.status]))
+    out.print(Text(summary(report), "bold"))
+    out.print(Text(f"manifest: {report.manifest_uri}\ngallery:  {report.gallery_uri}"), soft_wrap=True)
 
 
 def print_error(message: str) -> None:
     """Print why a run failed, to standard error; whatever it quotes, the terminal obeys none of it."""
-    print(printable(message), file=sys.stderr)
+    print(visible(message), file=sys.stderr)
 
 
 def _description(progress: Progress) -> str:

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect_nanobanana._common.text import printable
+from prefect_nanobanana._common.text import visible
 
 __all__ = [
     "AccessNotEnabled",
@@ -78,7 +78,7 @@ class InvalidInput(NanoBananaError, ValueError):
     """
 
     def __init__(self, *problems: str) -> None:
-        shown = [printable(problem) for problem in problems[:MAX_PROBLEMS]]
+        shown = [visible(problem) for problem in problems[:MAX_PROBLEMS]]
         if len(problems) > MAX_PROBLEMS:
             shown.append(f"and {len(problems) - MAX_PROBLEMS} more")
         self.problems: tuple[str, ...] = tuple(shown)

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from prefect_nanobanana._common.characters import control_problem
 from prefect_nanobanana._common.references import reference_problem
-from prefect_nanobanana._common.text import control_problem
 
 Mode = Literal["sync", "async", "stream"]
 GenerationStatus = Literal["completed", "warning", "failed"]

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from prefect_nanobanana._common.text import is_word_character
+from prefect_nanobanana._common.characters import is_word_character
 
 Kind = Literal["image", "page", "record"]
 """What an object is: an image, the gallery page, or a record or manifest."""

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from prefect_nanobanana._common.addresses import without_signature
-from prefect_nanobanana._common.text import control_problem, quoted
+from prefect_nanobanana._common.characters import control_problem, quoted
 
 _SHOWN = 120
 _TWO = re.compile(r"[\s,;|]+https?://", re.IGNORECASE)

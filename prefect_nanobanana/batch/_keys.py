@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefect_nanobanana._common.addresses import unsigned
-from prefect_nanobanana._common.text import is_word_character, quoted
+from prefect_nanobanana._common.characters import is_word_character, quoted
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.models import ImagePrompt, ImageRequest
 from prefect_nanobanana.s3 import ObjectStore

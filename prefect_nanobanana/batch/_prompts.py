@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from prefect_nanobanana._common.text import quoted
+from prefect_nanobanana._common.characters import quoted
 from prefect_nanobanana.batch._sources import ReadS3, read_list
 from prefect_nanobanana.batch._tables import COLUMNS, rows_of, unknown_column
 from prefect_nanobanana.errors import MAX_PROBLEMS, InvalidInput

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from prefect.context import FlowRunContext
 
 from prefect_nanobanana._common.addresses import LONGEST_SHOWN
-from prefect_nanobanana._common.text import quoted
+from prefect_nanobanana._common.characters import quoted
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.images import Fetcher
 

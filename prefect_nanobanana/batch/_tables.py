@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import Any
 
-from prefect_nanobanana._common.text import quoted
+from prefect_nanobanana._common.characters import quoted
 from prefect_nanobanana.errors import MAX_PROBLEMS, InvalidInput
 from prefect_nanobanana.models import ImagePrompt
 
