@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -226,6 +227,27 @@ def test_bytes_are_bounded_after_unpacking(
     text = refused(tmp_path, "p.txt", BOMBS[kind](1_000_002))
     assert text == "p.txt: is larger than 1000000 bytes: split it"
     assert len(gather(tmp_path, "q.txt", BOMBS[kind](100_000))) == 50_000
+
+
+@pytest.mark.parametrize("kind", ["gzip", "gzip twice"])
+def test_memory_is_bounded_while_unpacking(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sources, "MAX_LIST_BYTES", 1_000_000)
+    bomb = BOMBS[kind](200_000_000)
+    tracemalloc.start()
+    try:
+        assert "is larger than" in refused(tmp_path, "p.txt", bomb)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb.txt", "a\x9bb.txt", "a\x07.txt"])
+def test_a_files_name_is_shown_and_not_obeyed(tmp_path: Path, name: str) -> None:
+    text = refused(tmp_path, name, "ok\nx\0")
+    assert text.startswith("a\\x")
+    assert ".txt, line 2: prompt: character 2" in text
 
 
 def test_prompts_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
