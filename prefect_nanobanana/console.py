@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_nanobanana._common.task_names import run_name
+from prefect_nanobanana._common.text import visible
 from prefect_nanobanana.models import OutcomeStatus, RunReport
 from prefect_nanobanana.progress import Progress, watch_progress
 from prefect_nanobanana.report import summary
@@ -93,6 +95,11 @@ def print_report(report: RunReport, console: Console | None = None) -> None:
             out.print(Text(f"{outcome.position}: {outcome.message}", _COLORS[outcome.status]))
     out.print(Text(summary(report), "bold"))
     out.print(Text(f"manifest: {report.manifest_uri}\ngallery:  {report.gallery_uri}"), soft_wrap=True)
+
+
+def print_error(message: str) -> None:
+    """Print why a run failed, to standard error; whatever it quotes, the terminal obeys none of it."""
+    print(visible(message), file=sys.stderr)
 
 
 def _description(progress: Progress) -> str:

@@ -38,6 +38,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from prefect_nanobanana._common.text import visible
+
 __all__ = [
     "AccessNotEnabled",
     "AnswerNotUnderstood",
@@ -67,6 +69,9 @@ __all__ = [
     "UnknownOutcome",
 ]
 
+MAX_PROBLEMS = 20
+"""Shown at once: who has made one mistake in 20,000 lines reads of 20."""
+
 
 class NanoBananaError(Exception):
     """Base of everything this package raises on its own account."""
@@ -76,12 +81,16 @@ class InvalidInput(NanoBananaError, ValueError):
     """A prompt, file or parameter is wrong; found before any credit was spent.
 
     Args:
-        problems: One sentence each: the place (file, line, field), what is wrong, and the cure.
+        *problems: One sentence each: the place (file, line, field), what is wrong, and the cure. So many
+            as `MAX_PROBLEMS` are kept; control characters are escaped.
     """
 
     def __init__(self, *problems: str) -> None:
-        self.problems: tuple[str, ...] = problems
-        super().__init__(*problems)
+        shown = [visible(problem) for problem in problems[:MAX_PROBLEMS]]
+        if len(problems) > MAX_PROBLEMS:
+            shown.append(f"and {len(problems) - MAX_PROBLEMS} more")
+        self.problems: tuple[str, ...] = tuple(shown)
+        super().__init__(*shown)
 
     def __str__(self) -> str:
         if len(self.problems) == 1:

@@ -27,6 +27,7 @@ from prefect_nanobanana.models import (
     Submission,
     clean_reference_urls,
     describe_errors,
+    prompt_problems,
 )
 
 
@@ -135,13 +136,16 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
                 "to sync or async"
             )
         references = given.reference_image_urls
-        return ImageRequest(
+        request = ImageRequest(
             prompt=given.prompt,
             model=given.model or self.model,
             aspect_ratio=given.aspect_ratio or self.aspect_ratio,
             quantity=quantity,
             reference_image_urls=tuple(self.reference_image_urls if references is None else references),
         )
+        if problems := prompt_problems(request):
+            raise InvalidInput(*problems)
+        return request
 
     def generate(
         self,

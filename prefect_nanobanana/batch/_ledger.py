@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from prefect_nanobanana._common.backoff import Backoff
-from prefect_nanobanana.batch._keys import PromptKey, check_batch
+from prefect_nanobanana.batch._keys import check_batch, existing_batch
 from prefect_nanobanana.batch._record import Record, read_record
 from prefect_nanobanana.batch._timing import Timing, current_timing
 from prefect_nanobanana.errors import BucketNotUsable, LedgerError, NanoBananaError, StorageError
@@ -43,9 +43,6 @@ class Ledger:
         batch: The batch's name.
         flow_run: Goes into the records, to tell who asked.
         timing: How long it waits.
-
-    Raises:
-        InvalidInput: If the name cannot name a batch.
     """
 
     def __init__(
@@ -56,12 +53,22 @@ class Ledger:
         timing: Timing | None = None,
     ) -> None:
         self.store = store
-        self.batch = check_batch(batch)
+        self.batch = batch
         self.flow_run = flow_run
         self._timing = timing or current_timing()
         self._versions: dict[str, str] = {}
         self._attempts: dict[str, str | None] = {}
         self._refused = False
+
+    @classmethod
+    def open(cls, store: ObjectStore, batch: str, flow_run: str | None = None) -> Ledger:
+        """Open the ledger of a batch that a person has named.
+
+        Raises:
+            InvalidInput: If the name cannot name a batch.
+            StorageError: If the bucket cannot be listed.
+        """
+        return cls(store, existing_batch(check_batch(batch), store), flow_run)
 
     def key(self, *parts: str) -> str:
         """Join parts below the batch's folder."""
@@ -82,21 +89,6 @@ class Ledger:
         """
         known = self._known()
         return self._read_all([key for key in wanted if key in known])
-
-    def read_prompts(self, wanted: Sequence[PromptKey]) -> list[Record | None]:
-        """Read the records of prompts, which earlier versions may have kept under other keys.
-
-        Returns:
-            One per prompt, None where there is none yet.
-
-        Raises:
-            BucketNotUsable: If the bucket does not let itself be read.
-            LedgerError: If any record that exists cannot be read.
-        """
-        known = self._known()
-        keys = [next((k for k in (w.key, *w.former) if k in known), None) for w in wanted]
-        records = self._read_all([key for key in keys if key is not None])
-        return [None if key is None else records[key] for key in keys]
 
     def read_others(self, wanted: Iterable[str]) -> dict[str, Record]:
         """Read the records of the batch that are not of these prompts; see `read`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
+from unicodedata import normalize
 
 from prefect_nanobanana.batch._keys import check_batch
 from prefect_nanobanana.batch._ledger import Ledger
@@ -63,7 +64,9 @@ def _ledgers(
     found: dict[str, list[str]] = {}
     for path, written in store.keys(root):
         match = re.fullmatch(r"(.+)/records/([0-9a-f]{24})\.json", path.removeprefix(root))
-        if match and written >= since and (not wanted or match[1] in wanted):
+        if match is None or written < since:
+            continue
+        if not wanted or normalize("NFC", match[1]) in wanted:
             found.setdefault(match[1], []).append(match[2])
     for name, keys in found.items():
         yield Ledger(store, name, flow_run), keys

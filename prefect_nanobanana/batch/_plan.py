@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from prefect_nanobanana.batch._keys import prompt_keys
+from prefect_nanobanana.batch._keys import PromptKey, identity, prompt_keys, signed_anew
 from prefect_nanobanana.batch._ledger import Claimed, Ledger
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._prompts import Listed
@@ -115,13 +115,11 @@ def make_plan(
     # A request without an answer that is younger may still get one.
     answer_within = max(current_timing().settle_after, generator.credentials.request_timeout_seconds)
     keys = prompt_keys([item.prompt for item in listed], requests)
-    found = ledger.read_prompts(keys)
-    prices.learn_all(record for record in found if record is not None)
+    found = _records(ledger, keys)
+    prices.learn_all(found.values())
     planned, problems = [], []
-    for position, (key, item, request, known) in enumerate(
-        zip(keys, listed, requests, found, strict=True), 1
-    ):
-        record = known or Record(key=key.key, prompt=item.prompt, request=request)
+    for position, (key, item, request) in enumerate(zip(keys, listed, requests, strict=True), 1):
+        record = found.get(key) or Record(key=key.key, prompt=item.prompt, request=request)
         record = record.listed(position, item.prompt, request)
         action = action_of(record, ledger.flow_run, ask_again, answer_within)
         if action == "ask":  # what is paid already needs its model no more
@@ -189,6 +187,18 @@ def _requests(listed: Sequence[Listed], generator: NanoBananaGenerator) -> list[
     if problems:
         raise InvalidInput(*problems)
     return requests
+
+
+def _records(ledger: Ledger, keys: Sequence[PromptKey]) -> dict[PromptKey, Record]:
+    """The records that there are of these prompts, also under keys that earlier versions gave them."""
+    read = ledger.read(name for key in keys for name in (key.key, *key.former))
+    found = {key: read[name] for key in keys for name in (*key.former, key.key) if name in read}
+    if any(key.former and key not in found for key in keys):
+        others = ledger.read_others(read)
+        told = [(name, identity(record.prompt, record.request)) for name, record in others.items()]
+        again = signed_anew(keys, read.keys(), told)
+        found |= {key: others[again[key.key]] for key in keys if key.key in again}
+    return found
 
 
 def _problems(request: ImageRequest, models: dict[str, ImageModel]) -> list[str]:

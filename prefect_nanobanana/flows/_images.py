@@ -15,7 +15,7 @@ from prefect_nanobanana.flows._again import asked_again
 from prefect_nanobanana.flows._publish import publish
 from prefect_nanobanana.flows._states import final_state
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.images import Copier
+from prefect_nanobanana.images import Copier, Fetcher
 from prefect_nanobanana.models import AskAgain, ImagePrompt, RunReport
 from prefect_nanobanana.report import LiveArtifact, artifact_key, one_line_per_prompt
 from prefect_nanobanana.s3 import ObjectStore
@@ -46,8 +46,8 @@ def generate_images(
 
     Args:
         prompts: The prompts, one per row: plain text, or a form with settings of its own.
-        prompts_from: A .txt, .csv or .jsonl file with more prompts: a path on the machine that runs the
-            flow, an s3:// address, or a web address.
+        prompts_from: A .txt, .csv, .tsv, .json or .jsonl file with more prompts: an s3:// address, a web
+            address, or a path on the machine that runs the flow.
         generator: The Nano Banana Generator block: which account pays, and how images are made.
         bucket: The S3 Bucket block to copy the images to.
         batch: The name of this piece of work, and its folder in the bucket. The same name again
@@ -75,8 +75,9 @@ def generate_images(
     run_id = str(flow_run.get_id())
     again = asked_again(ask_again, on_unknown, retry_warnings, retry_failed)
     store = ObjectStore(bucket, storage)
-    ledger = Ledger(store, batch.strip() if batch and batch.strip() else run_id, run_id)
-    listed = gather_prompts(prompts, prompts_from, store.read_uri)
+    ledger = Ledger.open(store, batch if batch and batch.strip() else run_id, run_id)
+    with Fetcher(generator.credentials.trusted_hosts, connections=1) as fetcher:
+        listed = gather_prompts(prompts, prompts_from, store.read_uri, fetcher)
     account = Account(generator.credentials, logger)
     plan = make_plan(
         listed,

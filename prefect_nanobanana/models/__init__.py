@@ -33,6 +33,7 @@ from prefect_nanobanana.models.prompts import (
     ImagePrompt,
     ImageRequest,
     clean_reference_urls,
+    prompt_problems,
 )
 
 __all__ = [
@@ -61,5 +62,6 @@ __all__ = [
     "describe_errors",
     "exact_credits",
     "json_number",
+    "prompt_problems",
     "refuse_half_characters",
 ]

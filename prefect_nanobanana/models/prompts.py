@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from prefect_nanobanana._common.characters import control_problem
+from prefect_nanobanana._common.references import reference_problem
 from prefect_nanobanana.models.base import Credits, Frozen, Text
 
 DEFAULT_MODEL = "nano-banana"
@@ -26,11 +28,7 @@ def clean_reference_urls(urls: list[str]) -> list[str]:
     cleaned = [url.strip() for url in urls]
     for url in cleaned:
         if not url.lower().startswith(("http://", "https://")):
-            shown = url if len(url) <= 80 else url[:77] + "..."
-            raise ValueError(
-                f"{shown!r} is not a web address: the API fetches references itself, so each must be "
-                "an http:// or https:// URL that it can reach"
-            )
+            raise ValueError(reference_problem(url))
     return cleaned
 
 
@@ -120,6 +118,20 @@ class ImageRequest(Frozen):
         if model.credits_cost is None:
             return None
         return (model.credits_cost + max(0, len(self.reference_image_urls) - 1)) * self.quantity
+
+
+def prompt_problems(prompt: ImagePrompt | ImageRequest) -> list[str]:
+    """Say what of a prompt the API cannot be asked for: control characters, addresses that cannot work.
+
+    A model takes them, since what earlier versions have asked for, paid and recorded is read, too.
+    """
+    texts = {
+        field: getattr(prompt, field, None) for field in ("prompt", "name", "model", "aspect_ratio")
+    }
+    problems = {field: control_problem(text) for field, text in texts.items() if text is not None}
+    told = [f"{field}: {problem}" for field, problem in problems.items() if problem]
+    references = map(reference_problem, prompt.reference_image_urls or ())
+    return told + [f"reference_image_urls: {problem}" for problem in references if problem]
 
 
 class ImageModel(BaseModel):

@@ -11,46 +11,11 @@ import pytest
 from prefect_aws import S3Bucket
 from servers import FaultyS3, Reply, Seen, s3_error
 
-from prefect_nanobanana import BucketNotUsable, Generation, ImagePrompt, InvalidInput, LedgerError
-from prefect_nanobanana.batch._keys import check_batch, prompt_keys
+from prefect_nanobanana import BucketNotUsable, Generation, ImagePrompt, LedgerError
 from prefect_nanobanana.batch._ledger import Claimed, Ledger
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.models import ImageRequest
 from prefect_nanobanana.s3._store import ObjectStore
-
-
-def _keys(*prompts: str | ImagePrompt) -> list[str]:
-    given = [ImagePrompt(prompt=p) if isinstance(p, str) else p for p in prompts]
-    requests = [ImageRequest(prompt=p.prompt, quantity=p.quantity or 1) for p in given]
-    return [found.key for found in prompt_keys(given, requests)]
-
-
-def test_keys_do_not_depend_on_the_place_in_the_list() -> None:
-    a, b = _keys("a", "b")
-    assert _keys("new", "b", "a")[1:] == [b, a]
-    assert all(len(key) == 24 and int(key, 16) >= 0 for key in (a, b))
-
-
-def test_equal_prompts_are_told_apart_by_which_of_them_they_are() -> None:
-    first, second = _keys("a", "a")
-    assert first != second
-    assert _keys("a", "x", "a") == [first, *_keys("x"), second]
-
-
-def test_what_is_asked_makes_the_key_unless_there_is_a_name() -> None:
-    assert _keys("a") != _keys(ImagePrompt(prompt="a", quantity=2))
-    assert _keys(ImagePrompt(prompt="a", name="n")) == _keys(
-        ImagePrompt(prompt="b", name="n", quantity=3)
-    )
-    assert _keys(ImagePrompt(prompt="n")) != _keys(ImagePrompt(prompt="n", name="n"))
-
-
-def test_keys_are_the_same_forever() -> None:
-    # Records of earlier versions are found by them: a change here pays for everything again.
-    assert _keys("a cat", ImagePrompt(prompt="x", name="hero")) == KEYS
-
-
-KEYS = ["3689bdfa6cfced3ce50ac02a", "1d25e4f7d17b14343617fb59"]
 
 
 def _record(key: str = "k1") -> Record:
@@ -203,14 +168,3 @@ def test_a_claim_whose_answer_is_lost_meets_itself(make_bucket: Any, moto_url: s
         record = _record().model_copy(update={"attempt": "mine"})
         ledger.claim(record)
     assert left == [0]
-
-
-@pytest.mark.parametrize("name", ["a", "spring-campaign", "daily/2026-11-22", " Ferien in Österreich "])
-def test_batch_names(name: str) -> None:
-    assert check_batch(name) == name.strip()
-
-
-@pytest.mark.parametrize("name", ["../x", "/x", "x/", "a//b", ".", "a/../b", "a\nb", "a?b", "x" * 201])
-def test_batch_names_that_could_leave_their_prefix(name: str) -> None:
-    with pytest.raises(InvalidInput, match="cannot name a batch: use letters"):
-        check_batch(name)

@@ -229,7 +229,7 @@ def test_two_runs_of_a_batch_at_once_do_not_both_pay(
     sandbox.latency = (0.1, 0.2)
     waiting(claim=1.0, await_other_for=75.0)
     bucket = make_bucket(endpoint_url=moto_url if conditional else s3.endpoint_url)
-    read, barrier = Ledger.read_prompts, threading.Barrier(2)
+    read, barrier = Ledger.read, threading.Barrier(2)
 
     def read_together(self: Ledger, wanted: Any) -> Any:
         records = read(self, wanted)
@@ -243,7 +243,7 @@ def test_two_runs_of_a_batch_at_once_do_not_both_pay(
             return error.report  # type: ignore[no-any-return]
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(Ledger, "read_prompts", read_together)
+        patch.setattr(Ledger, "read", read_together)
         reports = list(pool.map(work, range(2)))
     assert sorted(row.prompt for row in sandbox.account.rows) == [*"abcdef"], "paid twice"
     assert sum(report.credits_used for report in reports) == sandbox.account.charged == 6
@@ -264,17 +264,17 @@ def test_a_run_that_comes_between_reading_and_claiming_is_seen(
 ) -> None:
     bucket = make_bucket(endpoint_url=moto_url if conditional else s3.endpoint_url)
     settings: dict[str, Any] = {"generator": generator, "bucket": bucket, "batch": "b"}
-    read = Ledger.read_prompts
+    read = Ledger.read
 
     with pytest.MonkeyPatch.context() as patch:
 
         def read_and_be_overtaken(self: Ledger, wanted: Any) -> Any:
             records = read(self, wanted)
-            patch.setattr(Ledger, "read_prompts", read)
+            patch.setattr(Ledger, "read", read)
             generate_images(prompts=["a", "b"], **settings)
             return records
 
-        patch.setattr(Ledger, "read_prompts", read_and_be_overtaken)
+        patch.setattr(Ledger, "read", read_and_be_overtaken)
         report = generate_images(prompts=["a", "b"], fail_on="never", **settings)
     assert statuses(report) == ["stored", "stored"]
     assert (report.credits_used, report.credits_reused, sandbox.account.posts) == (0, 2, 2)

@@ -110,6 +110,21 @@ def test_the_retry_button_goes_on_where_the_run_stopped(
     assert (sandbox.account.posts, sandbox.account.charged) == (4, 3)
 
 
+def test_a_form_in_a_browser_reads_no_file_of_the_worker(
+    server: Deployed,
+    deployed: object,
+    worker: object,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    wait_for: Callable[..., None],
+) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat")
+    run = server.create_run("prompt-list", prompts_from=f"{tmp_path}/prompts.txt")
+    wait_for(lambda: server.ended(run), 180)
+    assert "is not below a folder that lists may be read from" in server.run(run)["state"]["message"]
+    assert sandbox.account.posts == 0
+
+
 def _final(server: Deployed, *batches: str | None) -> list[dict[str, Any]]:
     """The deployment's runs of these batches that have come to an end."""
     runs = server.post("flow_runs/filter", {"flow_runs": {"deployment_id": {"is_null_": False}}})
