@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from prefect_nanobanana._common.text import shortened
+
 Mode = Literal["sync", "async", "stream"]
 GenerationStatus = Literal["completed", "warning", "failed"]
 OutcomeStatus = Literal["stored", "warning", "failed", "unknown", "skipped"]
@@ -49,10 +51,9 @@ def clean_reference_urls(urls: list[str]) -> list[str]:
     cleaned = [url.strip() for url in urls]
     for url in cleaned:
         if not url.lower().startswith(("http://", "https://")):
-            shown = url if len(url) <= 80 else url[:77] + "..."
             raise ValueError(
-                f"{shown!r} is not a web address: the API fetches references itself, so each must be "
-                "an http:// or https:// URL that it can reach"
+                f"{shortened(url, 80)!r} is not a web address: the API fetches references itself, so "
+                "each must be an http:// or https:// URL that it can reach"
             )
     return cleaned
 
@@ -263,6 +264,7 @@ class RunReport(_Frozen):
         manifest_uri: `s3://` address of `manifest.jsonl`.
         gallery_uri: `s3://` address of `index.html`.
         outcomes: One per prompt, in the order of the list.
+        unpublished: What of the run could not be published, as `index.html`; the log says why.
     """
 
     batch: str
@@ -282,6 +284,7 @@ class RunReport(_Frozen):
     manifest_uri: str | None
     gallery_uri: str | None
     outcomes: tuple[Outcome, ...]
+    unpublished: tuple[str, ...] = ()
 
     @property
     def credits_unexplained(self) -> Credits | None:

@@ -301,7 +301,8 @@ def make_outcome(
         reused=earlier,
         message=message,
     )
-    return GalleryItem(outcome, tuple(record.thumbnails.get(n, "") for n in sorted(record.images)))
+    thumbnails = tuple(record.thumbnails.get(n, "") for n in sorted(record.images))
+    return GalleryItem(outcome, thumbnails, record.request.quantity)
 
 
 def maybe_paid(estimate: Credits | None) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 from prefect_nanobanana._common.backoff import Backoff
 from prefect_nanobanana._common.naming import slug
 from prefect_nanobanana._common.task_names import run_name
+from prefect_nanobanana._common.text import counted, in_credits
 from prefect_nanobanana.batch._budget import Budget
 from prefect_nanobanana.batch._job import HOPELESS, Job, NotSent, make_outcome, outcome_of_record
 from prefect_nanobanana.batch._ledger import Claimed
@@ -39,7 +40,7 @@ from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import COPY_THREADS, Copier
 from prefect_nanobanana.models import Credits, OutcomeStatus
 from prefect_nanobanana.progress import Tracker, Watcher
-from prefect_nanobanana.report import GalleryItem, counted, events, in_credits
+from prefect_nanobanana.report import GalleryItem, emit_image_missing
 
 ASYNC_THREADS = 200
 """Async generations of one run in flight at most; the API's own bound is learned from its refusals."""
@@ -335,7 +336,7 @@ class Run:
             expected=self._expected.get(job.position, 0),
         )
         if status in ("warning", "failed", "unknown") and (job.copy_errors or not job.reused):
-            events.image_missing(job.ledger.batch, outcome)
+            emit_image_missing(job.ledger.batch, outcome)
 
     def _show(self, job: Job, percent: int, message: str) -> None:
         text = run_name(job.prompt.name or job.prompt.prompt)

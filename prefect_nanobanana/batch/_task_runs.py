@@ -17,7 +17,7 @@ from prefect_nanobanana.errors import NanoBananaError
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copied, Copier
 from prefect_nanobanana.models import Generation, ImagePrompt, Submission
-from prefect_nanobanana.report import events
+from prefect_nanobanana.report import emit_image_stored
 
 
 def _named_by_job() -> str:
@@ -88,7 +88,7 @@ def copy_task(copier: Copier, place: int, url: str, key: str, job: Job) -> Any:
     job.record.images[place] = copied.image
     job.record.thumbnails[place] = copied.thumbnail
     record = job.record
-    events.image_stored(
-        *(job.ledger.batch, job.position, record.prompt.prompt, record.credits_used, copied.image)
+    emit_image_stored(
+        job.ledger.batch, job.position, record.prompt.prompt, record.credits_used, copied.image
     )
     return Completed(message=copied.image.uri)

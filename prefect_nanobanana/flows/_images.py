@@ -5,13 +5,11 @@
 from typing import Annotated, Any, Literal, cast
 
 from prefect import flow, get_run_logger
-from prefect.assets import Asset, AssetProperties, materialize
-from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect_aws import S3Bucket
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from prefect_nanobanana.batch import (
     CEILING_REACHED,
@@ -28,6 +26,7 @@ from prefect_nanobanana.batch import (
     plan,
 )
 from prefect_nanobanana.errors import ApiError, LedgerError, RunFailed, StorageError
+from prefect_nanobanana.flows._logs import readable_logs
 from prefect_nanobanana.flows._pending import copy_pending
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
@@ -36,33 +35,13 @@ from prefect_nanobanana.models import (
     ImagePrompt,
     RunReport,
 )
-from prefect_nanobanana.report import (
-    GALLERY,
-    MANIFEST,
-    GalleryItem,
-    LiveArtifact,
-    artifact_key,
-    build_report,
-    events,
-    one_line_per_prompt,
-    publish_artifacts,
-    publish_pages,
-    summary,
-)
+from prefect_nanobanana.report import GalleryItem, Publisher, summary
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
 
 __all__ = ["copy_pending", "generate_images"]
 
-_PUBLISHING: dict[str, Any] = {
-    "name": "publish",
-    "task_run_name": "publish",
-    "retries": 0,
-    "cache_policy": NO_CACHE,
-    "persist_result": False,
-}
-
-one_line_per_prompt()
+readable_logs()
 
 
 @flow(name="generate_images", persist_result=False)
@@ -133,9 +112,10 @@ def generate_images(
         "Batch %r: %d prompts, %d to ask for; the account has %s credits",
         *(name, len(jobs), to_ask, before),
     )
+    publisher = Publisher(opened, name, logger)
     with (
         Copier(opened, generator.credentials.trusted_hosts) as copier,
-        LiveArtifact(artifact_key(name, "progress"), logger) as live,
+        publisher.live() as live,
     ):
         run = Run(
             *(jobs, generator, copier, Budget(max_credits), logger),
@@ -144,20 +124,13 @@ def generate_images(
             watcher=live,
         )
         told = run.go()
-    report = build_report(
-        name,
-        len(listed),
-        [item.outcome for item in told],
+    report = publisher.report(
+        told,
+        prompts=len(listed),
         balance_before=before,
         balance_after=_balance(generator, logger),
-        manifest_uri=opened.uri(opened.key(name, MANIFEST)),
-        gallery_uri=opened.uri(opened.key(name, GALLERY)),
     )
-    report = _publish(report, told + _earlier(jobs, ledger, logger), opened, logger)
-    events.run_finished(report, summary(report))
-    credentials, left = generator.credentials, report.remaining_credits
-    if left is not None and left < credentials.low_credits:
-        events.credits_low(credentials.account, name, left, credentials.low_credits)
+    report = publisher.publish(report, told + _earlier(jobs, ledger, logger), generator.credentials)
     # The final state carries the message; a caller of the flow gets the report out of it.
     return cast(RunReport, _final_state(report, fail_on))
 
@@ -183,36 +156,6 @@ def _earlier(jobs: list[Job], ledger: Ledger, logger: Any) -> list[GalleryItem]:
         make_outcome(position, record, *outcome_of_record(record, None), reused=True)
         for position, record in enumerate(kept, len(jobs) + 1)
     ]
-
-
-def _publish(report: RunReport, told: list[GalleryItem], bucket: ObjectStore, logger: Any) -> RunReport:
-    """Write manifest, gallery and artifacts; what cannot be written is said, and fails nothing."""
-
-    def publish() -> RunReport:
-        written = publish_pages(report, told, bucket, logger)
-        if asset is not None:
-            asset.add_metadata(written.model_dump(mode="json", exclude={"outcomes"}))
-        return written
-
-    asset = _asset(report, bucket) if report.images else None
-    if asset is not None:
-        task = materialize(asset, by="prefect-nanobanana", **_PUBLISHING)(publish)
-        report = task()
-    else:
-        report = publish()
-    publish_artifacts(report, told[: report.prompts], bucket, logger)
-    return report
-
-
-def _asset(report: RunReport, bucket: ObjectStore) -> Asset | None:
-    """The batch as Prefect's catalogue of assets knows it."""
-    try:
-        properties = AssetProperties(
-            name=report.batch, description=f"{report.images} images: {summary(report)}"
-        )
-        return Asset(key=bucket.uri(bucket.key(report.batch)), properties=properties)
-    except ValidationError:  # Prefect takes no such name, as one with spaces
-        return None
 
 
 def _has_retries() -> bool:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, cast
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect_aws import S3Bucket
@@ -35,11 +34,9 @@ from prefect_nanobanana.errors import (
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
 from prefect_nanobanana.models import PendingReport
-from prefect_nanobanana.report import GALLERY, MANIFEST, build_report, counted, plain, publish_pages
+from prefect_nanobanana.report import Publisher, publish_pending, summary
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
-
-_SHOWN = 200
 
 
 @flow(name="copy_pending", persist_result=False)
@@ -107,7 +104,7 @@ def copy_pending(
         credits_lost=sum(job.record.credits_used for job in lost),
         messages=tuple(_line(job) for job in [*lost, *waiting]),
     )
-    return cast(PendingReport, _final_state(report))
+    return cast(PendingReport, _final_state(report, logger))
 
 
 def _is_lost(job: Job) -> bool:
@@ -155,33 +152,13 @@ def _refresh(ledger: Ledger, logger: Any) -> None:
         make_outcome(position, record, *outcome_of_record(record, None), reused=True)
         for position, record in enumerate(records, 1)
     ]
-    report = build_report(
-        ledger.batch,
-        len(told),
-        [item.outcome for item in told],
-        balance_before=None,
-        balance_after=None,
-        manifest_uri=ledger.bucket.uri(ledger.bucket.key(ledger.batch, MANIFEST)),
-        gallery_uri=ledger.bucket.uri(ledger.bucket.key(ledger.batch, GALLERY)),
-    )
-    publish_pages(report, told, ledger.bucket, logger)
+    publisher = Publisher(ledger.bucket, ledger.batch, logger)
+    publisher.publish_pages(publisher.report(told), told)
 
 
-def _final_state(report: PendingReport) -> Any:
-    message = f"{counted(report.images, 'image')} copied"
-    if report.waiting:
-        message += f", {counted(report.waiting, 'generation')} waiting"
-    if report.lost:
-        message += (
-            f", {counted(report.lost, 'generation')} lost ({counted(report.credits_lost, 'credit')})"
-        )
-    lines = "".join(f"- {plain(line)}\n" for line in report.messages[:_SHOWN])
-    more = len(report.messages) - _SHOWN
-    create_markdown_artifact(
-        f"# Images still owed\n\n{message}\n\n{lines}" + (f"\n{more} more.\n" if more > 0 else ""),
-        key="nanobanana-pending",
-        description=message,
-    )
+def _final_state(report: PendingReport, logger: Any) -> Any:
+    publish_pending(report, logger)
+    message = summary(report)
     if report.messages:
         return Failed(message=message, data=RunFailed(message, report))
     return Completed(message=message, data=report)

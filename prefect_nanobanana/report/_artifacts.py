@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,14 +15,14 @@ from PIL import Image
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from prefect_nanobanana._common.naming import slug
-from prefect_nanobanana.models import OutcomeStatus, RunReport
-from prefect_nanobanana.report._text import NAMES, GalleryItem, balance_note, in_credits, summary
-from prefect_nanobanana.s3 import ObjectStore
+from prefect_nanobanana._common.text import in_credits, plain, shortened
+from prefect_nanobanana.models import OutcomeStatus, PendingReport, RunReport
+from prefect_nanobanana.report._summary import NAMES, GalleryItem, balance_note, summary
 
 ARTIFACT_BYTES = 900_000
 """Prefect's run page downloads every artifact whole: they are kept below 1 MB."""
 ACROSS = 4
-SHOWN_CHARACTERS = 200
+SHOWN_LINES = 200
 STRIP_PICTURES = 24
 STRIP_PIXELS = 64
 STRIP_ACROSS = 4
@@ -45,43 +44,51 @@ def artifact_key(batch: str, what: str = "") -> str:
     return f"nanobanana-{slug(batch, 60)}" + (f"-{what}" if what else "")
 
 
-def publish_artifacts(
-    report: RunReport,
-    items: Sequence[GalleryItem],
-    bucket: ObjectStore,
-    logger: logging.Logger | logging.LoggerAdapter[Any],
-) -> None:
-    """Make the run's artifacts; one that cannot be made is said, and fails nothing."""
+def create_gallery(report: RunReport, items: Sequence[GalleryItem], link: Link) -> None:
+    """Make the gallery's artifact.
 
-    def gallery() -> None:
-        create_markdown_artifact(
-            gallery_markdown(report, items, bucket.link),
-            key=artifact_key(report.batch),
-            description=strip(report, items),
-        )
+    Args:
+        report: The run's report.
+        items: Its outcomes, with thumbnails.
+        link: Says where pictures and pages can be opened.
+    """
+    create_markdown_artifact(
+        gallery_markdown(report, items, link),
+        key=artifact_key(report.batch),
+        description=strip(report, items),
+    )
 
-    def credits() -> None:
-        create_markdown_artifact(
-            credits_markdown(report),
-            key=artifact_key(report.batch, "credits"),
-            description=f"Credits: {in_credits(report.credits_used)} used; {balance_note(report)}.",
-        )
 
-    def results() -> None:
-        rows, left_out = table_rows(report)
-        more = f"; {left_out} more are in the manifest" if left_out else ""
-        create_table_artifact(
-            rows,
-            key=artifact_key(report.batch, "results"),
-            description=f"One row per prompt{more}.",
-        )
+def create_credits(report: RunReport) -> None:
+    """Make the artifact that says what the run has cost."""
+    create_markdown_artifact(
+        credits_markdown(report),
+        key=artifact_key(report.batch, "credits"),
+        description=f"Credits: {in_credits(report.credits_used)} used; {balance_note(report)}.",
+    )
 
-    # The run page shows the newest first.
-    for make in (results, credits, gallery):
-        try:
-            make()
-        except Exception as error:  # the pictures are stored; a missing page must not say otherwise
-            logger.warning("An artifact could not be created: %s", error)
+
+def create_results(report: RunReport) -> None:
+    """Make the table of results."""
+    rows, left_out = table_rows(report)
+    more = f"; {left_out} more are in the manifest" if left_out else ""
+    create_table_artifact(
+        rows,
+        key=artifact_key(report.batch, "results"),
+        description=f"One row per prompt{more}.",
+    )
+
+
+def create_pending(report: PendingReport) -> None:
+    """Make the artifact that says which images are still owed."""
+    message = summary(report)
+    lines = "".join(f"- {plain(line)}\n" for line in report.messages[:SHOWN_LINES])
+    more = len(report.messages) - SHOWN_LINES
+    create_markdown_artifact(
+        f"# Images still owed\n\n{message}\n\n{lines}" + (f"\n{more} more.\n" if more > 0 else ""),
+        key="nanobanana-pending",
+        description=message,
+    )
 
 
 def gallery_markdown(
@@ -153,12 +160,12 @@ def table_rows(report: RunReport) -> tuple[list[dict[str, Any]], int]:
     for outcome in report.outcomes:
         row = {
             "#": outcome.position,
-            "prompt": _short(outcome.prompt.name or outcome.prompt.prompt),
+            "prompt": shortened(outcome.prompt.name or outcome.prompt.prompt),
             "status": outcome.status,
             "images": len(outcome.images),
             "credits": outcome.credits_used,
             "paid": "earlier" if outcome.reused else "by this run",
-            "message": _short(outcome.message or ""),
+            "message": shortened(outcome.message or ""),
         }
         size += len(str(row).encode()) + 40
         if size > ARTIFACT_BYTES:
@@ -223,18 +230,6 @@ def _cells(item: GalleryItem, link: Link) -> list[str]:
             picture = f'<a href="{plain(address, None)}">{picture}</a>'
         cells.append(f'<td valign="top">{picture}<br>{mark}{shown}<br>{which}{why}</td>')
     return cells
-
-
-def plain(text: str, longest: int | None = SHOWN_CHARACTERS) -> str:
-    """A text as markdown and HTML show it to the letter, cut to a bearable length."""
-    # Markdown's own signs would be read inside a table cell too.
-    signs = "&<>\"'*_`[]|~#\\$"
-    encoded = "".join(f"&#{ord(c)};" if c in signs else c for c in _short(text, longest))
-    return "<br>".join(encoded.splitlines())
-
-
-def _short(text: str, longest: int | None = SHOWN_CHARACTERS) -> str:
-    return text if longest is None or len(text) <= longest else text[: longest - 3] + "..."
 
 
 def _known(value: Any) -> str:

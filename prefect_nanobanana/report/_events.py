@@ -1,15 +1,16 @@
 """Events that automations can wait for; docs/events.md lists them with their payloads.
 
-They are sent by Prefect in the background. One that cannot be sent fails nothing: Prefect says so in its
-own log.
+They are sent by Prefect in the background, which logs what it cannot send.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from prefect.events import emit_event
 
+from prefect_nanobanana._common.text import shortened
 from prefect_nanobanana.models import Credits, Outcome, RunReport, StoredImage
 
 IMAGE_STORED = "nanobanana.image.stored"
@@ -18,11 +19,13 @@ IMAGE_FAILED = "nanobanana.image.failed"
 RUN_FINISHED = "nanobanana.run.finished"
 CREDITS_LOW = "nanobanana.credits.low"
 
-_SHOWN_CHARACTERS = 200
+_logger = logging.getLogger(__name__)
 
 
-def image_stored(batch: str, position: int, prompt: str, credits: Credits, image: StoredImage) -> None:
-    """Tell that an image is in S3.
+def emit_image_stored(
+    batch: str, position: int, prompt: str, credits: Credits, image: StoredImage
+) -> None:
+    """Tell that an image is in S3. An event that cannot be sent is logged, and fails nothing.
 
     Args:
         batch: The batch's name.
@@ -31,44 +34,57 @@ def image_stored(batch: str, position: int, prompt: str, credits: Credits, image
         credits: What the prompt's generation has cost, all its images together, in credits.
         image: What is stored.
     """
-    payload = {
-        **_prompt(batch, position, prompt, credits),
-        **image.model_dump(mode="json", exclude={"source_url"}),
-    }
-    emit_event(IMAGE_STORED, _batch(batch), payload=payload)
+    try:
+        payload = {
+            **_prompt(batch, position, prompt, credits),
+            **image.model_dump(mode="json", exclude={"source_url"}),
+        }
+        emit_event(IMAGE_STORED, _batch(batch), payload=payload)
+    except Exception as error:  # the image is stored; a missing event must not say otherwise
+        _logger.warning("The event of a stored image could not be sent: %s", error)
 
 
-def image_missing(batch: str, outcome: Outcome) -> None:
+def emit_image_missing(batch: str, outcome: Outcome) -> None:
     """Tell that a prompt has ended without all its images: as a warning, or failed.
+
+    An event that cannot be sent is logged, and fails nothing.
 
     Args:
         batch: The batch's name.
         outcome: The prompt's end.
     """
     generation = outcome.generation
-    payload = {
-        **_prompt(batch, outcome.position, outcome.prompt.prompt, outcome.credits_used),
-        "status": outcome.status,
-        "message": outcome.message,
-        "model": generation.model if generation else None,
-        "generation_id": generation.generation_id if generation else None,
-    }
-    name = IMAGE_WARNING if outcome.status == "warning" else IMAGE_FAILED
-    emit_event(name, _batch(batch), payload=payload)
+    try:
+        payload = {
+            **_prompt(batch, outcome.position, outcome.prompt.prompt, outcome.credits_used),
+            "status": outcome.status,
+            "message": outcome.message,
+            "model": generation.model if generation else None,
+            "generation_id": generation.generation_id if generation else None,
+        }
+        name = IMAGE_WARNING if outcome.status == "warning" else IMAGE_FAILED
+        emit_event(name, _batch(batch), payload=payload)
+    except Exception as error:
+        _logger.warning("The event of a prompt without its images could not be sent: %s", error)
 
 
-def run_finished(report: RunReport, summary: str) -> None:
+def emit_run_finished(report: RunReport, summary: str) -> None:
     """Tell that a run has ended, whatever its end.
 
     Args:
         report: Its report.
         summary: The same in one line.
     """
-    numbers = report.model_dump(mode="json", exclude={"outcomes"})
-    emit_event(RUN_FINISHED, _batch(report.batch), payload={**numbers, "summary": summary})
+    emit_event(RUN_FINISHED, _batch(report.batch), payload={**numbers(report), "summary": summary})
 
 
-def credits_low(account: str, batch: str, remaining: Credits, bound: Credits) -> None:
+def numbers(report: RunReport) -> dict[str, Any]:
+    """The report without its outcomes, for events and the asset."""
+    left_out = {"outcomes"} if report.unpublished else {"outcomes", "unpublished"}
+    return report.model_dump(mode="json", exclude=left_out)
+
+
+def emit_credits_low(account: str, batch: str, remaining: Credits, bound: Credits) -> None:
     """Tell that an account has few credits left.
 
     Args:
@@ -90,5 +106,9 @@ def _batch(batch: str) -> dict[str, str]:
 
 
 def _prompt(batch: str, position: int, prompt: str, credits: Credits) -> dict[str, Any]:
-    short = prompt if len(prompt) <= _SHOWN_CHARACTERS else prompt[: _SHOWN_CHARACTERS - 3] + "..."
-    return {"batch": batch, "position": position, "prompt": short, "credits_used": credits}
+    return {
+        "batch": batch,
+        "position": position,
+        "prompt": shortened(prompt),
+        "credits_used": credits,
+    }

@@ -14,15 +14,9 @@ from urllib.parse import quote
 
 from jinja2 import Environment, Template
 
+from prefect_nanobanana._common.text import counted, in_credits, shortened
 from prefect_nanobanana.models import OutcomeStatus, RunReport, StoredImage
-from prefect_nanobanana.report._text import (
-    NAMES,
-    GalleryItem,
-    balance_note,
-    counted,
-    in_credits,
-    summary,
-)
+from prefect_nanobanana.report._summary import NAMES, GalleryItem, balance_note, summary
 from prefect_nanobanana.s3 import ObjectStore
 
 PAGE_CARDS = 2_000
@@ -85,8 +79,8 @@ def gallery_page(report: RunReport, items: Sequence[GalleryItem], bucket: Object
         card = parts.card.render(
             o=item.outcome,
             pictures=its,
-            excerpt=_cut(item.outcome.prompt.prompt),
-            why=_cut(item.outcome.message or ""),
+            excerpt=shortened(item.outcome.prompt.prompt, EXCERPT_CHARACTERS),
+            why=shortened(item.outcome.message or "", EXCERPT_CHARACTERS),
             without=_WITHOUT[item.outcome.status],
         )
         room -= len(card.encode()) - sum(len(p.preview or "") for p in its)
@@ -140,10 +134,6 @@ def _pictures(items: Sequence[GalleryItem], base: str) -> list[list[_Picture]]:
         ]
         for n, item in enumerate(items)
     ]
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= EXCERPT_CHARACTERS else text[:EXCERPT_CHARACTERS].rstrip() + "…"
 
 
 def _notices(

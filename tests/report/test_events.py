@@ -127,7 +127,7 @@ def test_progress_that_cannot_be_shown_costs_no_picture(
     report = generate_images(prompts=["a", "b"], generator=generator, bucket=bucket)
     assert (report.stored, sandbox.account.posts) == (2, 2)
     assert "progress cannot be shown" in caplog.text
-    assert "artifact could not be created" in caplog.text
+    assert "artifact gallery could not be published" in caplog.text
 
 
 def test_progress_moves_on_after_a_failure(

@@ -13,7 +13,7 @@ from galleries import PROMPTS, dozens, gallery_item, image, page, picture
 
 from prefect_nanobanana import Generation
 from prefect_nanobanana.report import _gallery
-from prefect_nanobanana.report._text import GalleryItem
+from prefect_nanobanana.report._summary import GalleryItem
 
 VOID = {"meta", "link", "img", "input", "br"}
 ADDRESSES = {"src", "href", "srcset", "action", "formaction", "poster", "data", "background"}

@@ -27,7 +27,7 @@ from prefect_nanobanana.report._artifacts import (
 from prefect_nanobanana.report._gallery import gallery_page
 from prefect_nanobanana.report._live import progress_line
 from prefect_nanobanana.report._report import build_report, manifest
-from prefect_nanobanana.report._text import GalleryItem, balance_note, summary
+from prefect_nanobanana.report._summary import GalleryItem, balance_note, summary
 from prefect_nanobanana.s3._store import ObjectStore
 
 HOSTILE = "<img src=x onerror=alert(1)>|**b**\n\n</td></table># [x](javascript:1) `c` $x$ \\ ~~s~~"
@@ -63,7 +63,7 @@ def _report(*outcomes: Outcome, **changes: Any) -> RunReport:
         "gallery_uri": "s3://p/f/b/index.html",
         **changes,
     }
-    return build_report("b", len(outcomes), outcomes, **settings)
+    return build_report("b", len(outcomes), [GalleryItem(o) for o in outcomes], **settings)
 
 
 def _told(report: RunReport, thumbnail: str = "data:image/webp;base64,AAAA") -> list[GalleryItem]:
@@ -94,7 +94,7 @@ def test_counts_that_do_not_add_up_raise(positions: list[int]) -> None:
         build_report(
             "b",
             2,
-            outcomes,
+            [GalleryItem(o) for o in outcomes],
             balance_before=None,
             balance_after=None,
             manifest_uri=None,

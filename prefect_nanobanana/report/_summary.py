@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prefect_nanobanana.models import Credits, Outcome, OutcomeStatus, RunReport
+from prefect_nanobanana._common.text import counted, in_credits
+from prefect_nanobanana.models import Outcome, OutcomeStatus, PendingReport, RunReport
 
 NAMES: dict[OutcomeStatus, tuple[str, str]] = {
     "stored": ("stored", "stored"),
@@ -18,14 +19,26 @@ NAMES: dict[OutcomeStatus, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """An outcome with what the pages show of it: small pictures as `data:` URLs, one per image."""
+    """An outcome with what the pages show of it.
+
+    Attributes:
+        outcome: What became of a prompt.
+        thumbnails: Small pictures as `data:` URLs, one per image of the outcome; "" where there is none.
+        quantity: How many images the API was asked for; None if that is not known.
+    """
 
     outcome: Outcome
     thumbnails: tuple[str, ...] = ()
+    quantity: int | None = None
 
 
-def summary(report: RunReport) -> str:
-    """The run in one line, as `18 stored, 2 warnings; 40 credits used, 960 left`."""
+def summary(report: RunReport | PendingReport) -> str:
+    """The run in one line, as `18 stored, 2 warnings; 40 credits used, 960 left`.
+
+    For `copy_pending`: `3 images copied, 1 generation waiting`.
+    """
+    if isinstance(report, PendingReport):
+        return _pending(report)
     counts: dict[OutcomeStatus, int] = {
         "stored": report.stored,
         "warning": report.warnings,
@@ -40,6 +53,17 @@ def summary(report: RunReport) -> str:
         line += f", {report.remaining_credits} left"
     if report.credits_unexplained:
         line += f"; {balance_note(report)}"
+    if report.unpublished:
+        line += f"; could not be published: {', '.join(report.unpublished)}"
+    return line
+
+
+def _pending(report: PendingReport) -> str:
+    line = f"{counted(report.images, 'image')} copied"
+    if report.waiting:
+        line += f", {counted(report.waiting, 'generation')} waiting"
+    if report.lost:
+        line += f", {counted(report.lost, 'generation')} lost ({in_credits(report.credits_lost)})"
     return line
 
 
@@ -67,13 +91,3 @@ def balance_note(report: RunReport) -> str:
         least = "at least " if risk else ""
         text += f"; {least}{in_credits(others)} were spent by someone else on the same account"
     return text
-
-
-def counted(number: Credits, what: str) -> str:
-    """A number of things, as `1 credit` or `2 credits`."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
-
-
-def in_credits(amount: Credits) -> str:
-    """An amount, as `1 credit`."""
-    return counted(amount, "credit")

@@ -1,0 +1,55 @@
+"""Texts for people: shortened, counted, and safe where they are shown."""
+
+from __future__ import annotations
+
+import unicodedata
+
+SHOWN_CHARACTERS = 200
+"""As many of a prompt, an address or an API's message fit into a line, a log or a table."""
+_BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_MARKUP = frozenset("&<>\"'*_`[]|~#\\$")
+"""Signs of HTML and markdown, which a table cell of markdown obeys too."""
+
+
+def shortened(text: str, longest: int = SHOWN_CHARACTERS) -> str:
+    """The text, cut to at most `longest` characters, the three dots that then end it included."""
+    return text if len(text) <= longest else text[: longest - 3].rstrip() + "..."
+
+
+def visible(text: str) -> str:
+    r"""The text as a terminal may be given it: escape sequences are shown (`\x1b[31m`), not obeyed.
+
+    Line breaks and tabs stay. Controls that reverse the direction of text are shown too, as they can
+    make a line look like another.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_shown(c) for c in text)
+
+
+def _shown(c: str) -> str:
+    obeyed = unicodedata.category(c) == "Cc" and c not in "\n\t"
+    return c.encode("unicode_escape").decode() if obeyed or c in _BIDI_CONTROLS else c
+
+
+def plain(text: str, longest: int | None = SHOWN_CHARACTERS) -> str:
+    """The text as markdown and HTML show it to the letter.
+
+    Args:
+        text: Any text.
+        longest: Characters at most; None for all of them.
+    """
+    shown = visible(text)
+    short = shown if longest is None else shortened(shown, longest)
+    encoded = "".join(f"&#{ord(c)};" if c in _MARKUP else c for c in short)
+    return "<br>".join(encoded.splitlines())
+
+
+def counted(number: float, what: str) -> str:
+    """A number of things, as `1 credit` or `2 credits`."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def in_credits(amount: float) -> str:
+    """An amount, as `1 credit`."""
+    return counted(amount, "credit")

@@ -1,0 +1,34 @@
+"""The logs of this package's flows: one line per prompt, which no terminal takes for a command."""
+
+import logging
+
+from prefect_nanobanana._common.text import visible
+
+_FLOWS = ("generate_images", "copy_pending", "daily_images")
+_TASKS = ("generate_image", "wait_for_generation", "copy_image_to_s3")
+
+
+class _OneLinePerPrompt(logging.Filter):
+    """Drops what Prefect says of our own task runs: the flow says it, once per prompt."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        ours = getattr(record, "task_name", None) in _TASKS
+        in_ours = getattr(record, "flow_name", None) in _FLOWS
+        return not (ours and in_ours and str(record.msg).startswith("Finished in state"))
+
+
+class _Visible(logging.Filter):
+    """Shows the control characters that a line of our flows quotes from a prompt or an API's message."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if getattr(record, "flow_name", None) in _FLOWS:
+            record.msg, record.args = visible(record.getMessage()), ()
+        return True
+
+
+def readable_logs() -> None:
+    """Have the logs of this package's flows hold one line per prompt, without escape sequences."""
+    for name, kept in (("prefect.task_runs", _OneLinePerPrompt), ("prefect.flow_runs", _Visible)):
+        logger = logging.getLogger(name)
+        if not any(isinstance(f, kept) for f in logger.filters):
+            logger.addFilter(kept())
