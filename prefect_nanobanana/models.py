@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from prefect_nanobanana._common.amounts import exact_sum
 from prefect_nanobanana._common.text import shortened
 
 Mode = Literal["sync", "async", "stream"]
@@ -204,6 +205,7 @@ class StoredImage(_Frozen):
         width: In pixels.
         height: In pixels.
         source_url: Where it was fetched from; a `data:` URL is cut short.
+        checked: Whether it was found to be a whole picture; a film, for one, is stored unchecked.
     """
 
     uri: str
@@ -214,6 +216,7 @@ class StoredImage(_Frozen):
     width: int
     height: int
     source_url: str
+    checked: bool = True
 
 
 class Outcome(_Frozen):
@@ -228,6 +231,7 @@ class Outcome(_Frozen):
         images: Its images in S3.
         credits_used: What it cost in credits, by this run or, if `reused`, by an earlier one.
         credits_at_risk: What may have been paid besides: the price of each request without an answer.
+        credits_estimated: Whether `credits_used` is an estimate, as the API did not say.
         reused: Whether it was an earlier run of the batch that asked for it.
         message: Why, for everything but `stored`.
     """
@@ -239,6 +243,7 @@ class Outcome(_Frozen):
     images: tuple[StoredImage, ...] = ()
     credits_used: Credits = 0
     credits_at_risk: Credits = 0
+    credits_estimated: bool = False
     reused: bool = False
     message: str | None = None
 
@@ -291,25 +296,36 @@ class RunReport(_Frozen):
         """Credits that the account lost and this run does not account for; None if not known."""
         if self.balance_before is None or self.balance_after is None:
             return None
-        return self.balance_before - self.balance_after - self.credits_used
+        return exact_sum((self.balance_before, -self.balance_after, -self.credits_used))
 
     @property
     def credits_at_risk(self) -> Credits:
         """What this run may have paid besides `credits_used`, at worst: requests without an answer."""
-        return sum(o.credits_at_risk for o in self.outcomes if not o.reused)
+        return exact_sum(o.credits_at_risk for o in self.outcomes if not o.reused)
+
+    @property
+    def prompts_estimated(self) -> int:
+        """Prompts of which the API did not say what they cost this run."""
+        return sum(1 for o in self.outcomes if o.credits_estimated and not o.reused)
 
     @property
     def credits_of_others(self) -> Credits | None:
-        """Credits that somebody else spent from the account meanwhile, at least; None if not known."""
+        """Credits that somebody else spent from the account meanwhile, at least; None if not known.
+
+        While a cost is an estimate, what the account lost besides may be of that, and is nobody else's.
+        """
         gap = self.credits_unexplained
-        return None if gap is None else max(0, gap - self.credits_at_risk)
+        if gap is None or self.prompts_estimated:
+            return None
+        return max(0, exact_sum((gap, -self.credits_at_risk)))
 
     @property
     def credits_by_status(self) -> dict[str, Credits]:
         """What was paid, split by outcome: `reused` by earlier runs, the rest by this one."""
         split: dict[str, Credits] = dict.fromkeys((*get_args(OutcomeStatus), "reused"), 0)
         for outcome in self.outcomes:
-            split["reused" if outcome.reused else outcome.status] += outcome.credits_used
+            end = "reused" if outcome.reused else outcome.status
+            split[end] = exact_sum((split[end], outcome.credits_used))
         return split
 
 

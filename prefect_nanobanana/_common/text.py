@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+
+from prefect_nanobanana._common.addresses import LONGEST_SHOWN, without_signature
 
 SHOWN_CHARACTERS = 200
 """As many of a prompt, an address or an API's message fit into a line, a log or a table."""
 _BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_URL = re.compile(r"https?://[^\s\"'<>]+", re.IGNORECASE)
 _MARKUP = frozenset("&<>\"'*_`[]|~#\\$")
 """Signs of HTML and markdown, which a table cell of markdown obeys too."""
 
@@ -32,6 +36,16 @@ def _shown(c: str) -> str:
     return c.encode("unicode_escape").decode() if obeyed or c in _BIDI_CONTROLS else c
 
 
+def well_formed(text: str) -> str:
+    """The text with a mark for each half of a character, which could not be written as UTF-8."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def without_signatures(text: str) -> str:
+    """The text, whose addresses hold neither userinfo nor signature, and are not endless."""
+    return _URL.sub(lambda found: without_signature(found[0], LONGEST_SHOWN), text)
+
+
 def plain(text: str, longest: int | None = SHOWN_CHARACTERS) -> str:
     """The text as markdown and HTML show it to the letter.
 
@@ -45,9 +59,14 @@ def plain(text: str, longest: int | None = SHOWN_CHARACTERS) -> str:
     return "<br>".join(encoded.splitlines())
 
 
-def counted(number: float, what: str) -> str:
+def number(value: float) -> str:
+    """A number with at most two decimals, as a third of a credit has endless ones."""
+    return str(value) if isinstance(value, int) else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def counted(value: float, what: str) -> str:
     """A number of things, as `1 credit` or `2 credits`."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
+    return f"{number(value)} {what}" + ("" if value == 1 else "s")
 
 
 def in_credits(amount: float) -> str:

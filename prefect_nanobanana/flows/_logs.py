@@ -2,7 +2,7 @@
 
 import logging
 
-from prefect_nanobanana._common.text import visible
+from prefect_nanobanana._common.text import visible, without_signatures
 
 _FLOWS = ("generate_images", "copy_pending", "daily_images")
 _TASKS = ("generate_image", "wait_for_generation", "copy_image_to_s3")
@@ -17,18 +17,21 @@ class _OneLinePerPrompt(logging.Filter):
         return not (ours and in_ours and str(record.msg).startswith("Finished in state"))
 
 
-class _Visible(logging.Filter):
-    """Shows the control characters that a line of our flows quotes from a prompt or an API's message."""
+class _Presentable(logging.Filter):
+    """Makes a line fit for every log, whatever of a prompt or an API's message it quotes.
+
+    Control characters are shown, and addresses lose userinfo and signature.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if getattr(record, "flow_name", None) in _FLOWS:
-            record.msg, record.args = visible(record.getMessage()), ()
+            record.msg, record.args = visible(without_signatures(record.getMessage())), ()
         return True
 
 
 def readable_logs() -> None:
-    """Have the logs of this package's flows hold one line per prompt, without escape sequences."""
-    for name, kept in (("prefect.task_runs", _OneLinePerPrompt), ("prefect.flow_runs", _Visible)):
+    """Have our flows' logs hold one line per prompt, without escape sequences or secrets."""
+    for name, kept in (("prefect.task_runs", _OneLinePerPrompt), ("prefect.flow_runs", _Presentable)):
         logger = logging.getLogger(name)
         if not any(isinstance(f, kept) for f in logger.filters):
             logger.addFilter(kept())

@@ -15,17 +15,21 @@ from PIL import Image
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from prefect_nanobanana._common.naming import slug
-from prefect_nanobanana._common.text import in_credits, plain, shortened
+from prefect_nanobanana._common.text import in_credits, number, plain, shortened, visible
 from prefect_nanobanana.models import OutcomeStatus, PendingReport, RunReport
-from prefect_nanobanana.report._summary import NAMES, GalleryItem, balance_note, summary
+from prefect_nanobanana.report._item import GalleryItem
+from prefect_nanobanana.report._summary import NAMES, balance_note, summary
 
 ARTIFACT_BYTES = 900_000
 """Prefect's run page downloads every artifact whole: they are kept below 1 MB."""
 ACROSS = 4
 SHOWN_LINES = 200
+PREVIEW_PIXELS = 1024
+"""Ours have 256; what is larger is left as it is."""
 STRIP_PICTURES = 24
 STRIP_PIXELS = 64
 STRIP_ACROSS = 4
+STRIP_CHARACTERS = 20_000
 """The strip is an artifact's description, which Prefect's lists show: small pictures of 1 to 2 kB."""
 _MARKS: dict[OutcomeStatus, str] = {
     "stored": "",
@@ -139,12 +143,12 @@ def credits_markdown(report: RunReport) -> str:
         if these:
             reused = sum(o.reused for o in these)
             earlier = f" ({reused} from earlier runs)" if reused else ""
-            lines.append(f"| {name} | {len(these)}{earlier} | {split[status]} |")
+            lines.append(f"| {name} | {len(these)}{earlier} | {number(split[status])} |")
     lines += [
-        f"| **all, paid by this run** | **{report.prompts}** | **{report.credits_used}** |",
-        f"| of these without an image | | {report.credits_without_image} |",
-        f"| paid by earlier runs | | {split['reused']} |",
-        f"| at worst, for requests without an answer | | {report.credits_at_risk} |",
+        f"| **all, paid by this run** | **{report.prompts}** | **{number(report.credits_used)}** |",
+        f"| of these without an image | | {number(report.credits_without_image)} |",
+        f"| paid by earlier runs | | {number(split['reused'])} |",
+        f"| at worst, for requests without an answer | | {number(report.credits_at_risk)} |",
         "",
         f"Balance before: {_known(report.balance_before)}, after: {_known(report.balance_after)}; "
         f"{balance_note(report)}.",
@@ -160,12 +164,12 @@ def table_rows(report: RunReport) -> tuple[list[dict[str, Any]], int]:
     for outcome in report.outcomes:
         row = {
             "#": outcome.position,
-            "prompt": shortened(outcome.prompt.name or outcome.prompt.prompt),
+            "prompt": shortened(visible(outcome.prompt.name or outcome.prompt.prompt)),
             "status": outcome.status,
             "images": len(outcome.images),
             "credits": outcome.credits_used,
             "paid": "earlier" if outcome.reused else "by this run",
-            "message": shortened(outcome.message or ""),
+            "message": shortened(visible(outcome.message or "")),
         }
         size += len(str(row).encode()) + 40
         if size > ARTIFACT_BYTES:
@@ -177,9 +181,11 @@ def table_rows(report: RunReport) -> tuple[list[dict[str, Any]], int]:
 def strip(report: RunReport, items: Sequence[GalleryItem]) -> str:
     """The gallery's description: the run page shows it, which makes its tab a gallery, too."""
     thumbnails = [thumbnail for item in items for thumbnail in item.thumbnails if thumbnail]
+    smaller = [_smaller(thumbnail) for thumbnail in thumbnails[:STRIP_PICTURES]]
     pictures = [
-        f'<img width="{STRIP_PIXELS}" src="{_smaller(thumbnail)}" alt="">'
-        for thumbnail in thumbnails[:STRIP_PICTURES]
+        f'<img width="{STRIP_PIXELS}" src="{small}" alt="">'
+        for small in smaller
+        if len(small) <= STRIP_CHARACTERS
     ]
     more = len(thumbnails) - len(pictures)
     note = f" The first {len(pictures)} of {len(thumbnails)} pictures:" if more > 0 else ""
@@ -195,7 +201,8 @@ def strip(report: RunReport, items: Sequence[GalleryItem]) -> str:
 def _page(name: str, uri: str | None, link: Link) -> str:
     address = link(uri.removeprefix("s3://").partition("/")[2]) if uri else None
     named = f'<a href="{plain(address, None)}">{name}</a>' if address else name
-    return f"{named}: `{uri or 'could not be written'}`"
+    shown = visible(uri).replace("`", "'") if uri else "could not be written"
+    return f"{named}: `{shown}`"
 
 
 def _smaller(thumbnail: str) -> str:
@@ -204,10 +211,12 @@ def _smaller(thumbnail: str) -> str:
         return thumbnail
     try:
         with Image.open(io.BytesIO(base64.b64decode(body)), formats=("WEBP",)) as image:
+            if max(image.size) > PREVIEW_PIXELS:
+                return thumbnail  # a picture in a record may be anybody's, and a bomb
             image.thumbnail((2 * STRIP_PIXELS, 2 * STRIP_PIXELS))
             out = io.BytesIO()
             image.save(out, "WEBP", quality=50)
-    except (OSError, ValueError):
+    except (OSError, ValueError, Image.DecompressionBombError):
         return thumbnail
     return f"{head},{base64.b64encode(out.getvalue()).decode()}"
 
@@ -215,9 +224,12 @@ def _smaller(thumbnail: str) -> str:
 def _cells(item: GalleryItem, link: Link) -> list[str]:
     outcome = item.outcome
     shown = plain(outcome.prompt.prompt)
-    cost = in_credits(outcome.credits_used) + (" earlier" if outcome.reused else "")
+    cost = in_credits(outcome.credits_used)
+    cost += " (estimate)" if outcome.credits_estimated else ""
+    cost += " earlier" if outcome.reused else ""
     mark = f"<b>{_MARKS[outcome.status]}</b><br>" if _MARKS[outcome.status] else ""
-    why = f"<br><i>{plain(outcome.message)}</i>" if outcome.message else ""
+    note = outcome.message or item.count_note
+    why = f"<br><i>{plain(note)}</i>" if note else ""
     if not item.thumbnails:
         return [f'<td valign="top">{mark}{shown}<br>{cost}{why}</td>']
     many = len(item.thumbnails)
@@ -225,6 +237,8 @@ def _cells(item: GalleryItem, link: Link) -> list[str]:
     cells = []
     for image, thumbnail, which in zip(outcome.images, item.thumbnails, of, strict=True):
         picture = f'<img width="140" src="{thumbnail}" alt="picture">' if thumbnail else "picture"
+        if not image.checked:
+            picture = plain(f"{image.content_type}, not checked")
         address = link(image.key)
         if address is not None:
             picture = f'<a href="{plain(address, None)}">{picture}</a>'
@@ -233,4 +247,4 @@ def _cells(item: GalleryItem, link: Link) -> list[str]:
 
 
 def _known(value: Any) -> str:
-    return "not known" if value is None else str(value)
+    return "not known" if value is None else number(value)

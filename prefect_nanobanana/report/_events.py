@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect.events import emit_event
 
-from prefect_nanobanana._common.text import shortened
+from prefect_nanobanana._common.text import shortened, without_signatures
 from prefect_nanobanana.models import Credits, Outcome, RunReport, StoredImage
 
 IMAGE_STORED = "nanobanana.image.stored"
@@ -58,7 +58,7 @@ def emit_image_missing(batch: str, outcome: Outcome) -> None:
         payload = {
             **_prompt(batch, outcome.position, outcome.prompt.prompt, outcome.credits_used),
             "status": outcome.status,
-            "message": outcome.message,
+            "message": without_signatures(outcome.message) if outcome.message else None,
             "model": generation.model if generation else None,
             "generation_id": generation.generation_id if generation else None,
         }

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from prefect_nanobanana._common.text import counted, in_credits
+from prefect_nanobanana._common.text import counted, in_credits, number
 from prefect_nanobanana.progress import Progress
 from prefect_nanobanana.report._summary import counts_line
 
@@ -62,10 +62,9 @@ class LiveArtifact:
     def __enter__(self) -> LiveArtifact:
         try:
             self._id = cast(UUID, create_progress_artifact(0.0, self._key, "starting"))
+            self._thread.start()
         except Exception as error:
             self._complain(error)
-        else:
-            self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -106,7 +105,7 @@ def progress_line(progress: Progress) -> str:
         parts[0] += f": {counts_line(progress.counts)}"
     spent = f"{in_credits(progress.credits_used)} spent"
     if progress.credits_projected is not None and progress.done < progress.prompts:
-        spent += f", {progress.credits_projected} expected in all"
+        spent += f", {number(progress.credits_projected)} expected in all"
     parts.append(spent)
     if progress.done < progress.prompts and progress.seconds_left is not None:
         parts.append(f"about {_duration(progress.seconds_left)} left")

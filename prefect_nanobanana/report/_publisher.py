@@ -14,7 +14,8 @@ from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 from pydantic import ValidationError
 
-from prefect_nanobanana._common.text import shortened
+from prefect_nanobanana._common.text import shortened, without_signatures
+from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.models import Credits, PendingReport, RunReport
 from prefect_nanobanana.report._artifacts import (
@@ -26,9 +27,10 @@ from prefect_nanobanana.report._artifacts import (
 )
 from prefect_nanobanana.report._events import emit_credits_low, emit_run_finished, numbers
 from prefect_nanobanana.report._gallery import gallery_page
+from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._live import LiveArtifact
 from prefect_nanobanana.report._report import build_report, manifest
-from prefect_nanobanana.report._summary import GalleryItem, summary
+from prefect_nanobanana.report._summary import summary
 from prefect_nanobanana.s3 import ObjectStore
 
 MANIFEST = "manifest.jsonl"
@@ -106,7 +108,7 @@ class Publisher:
                 # The run page shows the newest artifact first.
                 ("artifact results", lambda: create_results(report)),
                 ("artifact credits", lambda: create_credits(report)),
-                ("artifact gallery", lambda: create_gallery(report, its, self._store.link)),
+                ("artifact gallery", lambda: create_gallery(report, its, self._link)),
             )
             if not self._tried(what, publish)
         ]
@@ -131,7 +133,7 @@ class Publisher:
             self._store.put(self._key(GALLERY), page, "text/html; charset=utf-8", "page")
 
         def write_manifest() -> None:
-            rows = manifest([item.outcome for item in items])
+            rows = manifest(items)
             self._store.put(self._key(MANIFEST), rows, "application/x-ndjson")
 
         changes: dict[str, Any] = {}
@@ -147,6 +149,10 @@ class Publisher:
 
     def _key(self, *parts: str) -> str:
         return self._store.key(self._batch, *parts)
+
+    def _link(self, key: str) -> str | None:
+        # A record could name any object that we may read: links are made to the batch's own alone.
+        return self._store.link(key) if is_below(key, self._key()) else None
 
     def _tried(self, what: str, publish: Callable[[], object]) -> bool:
         return _tried(what, publish, self._logger)
@@ -167,7 +173,7 @@ def _tried(what: str, publish: Callable[[], object], logger: Logger) -> bool:
     try:
         publish()
     except Exception as error:  # whatever it is, the pictures are paid for and stored
-        why = shortened(f"{type(error).__name__}: {error}")
+        why = shortened(without_signatures(f"{type(error).__name__}: {error}"))
         logger.error("%s could not be published: %s", what, why)
         return False
     return True

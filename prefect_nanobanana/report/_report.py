@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
 
+from prefect_nanobanana._common.amounts import amount, exact_sum
 from prefect_nanobanana.errors import BooksDoNotBalance
 from prefect_nanobanana.models import Credits, Outcome, RunReport
-from prefect_nanobanana.report._summary import GalleryItem
+from prefect_nanobanana.report._item import GalleryItem
 
 
 def build_report(
@@ -46,6 +49,7 @@ def build_report(
         )
     counts = Counter(o.status for o in outcomes)
     paid = [o for o in outcomes if not o.reused]
+    without_image = sum((i.without_image for i in items if not i.outcome.reused), Fraction(0))
     seen = [
         o.generation.remaining_credits
         for o in paid
@@ -60,9 +64,9 @@ def build_report(
         unknown=counts["unknown"],
         skipped=counts["skipped"],
         images=sum(len(o.images) for o in outcomes),
-        credits_used=sum(o.credits_used for o in paid),
-        credits_reused=sum(o.credits_used for o in outcomes if o.reused),
-        credits_without_image=sum(o.credits_used for o in paid if not o.images),
+        credits_used=exact_sum(o.credits_used for o in paid),
+        credits_reused=exact_sum(o.credits_used for o in outcomes if o.reused),
+        credits_without_image=amount(without_image),
         remaining_credits=balance_after if balance_after is not None else min(seen, default=None),
         balance_before=balance_before,
         balance_after=balance_after,
@@ -72,10 +76,17 @@ def build_report(
     )
 
 
-def manifest(outcomes: Sequence[Outcome]) -> bytes:
+def manifest(items: Sequence[GalleryItem]) -> bytes:
     """The manifest: one JSON object per prompt, in the order of the list."""
-    rows = (
-        json.dumps(outcome.model_dump(mode="json", exclude_none=True), ensure_ascii=False)
-        for outcome in outcomes
-    )
-    return "".join(row + "\n" for row in rows).encode()
+    return "".join(json.dumps(_row(item.outcome), ensure_ascii=False) + "\n" for item in items).encode()
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    row = outcome.model_dump(mode="json", exclude_none=True)
+    # Said only where it is so: the rows of most batches have the form of earlier versions.
+    if not outcome.credits_estimated:
+        del row["credits_estimated"]
+    for image in row["images"]:
+        if image["checked"]:
+            del image["checked"]
+    return row

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from prefect_nanobanana._common.text import counted, in_credits
-from prefect_nanobanana.models import Outcome, OutcomeStatus, PendingReport, RunReport
+from prefect_nanobanana._common.text import counted, in_credits, number
+from prefect_nanobanana.models import OutcomeStatus, PendingReport, RunReport
 
 NAMES: dict[OutcomeStatus, tuple[str, str]] = {
     "stored": ("stored", "stored"),
@@ -15,21 +14,6 @@ NAMES: dict[OutcomeStatus, tuple[str, str]] = {
     "unknown": ("unknown", "unknown"),
     "skipped": ("skipped", "skipped"),
 }
-
-
-@dataclass(frozen=True)
-class GalleryItem:
-    """An outcome with what the pages show of it.
-
-    Attributes:
-        outcome: What became of a prompt.
-        thumbnails: Small pictures as `data:` URLs, one per image of the outcome; "" where there is none.
-        quantity: How many images the API was asked for; None if that is not known.
-    """
-
-    outcome: Outcome
-    thumbnails: tuple[str, ...] = ()
-    quantity: int | None = None
 
 
 def summary(report: RunReport | PendingReport) -> str:
@@ -47,10 +31,12 @@ def summary(report: RunReport | PendingReport) -> str:
         "skipped": report.skipped,
     }
     line = f"{counts_line(counts)}; {in_credits(report.credits_used)} used"
+    if report.prompts_estimated:
+        line += f" (an estimate for {counted(report.prompts_estimated, 'prompt')})"
     if report.credits_reused:
-        line += f", {report.credits_reused} paid earlier"
+        line += f", {number(report.credits_reused)} paid earlier"
     if report.remaining_credits is not None:
-        line += f", {report.remaining_credits} left"
+        line += f", {number(report.remaining_credits)} left"
     if report.credits_unexplained:
         line += f"; {balance_note(report)}"
     if report.unpublished:
@@ -75,16 +61,20 @@ def counts_line(counts: Mapping[OutcomeStatus, int]) -> str:
 
 def balance_note(report: RunReport) -> str:
     """Say how far the account's balance agrees with what this run accounts for."""
-    gap, risk = report.credits_unexplained, report.credits_at_risk
+    gap, risk, estimated = report.credits_unexplained, report.credits_at_risk, report.prompts_estimated
     maybe = f"; requests without an answer cost up to {in_credits(risk)}" if risk else ""
+    if estimated:
+        maybe += f"; what {counted(estimated, 'prompt')} cost is an estimate, as the API did not say"
     if gap is None:
         return "the account's balance could not be read, so the books were not compared" + maybe
     if gap == 0:
         settled = ", so requests without an answer seem to have cost nothing" if risk else ""
-        return "the account's balance agrees" + settled
+        confirmed = ", so what was estimated seems to be right" if estimated else ""
+        return f"the account's balance agrees{settled}{confirmed}"
     if gap < 0:
         lost = f"the account lost {in_credits(-gap)} less than this run accounts for"
-        return f"{lost}: refunds or a purchase{maybe}"
+        why = "" if estimated else ": refunds or a purchase"
+        return f"{lost}{why}{maybe}"
     text = f"the account lost {in_credits(gap)} more than this run has answers for{maybe}"
     others = report.credits_of_others
     if others:

@@ -13,8 +13,8 @@ from typing import Any
 from prefect_nanobanana import Generation, ImagePrompt, Outcome, StoredImage
 from prefect_nanobanana.images._picture import inspect
 from prefect_nanobanana.report._gallery import gallery_page
+from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._report import build_report
-from prefect_nanobanana.report._summary import GalleryItem
 from prefect_nanobanana.s3._store import ObjectStore
 from prefect_nanobanana.sandbox.pictures import draw
 
