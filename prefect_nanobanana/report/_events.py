@@ -1,11 +1,10 @@
 """Events that automations can wait for; docs/events.md lists them with their payloads.
 
-They are sent by Prefect in the background, which logs what it cannot send.
+Prefect sends them in the background. One that cannot be made or sent raises nothing: Prefect logs it.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from prefect.events import emit_event
@@ -19,13 +18,11 @@ IMAGE_FAILED = "nanobanana.image.failed"
 RUN_FINISHED = "nanobanana.run.finished"
 CREDITS_LOW = "nanobanana.credits.low"
 
-_logger = logging.getLogger(__name__)
-
 
 def emit_image_stored(
     batch: str, position: int, prompt: str, credits: Credits, image: StoredImage
 ) -> None:
-    """Tell that an image is in S3. An event that cannot be sent is logged, and fails nothing.
+    """Tell that an image is in S3.
 
     Args:
         batch: The batch's name.
@@ -34,38 +31,32 @@ def emit_image_stored(
         credits: What the prompt's generation has cost, all its images together, in credits.
         image: What is stored.
     """
-    try:
-        payload = {
-            **_prompt(batch, position, prompt, credits),
-            **image.model_dump(mode="json", exclude={"source_url"}),
-        }
-        emit_event(IMAGE_STORED, _batch(batch), payload=payload)
-    except Exception as error:  # the image is stored; a missing event must not say otherwise
-        _logger.warning("The event of a stored image could not be sent: %s", error)
+    payload = {
+        **_prompt(batch, position, prompt, credits),
+        **image.model_dump(mode="json", exclude={"source_url"}),
+    }
+    emit_event(IMAGE_STORED, _batch(batch), payload=payload)
 
 
 def emit_image_missing(batch: str, outcome: Outcome) -> None:
     """Tell that a prompt has ended without all its images: as a warning, or failed.
 
-    An event that cannot be sent is logged, and fails nothing.
+
 
     Args:
         batch: The batch's name.
         outcome: The prompt's end.
     """
     generation = outcome.generation
-    try:
-        payload = {
-            **_prompt(batch, outcome.position, outcome.prompt.prompt, outcome.credits_used),
-            "status": outcome.status,
-            "message": without_signatures(outcome.message) if outcome.message else None,
-            "model": generation.model if generation else None,
-            "generation_id": generation.generation_id if generation else None,
-        }
-        name = IMAGE_WARNING if outcome.status == "warning" else IMAGE_FAILED
-        emit_event(name, _batch(batch), payload=payload)
-    except Exception as error:
-        _logger.warning("The event of a prompt without its images could not be sent: %s", error)
+    payload = {
+        **_prompt(batch, outcome.position, outcome.prompt.prompt, outcome.credits_used),
+        "status": outcome.status,
+        "message": without_signatures(outcome.message) if outcome.message else None,
+        "model": generation.model if generation else None,
+        "generation_id": generation.generation_id if generation else None,
+    }
+    name = IMAGE_WARNING if outcome.status == "warning" else IMAGE_FAILED
+    emit_event(name, _batch(batch), payload=payload)
 
 
 def emit_run_finished(report: RunReport, summary: str) -> None:

@@ -205,6 +205,7 @@ def test_a_film_is_a_link_and_no_picture() -> None:
     assert read.texts["file"] == ["video/mp4"]
     assert "not checked · video/mp4 · 4 bytes" in read.texts["files"][0]
     assert "no preview" not in page([item]).partition("</style>")[2]
+    assert len(Read(strip(_report(item), [item])).all("img")) == 1
     cells = Read(gallery_markdown(_report(item), [item]))
     assert len(cells.all("img")) == 1
     assert "video/mp4, not checked" in cells.texts["td"][1]
