@@ -167,7 +167,9 @@ def table_rows(report: RunReport) -> tuple[list[dict[str, Any]], int]:
             "prompt": shortened(visible(outcome.prompt.name or outcome.prompt.prompt)),
             "status": outcome.status,
             "images": len(outcome.images),
-            "credits": outcome.credits_used,
+            "credits": f"{number(outcome.credits_used)} (estimate)"
+            if outcome.credits_estimated
+            else outcome.credits_used,
             "paid": "earlier" if outcome.reused else "by this run",
             "message": shortened(visible(outcome.message or "")),
         }
