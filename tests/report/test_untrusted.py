@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from galleries import gallery_item, image, page
 from prefect_aws import S3Bucket
 from read_page import Read
 
-from prefect_nanobanana import Generation, Outcome, RunReport, StorageOptions
+from prefect_nanobanana import Generation, ImagePrompt, Outcome, RunReport, StorageOptions
 from prefect_nanobanana._common.untrusted import PREVIEW_CHARACTERS, is_below, is_preview
 from prefect_nanobanana.report import GalleryItem, Publisher
 from prefect_nanobanana.report._artifacts import gallery_markdown, strip, table_rows
@@ -76,6 +78,23 @@ def test_no_page_holds_a_password_or_signature(url: str, shown: str, place: str)
     pages = _all_pages(item)
     assert [name for name, text in pages.items() if SECRET in text] == []
     assert shown in pages["manifest"], "what is no secret is still told"
+
+
+def test_a_run_with_a_presigned_reference_publishes_no_signature(
+    prefect_server: None, run: Callable[..., RunReport], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reference = f"https://refs.example/cat.png?X-Amz-Expires=9&X-Amz-Signature={SECRET}"
+    prompt = ImagePrompt(prompt="a dog", reference_image_urls=[reference])
+    refused = ImagePrompt(prompt="a naked lunch", reference_image_urls=[reference])
+    with caplog.at_level(logging.INFO):
+        report = run(prompt, refused, fail_on="never")
+    assert (report.stored, report.warnings) == (1, 1)
+    for name in ("index.html", "manifest.jsonl"):
+        text = (folder / "b" / name).read_text("utf-8")
+        assert "https://refs.example/cat.png" in text
+        assert SECRET not in text
+    assert SECRET not in repr(report)
+    assert SECRET not in caplog.text
 
 
 @pytest.mark.parametrize(
