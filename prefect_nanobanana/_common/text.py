@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from decimal import Decimal
 
 from prefect_nanobanana._common.addresses import LONGEST_SHOWN, without_signature
 
@@ -59,16 +60,16 @@ def plain(text: str, longest: int | None = SHOWN_CHARACTERS) -> str:
     return "<br>".join(encoded.splitlines())
 
 
-def number(value: float) -> str:
+def number(value: int | float | Decimal) -> str:
     """A number with at most two decimals, as a third of a credit has endless ones."""
     return str(value) if isinstance(value, int) else f"{value:.2f}".rstrip("0").rstrip(".")
 
 
-def counted(value: float, what: str) -> str:
+def counted(value: int | float | Decimal, what: str) -> str:
     """A number of things, as `1 credit` or `2 credits`."""
     return f"{number(value)} {what}" + ("" if value == 1 else "s")
 
 
-def in_credits(amount: float) -> str:
+def in_credits(amount: int | float | Decimal) -> str:
     """An amount, as `1 credit`."""
     return counted(amount, "credit")

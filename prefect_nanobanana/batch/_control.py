@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from prefect_nanobanana._common.task_names import run_name
+from prefect_nanobanana._common.text import counted, in_credits
 from prefect_nanobanana.batch._budget import Budget
 from prefect_nanobanana.batch._job import Job, NotSent
 from prefect_nanobanana.batch._outcomes import Ended
@@ -23,7 +24,7 @@ from prefect_nanobanana.errors import (
 )
 from prefect_nanobanana.models import CEILING_REACHED, Credits, Generation, OutcomeStatus
 from prefect_nanobanana.progress import Tracker, Watcher
-from prefect_nanobanana.report import counted, events, in_credits
+from prefect_nanobanana.report import emit_image_missing
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -153,7 +154,7 @@ class RunControl:
             expected=self._expected.get(job.planned.position, 0),
         )
         if status in ("warning", "failed", "unknown") and (job.copy_errors or not job.reused):
-            events.image_missing(job.planned.ledger.batch, outcome)
+            emit_image_missing(job.planned.ledger.batch, outcome)
         return ended
 
     def _unrecorded(self, job: Job, error: NanoBananaError) -> None:

@@ -13,7 +13,7 @@ from prefect_nanobanana.batch._task_runs import copy_task
 from prefect_nanobanana.errors import BucketNotUsable, ImageNotCopied
 from prefect_nanobanana.images import Copied, Copier
 from prefect_nanobanana.models import URL_LIFETIME_DAYS
-from prefect_nanobanana.report import events
+from prefect_nanobanana.report import emit_image_stored
 
 
 class Copying:
@@ -64,7 +64,7 @@ class Copying:
         found = self._run_task(job, url, key)
         if isinstance(found, Copied):
             job.copied(place, found)
-            events.image_stored(
+            emit_image_stored(
                 ledger.batch,
                 job.planned.position,
                 record.prompt.prompt,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.errors import LedgerError, StorageError
 from prefect_nanobanana.models import Credits, Generation, Outcome, OutcomeStatus
 from prefect_nanobanana.report import GalleryItem
 
@@ -123,33 +125,34 @@ def make_outcome(
         reused=earlier,
         message=message,
     )
-    return GalleryItem(outcome, tuple(record.thumbnails.get(n, "") for n in sorted(record.images)))
+    thumbnails = tuple(record.thumbnails.get(n, "") for n in sorted(record.images))
+    return GalleryItem(outcome, thumbnails, record.request.quantity)
 
 
 def recorded_outcomes(
-    ledger: Ledger, without: Collection[str] = (), *, first: int = 1
+    ledger: Ledger, logger: logging.Logger | logging.LoggerAdapter[Any], without: Sequence[Ended] = ()
 ) -> list[GalleryItem]:
-    """Make outcomes of what earlier runs and lists of the batch left.
+    """Make outcomes of what earlier runs and lists of the batch left, so that pages go on naming them.
 
     Args:
         ledger: The batch's.
-        without: Keys of records to leave out.
-        first: The position of the first one.
+        logger: Is told if the records cannot be read.
+        without: Prompts to leave out, and to count on after.
 
     Returns:
-        In the order of the lists; what was never asked is left out if others are.
-
-    Raises:
-        BucketNotUsable: If the bucket does not let itself be read.
-        LedgerError: If a record cannot be read.
+        In the order of the lists; what was never asked is left out if others are. Nothing if the records
+        cannot be read.
     """
-    records = sorted(
-        ledger.read_others(without).values(), key=lambda r: (r.position or sys.maxsize, r.key)
-    )
+    try:
+        found = ledger.read_others([ended.record.key for ended in without])
+    except (StorageError, LedgerError) as error:
+        logger.warning("The other records of batch %r could not be read: %s", ledger.batch, error)
+        return []
+    records = sorted(found.values(), key=lambda r: (r.position or sys.maxsize, r.key))
     kept = [record for record in records if not (without and record.safe_to_send)]
     return [
         make_outcome(position, record, *outcome_of_record(record, None), reused=True)
-        for position, record in enumerate(kept, first)
+        for position, record in enumerate(kept, len(without) + 1)
     ]
 
 

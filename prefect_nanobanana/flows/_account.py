@@ -6,8 +6,7 @@ from typing import Any
 
 from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.errors import ApiError
-from prefect_nanobanana.models import Credits, RunReport
-from prefect_nanobanana.report import events
+from prefect_nanobanana.models import Credits
 
 
 class Account:
@@ -50,9 +49,3 @@ class Account:
         except ApiError as error:
             self._logger.warning("The account's balance could not be read: %s", error)
             return None
-
-    def tell_if_low(self, report: RunReport) -> None:
-        """Send the event for automations if few credits are left."""
-        left, bound = report.remaining_credits, self._credentials.low_credits
-        if left is not None and left < bound:
-            events.credits_low(self._credentials.account, report.batch, left, bound)

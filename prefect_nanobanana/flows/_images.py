@@ -9,21 +9,21 @@ from prefect.runtime import flow_run
 from prefect_aws import S3Bucket
 from pydantic import Field
 
-from prefect_nanobanana.batch import Ledger, Runner, gather_prompts, make_plan
+from prefect_nanobanana.batch import Ledger, Runner, gather_prompts, make_plan, recorded_outcomes
 from prefect_nanobanana.flows._account import Account
 from prefect_nanobanana.flows._again import asked_again
-from prefect_nanobanana.flows._publish import publish
+from prefect_nanobanana.flows._logs import readable_logs
 from prefect_nanobanana.flows._states import final_state
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier, Fetcher
 from prefect_nanobanana.models import AskAgain, ImagePrompt, RunReport
-from prefect_nanobanana.report import LiveArtifact, artifact_key, one_line_per_prompt
+from prefect_nanobanana.report import Publisher
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
 
 __all__ = ["generate_images"]
 
-one_line_per_prompt()
+readable_logs()
 
 
 @flow(name="generate_images", persist_result=False)
@@ -96,15 +96,21 @@ def generate_images(
         plan.to_ask,
         account.before,
     )
+    publisher = Publisher(store, ledger.batch, logger)
+    hosts = generator.credentials.trusted_hosts
     with (
-        Copier.for_bucket(
-            store, generator.credentials.trusted_hosts, expected_images=plan.images
-        ) as copier,
-        LiveArtifact(artifact_key(ledger.batch, "progress"), logger) as live,
+        Copier.for_bucket(store, hosts, expected_images=plan.images) as copier,
+        publisher.live() as live,
     ):
         ended = Runner(generator, copier, logger, balance=account.before, watcher=live).run(plan)
-    items, keys = [each.item for each in ended], [each.record.key for each in ended]
-    report = publish(items, keys, ledger, account, logger)
-    account.tell_if_low(report)
+    items = [each.item for each in ended]
+    report = publisher.report(
+        items,
+        prompts=len(listed),
+        balance_before=account.before,
+        balance_after=account.balance(),
+    )
+    earlier = recorded_outcomes(ledger, logger, without=ended)
+    report = publisher.publish(report, items + earlier, generator.credentials)
     # The final state carries the message; a caller of the flow gets the report out of it.
     return cast(RunReport, final_state(report, fail_on))

@@ -6,23 +6,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, cast
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect_aws import S3Bucket
 from pydantic import Field
 
-from prefect_nanobanana.batch import Runner, plan_pending
+from prefect_nanobanana.batch import Runner, plan_pending, recorded_outcomes
 from prefect_nanobanana.errors import RunFailed
-from prefect_nanobanana.flows._publish import refresh_pages
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
 from prefect_nanobanana.models import URL_LIFETIME_DAYS, PendingReport
-from prefect_nanobanana.report import counted, plain
+from prefect_nanobanana.report import Publisher, publish_pending, summary
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
-
-_SHOWN = 200
 
 
 @flow(name="copy_pending", persist_result=False)
@@ -63,7 +59,9 @@ def copy_pending(
     with Copier.for_bucket(store, hosts, expected_images=plan.images) as copier:
         ended = Runner(generator, copier, logger).run(plan)
     for name in sorted(ledgers):
-        refresh_pages(ledgers[name], logger)
+        publisher, items = Publisher(store, name, logger), recorded_outcomes(ledgers[name], logger)
+        if items:
+            publisher.publish_pages(publisher.report(items), items)
     lost = [each for each in ended if each.record.state == "lost"]
     waiting = [each for each in ended if each.record.state in ("generated", "submitted", "unknown")]
     report = PendingReport(
@@ -79,24 +77,12 @@ def copy_pending(
             for each in (*lost, *waiting)
         ),
     )
+    publish_pending(report, logger)
     return cast(PendingReport, _final_state(report))
 
 
 def _final_state(report: PendingReport) -> Any:
-    message = f"{counted(report.images, 'image')} copied"
-    if report.waiting:
-        message += f", {counted(report.waiting, 'generation')} waiting"
-    if report.lost:
-        message += (
-            f", {counted(report.lost, 'generation')} lost ({counted(report.credits_lost, 'credit')})"
-        )
-    lines = "".join(f"- {plain(line)}\n" for line in report.messages[:_SHOWN])
-    more = len(report.messages) - _SHOWN
-    create_markdown_artifact(
-        f"# Images still owed\n\n{message}\n\n{lines}" + (f"\n{more} more.\n" if more > 0 else ""),
-        key="nanobanana-pending",
-        description=message,
-    )
+    message = summary(report)
     if report.messages:
         return Failed(message=message, data=RunFailed(message, report))
     return Completed(message=message, data=report)

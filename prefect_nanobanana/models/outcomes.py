@@ -64,6 +64,7 @@ class RunReport(Frozen):
         manifest_uri: `s3://` address of `manifest.jsonl`.
         gallery_uri: `s3://` address of `index.html`.
         outcomes: One per prompt, in the order of the list.
+        unpublished: What of the run could not be published, as `index.html`; the log says why.
     """
 
     batch: str
@@ -83,6 +84,7 @@ class RunReport(Frozen):
     manifest_uri: str | None
     gallery_uri: str | None
     outcomes: tuple[Outcome, ...]
+    unpublished: tuple[str, ...] = ()
 
     @property
     def credits_unexplained(self) -> Credits | None:
@@ -98,9 +100,19 @@ class RunReport(Frozen):
 
     @property
     def credits_of_others(self) -> Credits | None:
-        """Credits that somebody else spent from the account meanwhile, at least; None if not known."""
+        """Credits that somebody else spent from the account meanwhile, at least; None if not known.
+
+        While a cost is an estimate, what the account lost besides may be of that, and is nobody else's.
+        """
         gap = self.credits_unexplained
-        return None if gap is None else max(0, gap - self.credits_at_risk)
+        if gap is None or self.prompts_estimated:
+            return None
+        return max(0, gap - self.credits_at_risk)
+
+    @property
+    def prompts_estimated(self) -> int:
+        """Prompts of which the API did not say what they cost this run."""
+        return sum(1 for o in self.outcomes if o.credits_estimated and not o.reused)
 
     @property
     def credits_by_status(self) -> dict[str, Credits]:
