@@ -28,6 +28,7 @@ from prefect_nanobanana.batch import (
     plan,
 )
 from prefect_nanobanana.errors import ApiError, LedgerError, RunFailed, StorageError
+from prefect_nanobanana.flows._batch_name import default_batch_name
 from prefect_nanobanana.flows._pending import copy_pending
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
@@ -111,7 +112,15 @@ def generate_images(
     logger = get_run_logger()
     opened = ObjectStore(bucket, storage)
     run_id = str(flow_run.get_id())
-    name = check_batch(batch) if batch is not None and batch.strip() else run_id
+    if batch is not None and batch.strip():
+        name = check_batch(batch)
+    else:
+        name = default_batch_name(
+            *(prompts, prompts_from, generator, opened.uri(opened.key())),
+            has_records=lambda batch: (
+                next(opened.keys(opened.key(batch, "records") + "/"), None) is not None
+            ),
+        )
     listed = gather_prompts(prompts, prompts_from, opened.read_uri)
     ledger = Ledger(opened, name, run_id)
     with generator.credentials.get_client() as client:
@@ -160,6 +169,10 @@ def generate_images(
         events.credits_low(credentials.account, name, left, credentials.low_credits)
     # The final state carries the message; a caller of the flow gets the report out of it.
     return cast(RunReport, _final_state(report, fail_on))
+
+
+def _has_records(bucket: ObjectStore, batch: str) -> bool:
+    return any(True for _ in bucket.keys(bucket.key(batch, "records") + "/"))
 
 
 def _balance(generator: NanoBananaGenerator, logger: Any) -> Credits | None:
