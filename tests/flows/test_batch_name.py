@@ -15,10 +15,13 @@ import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
+from prefect.flow_engine import run_flow
 from prefect.runtime import flow_run
+from prefect.states import AwaitingRetry
 from prefect_aws import S3Bucket
 
 from prefect_nanobanana import InvalidInput, NanoBananaGenerator, RunReport
+from prefect_nanobanana.flows import _batch_name
 from prefect_nanobanana.flows._batch_name import default_batch_name
 from prefect_nanobanana.flows._images import generate_images
 from prefect_nanobanana.sandbox import Sandbox
@@ -259,6 +262,28 @@ def test_what_is_asked_tells_calls_apart_and_not_their_order(
     assert sandbox.account.charged == 3
 
 
+def test_a_retry_by_a_person_in_a_new_process(
+    ask: Ask, fail_once: Fail, sandbox: Sandbox, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @flow
+    def parent() -> None:
+        ask("a cat")
+        ask("a cat")
+        fail_once()
+
+    failed = parent(return_state=True)
+    assert failed.is_failed()
+    monkeypatch.setattr(_batch_name, "_calls", {})  # what another process would know
+    with get_client(sync_client=True) as client:
+        run_id = failed.state_details.flow_run_id
+        assert run_id is not None
+        client.set_flow_run_state(run_id, AwaitingRetry(), force=True)
+        run_flow(parent, flow_run=client.read_flow_run(run_id))
+        assert client.read_flow_run(run_id).run_count == 2
+    assert len(batches(folder)) == 2
+    assert sandbox.account.charged == sandbox.account.posts == 2
+
+
 def test_two_runs_of_one_parent_are_two_batches(ask: Ask, sandbox: Sandbox) -> None:
     @flow(retries=1)
     def parent() -> str:
@@ -311,8 +336,6 @@ def test_a_parent_in_another_process_is_refused_if_it_is_retried(
         return ask("a cat").batch
 
     def start() -> Any:
-        from prefect.flow_engine import run_flow
-
         with get_client(sync_client=True) as client:
             run = client.create_flow_run(child, parent_task_run_id=above)
         return run_flow(child, flow_run=run)
