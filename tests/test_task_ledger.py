@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
+from prefect.filesystems import LocalFileSystem
 from prefect.task_runners import ProcessPoolTaskRunner
 
 from prefect_nanobanana import (
@@ -22,6 +24,7 @@ from prefect_nanobanana import (
     generate_image,
 )
 from prefect_nanobanana._common.runs_above import takes_the_place
+from prefect_nanobanana._task_ledger import TaskLedger, _Call
 from prefect_nanobanana.sandbox import Sandbox
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -142,15 +145,51 @@ def test_what_was_not_charged_is_sent(generator: NanoBananaGenerator, sandbox: S
     assert (sandbox.account.posts, sandbox.account.charged) == (2, 1)
 
 
-@pytest.mark.parametrize("mode", ["async", "stream"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
 def test_what_has_begun_is_waited_for(
-    generator: NanoBananaGenerator, sandbox: Sandbox, mode: Any, fail_once: Fail
+    generator: NanoBananaGenerator, sandbox: Sandbox, kind: str
 ) -> None:
-    """In other modes, too: the answer is the one that was paid."""
-    made = flow_around(generator.model_copy(update={"mode": mode}), fail_once)
-    assert made.mode == mode
+    """The first attempt gives up waiting; the second asks by the id, which costs nothing."""
+    slow = generator.credentials.model_copy(update={"request_timeout_seconds": 1.0})
+    waiting = generator.model_copy(update={"credentials": slow, "mode": "async"})
+    sandbox.running.clear()
+
+    @flow(retries=1)
+    def mine() -> Generation:
+        try:
+            return generate_image("a cat", waiting)
+        finally:
+            sandbox.running.set()
+
+    @flow(retries=1)
+    async def amine() -> Generation:
+        try:
+            return await agenerate_image("a cat", waiting)
+        finally:
+            sandbox.running.set()
+
+    made: Generation = mine() if kind == "sync" else asyncio.run(amine())
+    assert made.status == "completed"
     assert made.image_urls
-    assert sandbox.account.charged == 1
+    assert sandbox.account.posts == sandbox.account.charged == 1
+
+
+def test_what_was_paid_is_returned_though_it_cannot_be_noted(tmp_path: Path) -> None:
+    ledger = TaskLedger(LocalFileSystem(basepath=str(tmp_path)), "calls/one.json", _Call(caller=()))
+
+    @task
+    def mine() -> Generation:
+        assert ledger.claim(0)
+        ledger.sending()
+        shutil.rmtree(tmp_path / "calls")
+        (tmp_path / "calls").write_text("a file where a folder should be")
+        made = Generation(status="completed")
+        ledger.answered(made)
+        with pytest.raises(LedgerError):
+            ledger.sending()
+        return made
+
+    assert mine().status == "completed"
 
 
 def test_equal_calls_are_asked_each_and_stay_apart(
