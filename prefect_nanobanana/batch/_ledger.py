@@ -70,6 +70,10 @@ class Ledger:
         """
         return cls(store, existing_batch(check_batch(batch), store), flow_run)
 
+    def exists(self) -> bool:
+        """Whether the batch has any record."""
+        return bool(self._known())
+
     def key(self, *parts: str) -> str:
         """Join parts below the batch's folder."""
         return self.store.key(self.batch, *parts)

@@ -12,6 +12,7 @@ from pydantic import Field
 from prefect_nanobanana.batch import Ledger, Runner, gather_prompts, make_plan, recorded_outcomes
 from prefect_nanobanana.flows._account import Account
 from prefect_nanobanana.flows._again import asked_again
+from prefect_nanobanana.flows._batch_name import default_batch_name
 from prefect_nanobanana.flows._logs import readable_logs
 from prefect_nanobanana.flows._states import final_state
 from prefect_nanobanana.generator import NanoBananaGenerator
@@ -51,7 +52,9 @@ def generate_images(
         generator: The Nano Banana Generator block: which account pays, and how images are made.
         bucket: The S3 Bucket block to copy the images to.
         batch: The name of this piece of work, and its folder in the bucket. The same name again
-            resumes it and pays for nothing twice. Empty for a new one.
+            resumes it and pays for nothing twice. Empty for a new one: it is named after the day, the
+            outermost run and what is asked, and is the same again when Prefect retries this run or a flow
+            or task above it.
         max_credits: The most that this run may spend, in credits. Empty for no bound.
         fail_on: What turns the run red: an error, also a warning of the safety check, or nothing.
         ask_again: What earlier runs of the batch have asked and this one asks, and pays, again: warnings
@@ -75,7 +78,16 @@ def generate_images(
     run_id = str(flow_run.get_id())
     again = asked_again(ask_again, on_unknown, retry_warnings, retry_failed)
     store = ObjectStore(bucket, storage)
-    ledger = Ledger.open(store, batch if batch and batch.strip() else run_id, run_id)
+    name = batch.strip() if batch else ""
+    if not name:
+        name = default_batch_name(
+            prompts,
+            prompts_from,
+            generator,
+            store.uri(store.key()),
+            has_records=lambda batch: Ledger(store, batch).exists(),
+        )
+    ledger = Ledger.open(store, name, run_id)
     with Fetcher(generator.credentials.trusted_hosts, connections=1) as fetcher:
         listed = gather_prompts(prompts, prompts_from, store.read_uri, fetcher)
     account = Account(generator.credentials, logger)
