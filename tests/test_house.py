@@ -6,6 +6,7 @@ Import-linter holds the layers and the doors (`make check`); here is what it has
 from __future__ import annotations
 
 import ast
+import runpy
 import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -92,3 +93,11 @@ def test_writing_to_another_object_is_found(code: str) -> None:
 )
 def test_writing_to_what_is_ones_own_is_let_be(code: str) -> None:
     assert outside_writes(HEAD + code, "p") == []
+
+
+def test_the_drawn_architecture_is_current() -> None:
+    docs = PACKAGE.parent / "docs"
+    text = (docs / "architecture.md").read_text("utf-8")
+    drawn = runpy.run_path(str(docs / "draw_architecture.py"))["page"](text)
+    assert drawn == text, "run `python docs/draw_architecture.py`"
+    assert drawn.count("-->") > 20
