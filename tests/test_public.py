@@ -97,8 +97,3 @@ def test_public_things_say_what_they_are(path: Path) -> None:
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
             assert node.name.startswith("_") or ast.get_docstring(node), node.name
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.name)
-def test_modules_fit_on_a_few_screens(path: Path) -> None:
-    assert len(path.read_text("utf-8").splitlines()) <= 430
