@@ -18,8 +18,10 @@ from prefect_nanobanana.errors import (
     BucketNotUsable,
     CreditsUsedUp,
     LedgerError,
+    ModelNotAllowed,
     NanoBananaError,
     NotCharged,
+    QuotaExceeded,
     ServerBusy,
 )
 from prefect_nanobanana.models import CEILING_REACHED, Credits, Generation, OutcomeStatus
@@ -28,7 +30,7 @@ from prefect_nanobanana.report import emit_image_missing
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
-HOPELESS = (CreditsUsedUp, AuthenticationFailed, AccessNotEnabled)
+HOPELESS = (CreditsUsedUp, AuthenticationFailed, AccessNotEnabled, QuotaExceeded)
 """Refusals that no other prompt of the run would escape."""
 
 
@@ -50,6 +52,7 @@ class RunControl:
         self._lock = threading.Lock()
         self._stopped: str | None = None
         self._refunds = False
+        self._refused_models: dict[str, str] = {}
 
     @property
     def stopped(self) -> str | None:
@@ -60,6 +63,11 @@ class RunControl:
     def refunds(self) -> bool:
         """Whether the account may have got credits back, so that its balance proves nothing."""
         return self._refunds
+
+    def why_not(self, job: Job) -> str | None:
+        """Why a job cannot be asked for: the run was stopped, or its model needs another plan."""
+        with self._lock:
+            return self._stopped or self._refused_models.get(job.planned.request.model)
 
     def stop(self, why: str, error: NanoBananaError | None = None) -> None:
         """Send nothing more."""
@@ -100,7 +108,12 @@ class RunControl:
         self._budget.suspend(job.planned.position)
         if isinstance(error, ServerBusy):
             self._refunds = True
-        if isinstance(error, HOPELESS):
+        model = job.planned.request.model
+        needs_plan = isinstance(error, AccessNotEnabled) and self._prices.needs_plan(model)
+        if needs_plan or isinstance(error, ModelNotAllowed):
+            with self._lock:
+                self._refused_models[model] = str(error)
+        elif isinstance(error, HOPELESS):
             self.stop(str(error), error)  # before the next request can leave
 
     def paid(self, job: Job, generation: Generation) -> None:

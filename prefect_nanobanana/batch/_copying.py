@@ -10,10 +10,13 @@ from prefect_nanobanana.batch._control import RunControl
 from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._outcomes import Ended
 from prefect_nanobanana.batch._task_runs import copy_task
-from prefect_nanobanana.errors import BucketNotUsable, ImageNotCopied
+from prefect_nanobanana.errors import BucketNotUsable, ImageNotCopied, StoreRefuses
 from prefect_nanobanana.images import Copied, Copier
 from prefect_nanobanana.models import URL_LIFETIME_DAYS
 from prefect_nanobanana.report import emit_image_stored
+
+REFUSALS_IN_A_ROW = 3
+"""So many copies in a row that the store takes no more of, and the run stops buying."""
 
 
 class Copying:
@@ -28,6 +31,7 @@ class Copying:
         self._copier = copier
         self._control = control
         self._refused: BucketNotUsable | None = None
+        self._in_a_row = 0
         self._lock = threading.Lock()
 
     def finish(self, job: Job) -> Ended:
@@ -63,6 +67,8 @@ class Copying:
         key = ledger.key("images", f"{slug(text)}-{record.key[:8]}-{place}")
         found = self._run_task(job, url, key)
         if isinstance(found, Copied):
+            with self._lock:
+                self._in_a_row = 0
             job.copied(place, found)
             emit_image_stored(
                 ledger.batch,
@@ -76,6 +82,16 @@ class Copying:
         if isinstance(found, BucketNotUsable):
             self._refused = found
             self._control.stop(str(found), found)
+        elif isinstance(found, StoreRefuses):
+            self._count(found)
+
+    def _count(self, refusal: StoreRefuses) -> None:
+        """Stop a run that cannot store what it buys; what is paid already is still tried."""
+        with self._lock:
+            self._in_a_row += 1
+            enough = self._in_a_row == REFUSALS_IN_A_ROW
+        if enough:
+            self._control.stop(f"nothing more is bought, as it cannot be stored: {refusal}", refusal)
 
     def _run_task(self, job: Job, url: str, key: str) -> Copied | Exception:
         try:

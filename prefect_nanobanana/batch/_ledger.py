@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from prefect_nanobanana._common.backoff import Backoff
+from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.batch._keys import check_batch, existing_batch
 from prefect_nanobanana.batch._record import Record, read_record
 from prefect_nanobanana.batch._timing import Timing, current_timing
@@ -279,9 +280,9 @@ class Ledger:
             raise LedgerError(f"the record {path} was written by a newer version: update the package")
         if record.key != key:
             raise unusable(path, f"is that of another prompt, {record.key[:40]!r}")
-        folder = self.key("images") + "/"
+        folder = self.key("images")
         for image in record.images.values():
-            if not image.key.startswith(folder) or image.uri != self.store.uri(image.key):
+            if not is_below(image.key, folder) or image.uri != self.store.uri(image.key):
                 raise unusable(path, "names an image outside of the batch's folder")
         return record
 
@@ -296,6 +297,5 @@ def unusable(path: str, why: str) -> LedgerError:
 
 def _same(stored: Record, record: Record) -> bool:
     """Whether two differ in nothing but when they were written."""
-    return stored.model_copy(update={"updated_at": None}) == record.model_copy(
-        update={"updated_at": None}
-    )
+    written = record.written()
+    return stored.model_copy(update={"updated_at": written.updated_at}) == written

@@ -45,6 +45,10 @@ class Prices:
         model = self._models.get(request.model)
         return request.cost(model) if model else None
 
+    def needs_plan(self, model: str) -> bool:
+        """Whether the catalogue says that a model needs another plan than the API's own."""
+        return model in self._models and self._models[model].requires_pro
+
     def learn(self, request: ImageRequest, told: Credits) -> bool:
         """Take note of what an answer says that a request has cost, in credits.
 

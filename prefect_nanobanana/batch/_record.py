@@ -16,13 +16,14 @@ A transition returns the record that follows; nothing else changes one.
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict
 
+from prefect_nanobanana._common.addresses import without_signature
+from prefect_nanobanana._common.untrusted import is_preview
 from prefect_nanobanana.errors import ApiError
 from prefect_nanobanana.models import (
     Credits,
@@ -45,9 +46,6 @@ State = Literal[
     "unknown",
     "lost",
 ]
-
-_THUMBNAIL = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,[A-Za-z0-9+/=]*")
-_THUMBNAIL_CHARACTERS = 64 * 1024
 
 
 class Record(BaseModel):
@@ -181,7 +179,7 @@ class Record(BaseModel):
             changes["state"] = "unknown"
         if isinstance(error, ApiError):
             changes["generation_id"] = self.generation_id or error.generation_id
-            changes["answer"] = getattr(error, "answer", None)
+            changes["answer"] = getattr(error, "body_excerpt", None)
         return self._with(**changes)
 
     def copied(self, place: int, image: StoredImage, thumbnail: str) -> Self:
@@ -203,8 +201,17 @@ class Record(BaseModel):
         return self._with(state="lost", message=why)
 
     def written(self) -> Self:
-        """It is about to be written."""
-        return self._with(updated_at=datetime.now(UTC))
+        """It is about to be written: what references are signed with is not kept."""
+        urls = self.request.reference_image_urls
+        request = self.request.model_copy(
+            update={"reference_image_urls": tuple(without_signature(url) for url in urls)}
+        )
+        prompt, own = self.prompt, self.prompt.reference_image_urls
+        if own:
+            prompt = prompt.model_copy(
+                update={"reference_image_urls": [without_signature(url) for url in own]}
+            )
+        return self._with(prompt=prompt, request=request, updated_at=datetime.now(UTC))
 
     def _with(self, **changes: Any) -> Self:
         return self.model_copy(update=changes)
@@ -223,9 +230,5 @@ def read_record(content: bytes) -> Record:
         record = Record.model_validate_json(content)
     except RecursionError:
         raise ValueError("too deep") from None
-    whole = {place: text for place, text in record.thumbnails.items() if _is_thumbnail(text)}
+    whole = {n: text for n, text in record.thumbnails.items() if not text or is_preview(text)}
     return record.model_copy(update={"thumbnails": whole})
-
-
-def _is_thumbnail(text: str) -> bool:
-    return not text or (len(text) <= _THUMBNAIL_CHARACTERS and bool(_THUMBNAIL.fullmatch(text)))

@@ -115,7 +115,7 @@ class Stages:
                 return _submit(self._settling, self._end_as_recorded, job)
 
     def _ask(self, job: Job) -> Any:
-        why = self._control.stopped
+        why = self._control.why_not(job)
         if why is None and not self._control.reserve(job):
             why = CEILING_REACHED
         if why is not None:

@@ -52,9 +52,8 @@ def generate_images(
         generator: The Nano Banana Generator block: which account pays, and how images are made.
         bucket: The S3 Bucket block to copy the images to.
         batch: The name of this piece of work, and its folder in the bucket. The same name again
-            resumes it and pays for nothing twice. Empty for a new one: it is named after the day, the
-            outermost run and what is asked, and is the same again when Prefect retries this run or a flow
-            or task above it.
+            resumes it and pays for nothing twice. Empty for a new one, named after the day, the
+            outermost run and what is asked: the same again when Prefect retries this run or one above.
         max_credits: The most that this run may spend, in credits. Empty for no bound.
         fail_on: What turns the run red: an error, also a warning of the safety check, or nothing.
         ask_again: What earlier runs of the batch have asked and this one asks, and pays, again: warnings
