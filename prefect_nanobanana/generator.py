@@ -76,10 +76,8 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
     mode: Mode = Field(
         default="sync",
         title="Mode",
-        description=(
-            "How the API is asked: sync waits for the image in one request; async submits, frees the "
-            "account's slot at once, and survives a crash; stream tells of its progress."
-        ),
+        description="How the API is asked: sync waits for the image in one request; async submits, frees "
+        "the account's slot at once, and survives a crash; stream tells of its progress.",
     )
     aspect_ratio: str = Field(
         default=DEFAULT_ASPECT_RATIO,
@@ -204,7 +202,7 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
         """
         request = self.request(prompt, **overrides)
         async with self.credentials.get_async_client() as client:
-            return self._run_of(await client.submit(**dict(request)))
+            return _run_of(self.credentials, await client.submit(**dict(request)))
 
     @async_dispatch(atrigger)
     def trigger(self, prompt: str | ImagePrompt, **overrides: Any) -> GenerationRun:  # type: ignore[override]
@@ -226,7 +224,7 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
         """
         request = self.request(prompt, **overrides)
         with self.credentials.get_client() as client:
-            return self._run_of(client.submit(**dict(request)))
+            return _run_of(self.credentials, client.submit(**dict(request)))
 
     def wait(
         self,
@@ -247,8 +245,8 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
         Raises:
             StillRunning: If it has not ended in time.
         """
-        told = _hooks(hooks, witness)
         with self.credentials.get_client() as client:
+            told = _hooks(hooks, witness)
             return client.wait(submission, elapsed_seconds=elapsed_seconds, hooks=told)
 
     def generation_run(self, generation_id: str, mode: Mode = "async") -> GenerationRun:
@@ -259,11 +257,6 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
             mode: How it was asked; `trigger` asks in async mode.
         """
         return GenerationRun(self.credentials, generation_id, model=self.model, mode=mode)
-
-    def _run_of(self, found: Submission | Generation) -> GenerationRun:
-        if isinstance(found, Submission):
-            return GenerationRun(self.credentials, found.generation_id, submission=found)
-        return GenerationRun(self.credentials, found.generation_id or "", result=found)
 
     def estimate_credits(
         self, *prompts: str | ImagePrompt, models: Sequence[ImageModel] | None = None
@@ -283,15 +276,17 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
         if models is None:
             with self.credentials.get_client() as client:
                 models = client.models()
-        prices = {model.name: model for model in models}
-        total: Credits = 0
-        for request in map(self.request, prompts):
-            model = prices.get(request.model)
-            cost = request.cost(model) if model else None
-            if cost is None:
-                return None
-            total += cost
-        return total
+        listed = {model.name: model for model in models}
+        requests = [self.request(prompt) for prompt in prompts]
+        costs = [r.cost(listed[r.model]) if r.model in listed else None for r in requests]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if len(known) == len(costs) else None
+
+
+def _run_of(credentials: NanoBananaCredentials, found: Submission | Generation) -> GenerationRun:
+    if isinstance(found, Submission):
+        return GenerationRun(credentials, found.generation_id, submission=found)
+    return GenerationRun(credentials, found.generation_id or "", result=found)
 
 
 def _hooks(hooks: GenerationHooks | None, witness: GenerationHooks | None) -> GenerationHooks | None:

@@ -1,8 +1,7 @@
 """What was asked, paid and stored: one record per prompt of a batch, in S3 beside the images.
 
-A record is written before the request that may be charged leaves, and after every step that
-follows, so that whatever dies when, the next run of the batch knows what was paid. `_record.py` has
-the states.
+A record is written before the request that may be charged leaves, and after every step that follows
+(`_record.py` has the states), so that whatever dies when, the next run knows what was paid.
 
 A record that cannot be read is never taken for one that is not there: the run stops. What is read is
 checked as input from strangers, as whoever may write the bucket may have written it.
@@ -138,7 +137,7 @@ class Ledger:
             time.sleep(delay)
 
     def write_once(self, record: Record) -> None:
-        """Write a record; see `write`."""
+        """Write a record, and give up soon; see `write`."""
         self._put_current(record)
 
     def claim(self, record: Record) -> None:

@@ -225,17 +225,15 @@ class ImageNetwork:
         for scheme in ("http", "https"):
             if proxy := proxies.get(scheme) or proxies.get("all"):
                 try:
-                    self._proxied[scheme] = _proxy(proxy, **options)
+                    manager: urllib3.ProxyManager = _proxy(proxy, **options)
                 except (HTTPError, ValueError):  # its address may hold a password
                     raise InvalidInput(
                         f"{scheme.upper()}_PROXY or ALL_PROXY: images cannot be fetched through that "
                         "proxy: give the address of an HTTP proxy, as http://host:3128, with special "
                         "characters of its password percent-encoded"
                     ) from None
-                self._proxied[scheme].pool_classes_by_scheme = {
-                    "http": _ProxiedPool,
-                    "https": _ProxiedTLSPool,
-                }
+                manager.pool_classes_by_scheme = {"http": _ProxiedPool, "https": _ProxiedTLSPool}
+                self._proxied[scheme] = manager
 
     def get(self, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
         """Ask for what is at a URL, and follow no redirect.

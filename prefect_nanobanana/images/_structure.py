@@ -37,6 +37,14 @@ class Structure:
     exif: bytes = b""
     pixels: list[memoryview] = field(default_factory=list)
 
+    def sized(self, width: int, height: int) -> None:
+        """Take note of its size in pixels."""
+        self.width, self.height = width, height
+
+    def noted(self, exif: memoryview) -> None:
+        """Take note of what its camera or editor noted."""
+        self.exif = bytes(exif)
+
 
 CUT_SHORT = "the picture is cut short"
 _LITTLE = 16
@@ -81,11 +89,11 @@ def _png(data: memoryview) -> Structure:
         if name in (b"IHDR", b"PLTE", b"IDAT") and not intact:
             raise NotAPicture(f"the picture is broken (the checksum of {name.decode()} is wrong)")
         if name == b"IHDR":
-            found.width, found.height = struct.unpack_from(">II", body)
+            found.sized(*struct.unpack_from(">II", body))
         elif name == b"IDAT":
             found.pixels.append(body)
         elif name == b"eXIf" and intact:
-            found.exif = bytes(body)
+            found.noted(body)
         if name in (b"IHDR", b"PLTE", b"IDAT") or (name == b"tRNS" and intact):
             found.parts.append(chunk)
 
@@ -116,13 +124,13 @@ def _jpeg(data: memoryview) -> Structure:
         if at + length > len(data):
             break
         if name in _SIZES:
-            found.height, found.width = struct.unpack_from(">HH", body, 1)
+            found.sized(*reversed(struct.unpack_from(">HH", body, 1)))
         if name == 0xDA:
             scan, pattern = start, _AFTER_PIXELS
         elif name in _NEEDED or (name == 0xE2 and bytes(body[:12]) == b"ICC_PROFILE\0"):
             found.parts.append(data[start : at + length])
         elif name == 0xE1 and bytes(body[:6]) == b"Exif\0\0" and not found.exif:
-            found.exif = bytes(body)
+            found.noted(body)
         at += length
     raise NotAPicture(CUT_SHORT)
 
@@ -130,7 +138,7 @@ def _jpeg(data: memoryview) -> Structure:
 def _gif(data: memoryview) -> Structure:
     found, at, images = Structure(), 13, 0
     flags = data[10]
-    found.width, found.height = struct.unpack_from("<HH", data, 6)
+    found.sized(*struct.unpack_from("<HH", data, 6))
     at += 3 << ((flags & 7) + 1) if flags & 0x80 else 0
     while True:
         name = data[at]
@@ -144,7 +152,7 @@ def _gif(data: memoryview) -> Structure:
             at += 1  # some encoders leave zeros between
         else:
             break  # the end, or what browsers take for it
-    found.parts = [data[:at], b";"]
+    found.parts.extend([data[:at], b";"])
     return found
 
 
@@ -170,19 +178,19 @@ def _webp(data: memoryview) -> Structure:
         body = data[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
         if name == b"VP8X":
-            found.width, found.height = (1 + int.from_bytes(body[i : i + 3], "little") for i in (4, 7))
+            found.sized(*(1 + int.from_bytes(body[i : i + 3], "little") for i in (4, 7)))
         elif name == b"VP8 " and not found.width:
-            found.width, found.height = (n & 0x3FFF for n in struct.unpack_from("<HH", body, 6))
+            found.sized(*(n & 0x3FFF for n in struct.unpack_from("<HH", body, 6)))
         elif name == b"VP8L" and not found.width:
             (bits,) = struct.unpack_from("<I", body, 1)
-            found.width, found.height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+            found.sized((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
         elif name == b"EXIF":
-            found.exif = bytes(body)
+            found.noted(body)
         images += name in (b"VP8 ", b"VP8L", b"ANMF")
     if not images or told > len(data) + _LITTLE:
         raise NotAPicture(CUT_SHORT)
     rest = bytes(data[12:at]) + bytes(max(0, at - len(data)))  # a last byte of padding may be missing
-    found.parts = [b"RIFF" + struct.pack("<I", len(rest) + 4) + b"WEBP", rest]
+    found.parts.extend([b"RIFF" + struct.pack("<I", len(rest) + 4) + b"WEBP", rest])
     return found
 
 
@@ -197,7 +205,7 @@ def _boxes(data: memoryview) -> Structure:
         if over > _LITTLE or (over > 0 and name != b"mdat"):
             raise NotAPicture(CUT_SHORT)
         if over > 0:  # a decoder finds out whether pixels are missing
-            found.parts += [struct.pack(">I4s", 0, name), data[start + 8 :]]
+            found.parts.extend([struct.pack(">I4s", 0, name), data[start + 8 :]])
         else:
             found.parts.append(data[start:end])
         seen.add(name)
@@ -206,7 +214,7 @@ def _boxes(data: memoryview) -> Structure:
     sizes = [
         struct.unpack_from(">4xII", data, place.end()) for place in re.finditer(b"ispe", data[:65536])
     ]
-    found.width, found.height = max(sizes, default=(0, 0))
+    found.sized(*max(sizes, default=(0, 0)))
     return found
 
 

@@ -16,7 +16,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
-from prefect_nanobanana.errors import InvalidInput, StorageError
+from prefect_nanobanana.errors import StorageError
 from prefect_nanobanana.s3._capabilities import CONDITIONS, Capabilities
 from prefect_nanobanana.s3._connection import FAILURES, Connection
 from prefect_nanobanana.s3._errors import (
@@ -29,15 +29,15 @@ from prefect_nanobanana.s3._errors import (
     status_of,
     text,
 )
-from prefect_nanobanana.s3._locations import is_aws, object_url, split_uri
+from prefect_nanobanana.s3._links import link_to
+from prefect_nanobanana.s3._lists import read_uri
+from prefect_nanobanana.s3._locations import is_aws
 from prefect_nanobanana.s3._objects import StoredObject
 from prefect_nanobanana.storage_options import Kind, StorageOptions
 
 if TYPE_CHECKING:
     from prefect_aws import S3Bucket
 
-SIGNED_SECONDS = 7 * 24 * 3600
-"""The longest that S3 allows (its documentation)."""
 SEND_TRIES = 3
 SEND_AGAIN_SECONDS = 0.2
 READ_TRIES = 5
@@ -97,17 +97,7 @@ class ObjectStore:
 
     def link(self, key: str) -> str | None:
         """Where a person can open an object, as the options say; nothing if there is no such address."""
-        if self.options.links == "none":
-            return None
-        try:
-            if self.options.links == "signed":
-                return self._connection.client.generate_presigned_url(
-                    "get_object", {"Bucket": self.name, "Key": key}, ExpiresIn=SIGNED_SECONDS
-                )
-            meta = self._connection.client.meta
-        except (*FAILURES, StorageError):
-            return None
-        return object_url(meta.endpoint_url, meta.region_name, self.name, key)
+        return link_to(self._connection, self.options.links, self.name, key)
 
     def find(self, key: str) -> tuple[bytes, str] | None:
         """Read an object.
@@ -275,20 +265,7 @@ class ObjectStore:
             InvalidInput: If it cannot be read.
             StorageError: If the store cannot be used.
         """
-        place = split_uri(uri)
-        if place is None:
-            raise InvalidInput(f"prompts_from: {text(uri)} is no S3 address: write s3://bucket/key")
-        try:
-            answer = self._connection.call("get_object", Bucket=place[0], Key=place[1])
-            content: bytes = answer["Body"].read(max_bytes)
-            return content
-        except ClientError as error:
-            raise InvalidInput(
-                f"prompts_from: {text(uri)} cannot be read ({answer_of(error)}): check the address, and "
-                "that the bucket block's credentials may read it"
-            ) from None
-        except FAILURES as error:
-            raise self._connection.problem(error) from None
+        return read_uri(self._connection, uri, max_bytes)
 
     def _send(self, kind: Kind, request: dict[str, Any]) -> StoredObject:
         # Whoever copies an image sends it again, and for longer.
