@@ -76,8 +76,8 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
     mode: Mode = Field(
         default="sync",
         title="Mode",
-        description="How the API is asked: sync waits for the image in one request; async submits, frees "
-        "the account's slot at once, and survives a crash; stream tells of its progress.",
+        description="How the API is asked: sync waits for the image in one request; async submits, "
+        "frees the account's slot at once, and survives a crash; stream tells of its progress.",
     )
     aspect_ratio: str = Field(
         default=DEFAULT_ASPECT_RATIO,

@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from botocore.exceptions import (
     ClientError,
@@ -43,7 +43,6 @@ SEND_AGAIN_SECONDS = 0.2
 READ_TRIES = 5
 READ_AGAIN_SECONDS = 0.1
 _CHUNK_BYTES = 64 * 1024
-
 _CUT = (ResponseStreamingError, IncompleteReadError, AttributeError)
 """boto3 does not ask again for a body that is cut, as of an object that is replaced while it is read.
 AttributeError: botocore itself was seen to raise it then (rclone, two runs writing one record)."""
@@ -281,8 +280,7 @@ class ObjectStore:
 
     def _page(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
-            page: Mapping[str, Any] = self._connection.call("list_objects_v2", **request)
-            return page
+            return cast(Mapping[str, Any], self._connection.call("list_objects_v2", **request))
         except FAILURES as error:
             raise self._connection.problem(error) from None
 
