@@ -70,9 +70,10 @@ check: $(READY) ## lint, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(READY) ## put the code into its form
+format: $(READY) ## put the code into its form, and draw docs/architecture.md anew
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python docs/draw_architecture.py
 
 LOCK := uv pip compile --universal --generate-hashes --no-header --python-version 3.11 --upgrade -q
 lock: ## make the lock files anew (needs uv)

@@ -5,7 +5,10 @@
 It starts a local Nano Banana server, a local S3 server, a Prefect server and a worker, saves the blocks,
 deploys `deployments/prefect.yaml`, creates the automations, and prints where to click. Ctrl-C ends all
 of it. What it leaves behind is in `.ui/`: the bucket is the folder `.ui/s3/pictures`, and what the
-Prefect server knows is kept for the next time.
+Prefect server knows is kept for the next time, for the owner of the folder alone.
+
+Prefect's server asks for a password, and lets no web page but its own UI read its answers: whoever may
+use it may have the worker run flows.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -27,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+os.umask(0o077)  # what we and our processes write is nobody else's to read
 # Importing Prefect makes its home, and nothing may appear in the user's own.
 os.environ.setdefault("PREFECT_HOME", str(HERE.parent / ".ui"))
 
@@ -80,6 +85,7 @@ class Stack:
     Attributes:
         home: Where everything is kept.
         url: Prefect's server, whose UI a browser opens.
+        auth: What it asks for, as `user:password`.
         sandbox: The Nano Banana server.
         s3: The S3 server.
         env: The environment for processes that shall use the Prefect server.
@@ -88,6 +94,7 @@ class Stack:
 
     home: Path
     url: str
+    auth: str
     sandbox: Sandbox
     s3: LocalS3
     env: dict[str, str]
@@ -116,8 +123,11 @@ class Stack:
         """Ask Prefect's API: a GET, or a POST of a body."""
         method = "GET" if body is None else "POST"
         url = f"{self.url}/api/{path}"
+        user, _, password = self.auth.partition(":")
         for _ in range(60):
-            answer = httpx.request(method, url, json=body, timeout=60, trust_env=False)
+            answer = httpx.request(
+                method, url, json=body, auth=(user, password), timeout=60, trust_env=False
+            )
             if answer.status_code != 503:  # the database is busy, and nothing happened
                 break
             time.sleep(0.5)
@@ -129,6 +139,7 @@ class Stack:
         return {
             "ui": self.url,
             "api": f"{self.url}/api",
+            "auth": self.auth,
             "home": str(self.home),
             "deployments": self.deployments,
             "run_forms": {name: f"{pages}/{id_}/run" for name, id_ in self.deployments.items()},
@@ -168,6 +179,7 @@ def stack(
     """
     home = home.resolve()
     (home / "prefect").mkdir(parents=True, exist_ok=True)
+    home.chmod(0o700)  # an earlier version may have made it
     port, api_port, s3_port = (port, port + 1, port + 2) if port else (free_port(), 0, 0)
     url = f"http://127.0.0.1:{port}"
     for each in filter(None, (port, api_port, s3_port)):
@@ -177,7 +189,8 @@ def stack(
         sandbox = opened.enter_context(Sandbox(api_port, credits=credits, limit=SLOTS, latency=latency))
         s3 = opened.enter_context(LocalS3(home / "s3", port=s3_port))
         s3.make_bucket(BUCKET)
-        running = Stack(home, url, sandbox, s3, _environment(home, url))
+        auth = _auth(home)
+        running = Stack(home, url, auth, sandbox, s3, _environment(home, port, auth))
         server = ("server", "start", "--host", "127.0.0.1", "--port", str(port))
         process = opened.enter_context(_background(running, "server", *server))
         _wait(lambda: _answers(url), process, home / "server.log")
@@ -202,14 +215,25 @@ def _must_be_free(port: int) -> None:
             raise RuntimeError(f"port {port} cannot be used ({error.strerror}): try --port") from None
 
 
-def _environment(home: Path, url: str) -> dict[str, str]:
+def _auth(home: Path) -> str:
+    """What Prefect's server asks for; the same the next time, as the browser keeps it."""
+    path = home / "password"
+    if not path.exists():
+        path.write_text(secrets.token_urlsafe(16))
+    return f"nanobanana:{path.read_text().strip()}"
+
+
+def _environment(home: Path, port: int, auth: str) -> dict[str, str]:
     """The user's, without any other Prefect server in it."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     return {
         **env,
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_PROFILES_PATH": str(home / "prefect" / "profiles.toml"),
-        "PREFECT_API_URL": f"{url}/api",  # the server tells it to the UI, too
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",  # the server tells it to the UI, too
+        "PREFECT_API_AUTH_STRING": auth,
+        "PREFECT_SERVER_API_AUTH_STRING": auth,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -305,6 +329,7 @@ def where_to_click(running: Stack, blocks: bool) -> str:
     saved = "They are saved as blocks already." if blocks else "No block is saved yet."
     return f"""
 Prefect's UI:     {told["ui"]}
+It asks for:      {told["auth"]}
 
 Run a deployment:
 {forms}

@@ -2,7 +2,7 @@
 
     make demo
 
-What it leaves behind is in `.demo/`: the bucket is the folder `.demo/s3/pictures`.
+What it leaves behind is in `.demo/`, for its owner alone: the bucket is the folder `.demo/s3/pictures`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -18,11 +19,20 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 HOME = Path(os.environ.get("NANOBANANA_DEMO_HOME", HERE.parent / ".demo")).resolve()
 
+os.umask(0o077)  # what we and our processes write is nobody else's to read
+HOME.mkdir(parents=True, exist_ok=True)
+HOME.chmod(0o700)  # an earlier version may have made it
+AUTH = f"demo:{secrets.token_urlsafe(16)}"
+
 # Must be set before Prefect is imported. The demo keeps to itself: nothing in the home folder, no
-# telemetry, no server that is already configured.
+# telemetry, no server that is already configured. Its own server asks for a password, and lets no web
+# page read its answers.
 os.environ.update(
     PREFECT_HOME=str(HOME / "prefect"),
     PREFECT_PROFILES_PATH=str(HOME / "prefect" / "profiles.toml"),
+    PREFECT_API_AUTH_STRING=AUTH,
+    PREFECT_SERVER_API_AUTH_STRING=AUTH,
+    PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS="http://127.0.0.1",
     PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="true",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="180",
@@ -41,7 +51,7 @@ from rich.console import Console
 
 from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator, RunReport
 from prefect_nanobanana.console import live_progress, print_report
-from prefect_nanobanana.flows._images import generate_images
+from prefect_nanobanana.flows import generate_images
 from prefect_nanobanana.sandbox.s3 import LocalS3
 
 PROMPTS = HERE / "prompts" / "postcards.csv"

@@ -30,8 +30,8 @@ from prefect_nanobanana import (
     RunFailed,
     StorageError,
 )
-from prefect_nanobanana.console import live_progress, print_report
-from prefect_nanobanana.flows._images import generate_images
+from prefect_nanobanana.console import live_progress, print_error, print_report
+from prefect_nanobanana.flows import generate_images
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,7 +45,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "prompts_from",
         nargs="?",
         metavar="FILE",
-        help="a .txt, .csv or .jsonl file with prompts: a path, an s3:// address or a web address",
+        help="a .txt, .csv, .tsv, .json or .jsonl file with prompts: a path, an s3:// address or a web "
+        "address",
     )
     parser.add_argument("--prompt", action="append", default=[], help="a prompt; may be repeated")
     parser.add_argument("--bucket", required=True, help="the S3 bucket to copy the images to")
@@ -120,11 +121,11 @@ def main(argv: list[str] | None = None) -> int:
             )
     except RunFailed as error:
         print_report(error.report)
-        print(f"failed: {error}", file=sys.stderr)
+        print_error(f"failed: {error}")
         return 1
     except (InvalidInput, ApiError, StorageError, LedgerError, ValidationError) as error:
         # The flow raises these only while it looks at what it was given.
-        print(f"nothing was spent: {error}", file=sys.stderr)
+        print_error(f"nothing was spent: {error}")
         return 2
     print_report(report)
     return 0

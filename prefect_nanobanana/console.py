@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_nanobanana._common.task_names import run_name
+from prefect_nanobanana._common.text import number, visible
 from prefect_nanobanana.models import OutcomeStatus, RunReport
 from prefect_nanobanana.progress import Progress, watch_progress
 from prefect_nanobanana.report import summary
@@ -73,7 +75,7 @@ def print_report(report: RunReport, console: Console | None = None) -> None:
         console: Where to; by default the terminal.
     """
     out = console or Console()
-    table = Table(title=report.batch, title_justify="left", expand=False)
+    table = Table(title=Text(visible(report.batch)), title_justify="left", expand=False)
     table.add_column("", justify="right")
     table.add_column("prompt", overflow="ellipsis", no_wrap=True, max_width=40)
     table.add_column("status", no_wrap=True)
@@ -85,14 +87,22 @@ def print_report(report: RunReport, console: Console | None = None) -> None:
             Text(run_name(outcome.prompt.prompt)),
             Text(outcome.status, _COLORS[outcome.status]),
             str(len(outcome.images)),
-            f"{outcome.credits_used}" + (" earlier" if outcome.reused else ""),
+            number(outcome.credits_used)
+            + (" (estimate)" if outcome.credits_estimated else "")
+            + (" earlier" if outcome.reused else ""),
         )
     out.print(table)
     for outcome in report.outcomes:
         if outcome.message:
-            out.print(Text(f"{outcome.position}: {outcome.message}", _COLORS[outcome.status]))
+            out.print(Text(f"{outcome.position}: {visible(outcome.message)}", _COLORS[outcome.status]))
     out.print(Text(summary(report), "bold"))
-    out.print(Text(f"manifest: {report.manifest_uri}\ngallery:  {report.gallery_uri}"), soft_wrap=True)
+    addresses = f"manifest: {report.manifest_uri}\ngallery:  {report.gallery_uri}"
+    out.print(Text(visible(addresses)), soft_wrap=True)
+
+
+def print_error(message: str) -> None:
+    """Print why a run failed, to standard error; whatever it quotes, the terminal obeys none of it."""
+    print(visible(message), file=sys.stderr)
 
 
 def _description(progress: Progress) -> str:
@@ -105,7 +115,7 @@ def _numbers(progress: Progress) -> str:
     counts = progress.counts
     parts = [f"{counts.get('warning', 0)} warnings", f"{counts.get('failed', 0)} failed"]
     parts += [f"{counts[s]} {s}" for s in ("unknown", "skipped") if s in counts]
-    parts.append(f"{progress.credits_used} credits")
+    parts.append(f"{number(progress.credits_used)} credits")
     if progress.seconds_left is not None and progress.done < progress.prompts:
         parts.append(f"{progress.seconds_left:.0f} s left")
     return ", ".join(parts)

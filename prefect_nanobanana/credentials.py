@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
-from typing import Any
+import re
+from dataclasses import replace
+from typing import Any, Self
 from urllib.parse import urlsplit
 
+import httpx
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import ConfigDict, Field, SecretStr, field_validator
+from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from prefect_nanobanana._common.origins import Origin
 from prefect_nanobanana.client import (
     DEFAULT_BASE_URL,
     DEFAULT_REQUEST_TIMEOUT_SECONDS,
@@ -83,7 +87,8 @@ class NanoBananaCredentials(CredentialsBlock):
         default=[],
         title="Image hosts in your own network",
         description="Images are fetched over https, and from public addresses only. List host names or "
-        "addresses here that may be asked over plain http and in private networks, too.",
+        "addresses here that may be asked over plain http and in private networks, too; with port or "
+        "scheme, as http://10.0.0.7:9000, only at that.",
     )
 
     low_credits: int = Field(
@@ -96,26 +101,28 @@ class NanoBananaCredentials(CredentialsBlock):
 
     @field_validator("image_hosts")
     @classmethod
-    def _hosts_are_bare(cls, value: list[str]) -> list[str]:
-        hosts = [host.strip().strip("[]").lower() for host in value]
-        for host in hosts:
+    def _hosts_are_hosts(cls, value: list[str]) -> list[str]:
+        hosts = []
+        for host in value:
             try:
-                bare = urlsplit(f"//[{host}]" if ":" in host else f"//{host}").hostname == host
+                hosts.append(str(Origin.parse(host)))
             except ValueError:
-                bare = False
-            if not bare:
                 raise ValueError(
-                    f"{host!r} is no host: give its name or address alone, as images.example or "
-                    "10.0.0.7, without http:// and without a port"
-                )
+                    f"{host!r} is not a host: give its name or address, as images.example or 10.0.0.7, "
+                    "and scheme and port if only those are meant, as http://10.0.0.7:9000"
+                ) from None
         return hosts
 
     @field_validator("api_key")
     @classmethod
     def _key_can_be_sent(cls, value: SecretStr) -> SecretStr:
-        key = value.get_secret_value().strip()
+        key = _bare_key(value.get_secret_value())
         if not key:
             raise ValueError("the API key is empty: paste the key that starts with nb_")
+        if _MASKED.search(key):
+            raise ValueError(
+                "the API key is masked (asterisks): copy the key itself, not what a form or a dump shows"
+            )
         if key.lower().startswith("bearer"):
             raise ValueError('leave out the word "Bearer": paste only the key that starts with nb_')
         if not key.isascii() or not key.isprintable() or " " in key:
@@ -128,23 +135,37 @@ class NanoBananaCredentials(CredentialsBlock):
     @classmethod
     def _address_is_safe(cls, value: str) -> str:
         value = value.strip().rstrip("/")
+        # What urlsplit passes over is not what is sent.
+        if any(c.isspace() or not c.isprintable() or c == "\\" for c in value):
+            raise ValueError(
+                "the base URL must start with https:// and hold no blank, tab, line break or "
+                f"backslash, as {DEFAULT_BASE_URL}"
+            )
         try:
             parts = urlsplit(value)
             host, _ = parts.hostname, parts.port
-        except ValueError:
+            httpx.URL(value)
+        except (ValueError, httpx.InvalidURL):
             raise ValueError(f"the base URL is no web address: use {DEFAULT_BASE_URL}") from None
         if parts.scheme not in ("http", "https") or not host:
             raise ValueError(
                 f"the base URL must start with https:// and name a host, as {DEFAULT_BASE_URL}"
             )
-        if parts.username or parts.password or parts.query or parts.fragment:
+        if "@" in parts.netloc or "?" in value or "#" in value:
             raise ValueError("the base URL must have no user name, password, ? or #")
-        if parts.scheme == "http" and not _is_loopback(host):
+        return value
+
+    @model_validator(mode="after")
+    def _key_is_not_sent_in_clear(self) -> Self:
+        # Where a name leads to is looked at again when it is connected to.
+        parts = urlsplit(self.base_url)
+        local = _is_loopback(parts.hostname or "")
+        if parts.scheme == "http" and not local and not self._plain_http_hosts:
             raise ValueError(
                 "the base URL must start with https://, as the API key would be sent in clear; "
-                "http:// is for servers on this machine only"
+                "http:// is for servers on this machine, and for hosts that are listed under image_hosts"
             )
-        return value
+        return self
 
     @classmethod
     def from_env(cls, **settings: Any) -> NanoBananaCredentials:
@@ -178,11 +199,22 @@ class NanoBananaCredentials(CredentialsBlock):
     def trusted_hosts(self) -> list[str]:
         """Hosts that images may be fetched from over plain http, and in private networks.
 
-        These are the API's own, where everything else goes, too, and those under `image_hosts`.
+        These are the API's own, at its scheme and port, where everything else goes, too, and those under
+        `image_hosts`. The public service needs no exemption.
         """
-        own = urlsplit(self.base_url).hostname or ""
-        local = ["localhost", "127.0.0.1", "::1"] if _is_loopback(own) else []
-        return [*self.image_hosts, *local, own]
+        own = Origin.parse(self.base_url.partition("://")[0] + "://" + urlsplit(self.base_url).netloc)
+        hosts = [] if own.host == urlsplit(DEFAULT_BASE_URL).hostname else [own.host]
+        if _is_loopback(own.host):
+            hosts += [host for host in ("localhost", "127.0.0.1", "::1") if host != own.host]
+        return [*self.image_hosts, *(str(replace(own, host=host)) for host in hosts)]
+
+    @property
+    def _plain_http_hosts(self) -> list[str]:
+        """The API's own host, if the block names it among those that may be asked over plain http."""
+        parts = urlsplit(self.base_url)
+        host, port = parts.hostname or "", parts.port or 80
+        listed = (Origin.parse(text) for text in self.image_hosts)
+        return [host] if any(each.covers("http", host, port) for each in listed) else []
 
     @property
     def slots(self) -> Slots:
@@ -199,6 +231,7 @@ class NanoBananaCredentials(CredentialsBlock):
             self.base_url,
             request_timeout_seconds=self.request_timeout_seconds,
             gate=self.slots,
+            plain_http_hosts=self._plain_http_hosts,
         )
 
     def get_async_client(self) -> AsyncNanoBananaClient:
@@ -208,7 +241,24 @@ class NanoBananaCredentials(CredentialsBlock):
             self.base_url,
             request_timeout_seconds=self.request_timeout_seconds,
             gate=self.slots,
+            plain_http_hosts=self._plain_http_hosts,
         )
+
+
+_AROUND = "\"'`“”„‘’‚«»\ufeff\u200b\u200e\u2060,;"
+_NAMED = re.compile(r"(?:export\s+|set\s+|\$env:)?(?!nb_)(\w+)\s*[=:]\s*(\S.*)", re.DOTALL)
+_MASKED = re.compile(r"\*\*|[•●]|^(nb_)?\*+$")
+
+
+def _bare_key(text: str) -> str:
+    """A key without what is copied along with it: blanks, line breaks, quotes, `NAME=`."""
+    before = None
+    while text != before:
+        before, text = text, text.strip().strip(_AROUND)
+        named = _NAMED.fullmatch(text)
+        if named and ("key" in named[1].lower() or named[2].lstrip(_AROUND).startswith("nb_")):
+            text = named[2]
+    return text
 
 
 def _is_loopback(host: str) -> bool:

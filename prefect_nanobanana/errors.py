@@ -7,14 +7,17 @@ The tree is sorted by what a failure means for money, because that decides what 
     ├── ApiError                      what the API did, or did not, answer
     │   ├── NotCharged
     │   │   ├── NeverDelivered        the request did not reach the API: may be sent again
+    │   │   │   └── CertificateNotTrusted     not before the certificates are in order
     │   │   ├── Paced                 the API asks to wait: may be sent again after that
     │   │   │   ├── ConcurrencyLimitReached   429
+    │   │   │   │   └── QuotaExceeded         longer than requests are tried again: come back later
     │   │   │   └── ServerBusy                503, refunded
     │   │   └── Rejected              refused for good: sending it again changes nothing
     │   │       ├── BadRequest                400 and other 4xx
     │   │       ├── AuthenticationFailed      401
     │   │       ├── CreditsUsedUp             402
-    │   │       └── AccessNotEnabled          403
+    │   │       ├── AccessNotEnabled          403
+    │   │       └── ModelNotAllowed           403 for this model alone: it needs another plan
     │   └── UnknownOutcome            the request left, no usable answer came: maybe charged,
     │       │                         never sent again by default
     │       ├── AnswerNotUnderstood   an answer came, but it cannot be read
@@ -35,6 +38,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from prefect_nanobanana._common.text import visible
+
 __all__ = [
     "AccessNotEnabled",
     "AnswerNotUnderstood",
@@ -43,15 +48,18 @@ __all__ = [
     "BadRequest",
     "BooksDoNotBalance",
     "BucketNotUsable",
+    "CertificateNotTrusted",
     "ConcurrencyLimitReached",
     "CreditsUsedUp",
     "ImageNotCopied",
     "InvalidInput",
     "LedgerError",
+    "ModelNotAllowed",
     "NanoBananaError",
     "NeverDelivered",
     "NotCharged",
     "Paced",
+    "QuotaExceeded",
     "Rejected",
     "RunFailed",
     "ServerBusy",
@@ -60,6 +68,9 @@ __all__ = [
     "StoreRefuses",
     "UnknownOutcome",
 ]
+
+MAX_PROBLEMS = 20
+"""Shown at once: who has made one mistake in 20,000 lines reads of 20."""
 
 
 class NanoBananaError(Exception):
@@ -70,12 +81,16 @@ class InvalidInput(NanoBananaError, ValueError):
     """A prompt, file or parameter is wrong; found before any credit was spent.
 
     Args:
-        problems: One sentence each: the place (file, line, field), what is wrong, and the cure.
+        *problems: One sentence each: the place (file, line, field), what is wrong, and the cure. So many
+            as `MAX_PROBLEMS` are kept; control characters are escaped.
     """
 
     def __init__(self, *problems: str) -> None:
-        self.problems: tuple[str, ...] = problems
-        super().__init__(*problems)
+        shown = [visible(problem) for problem in problems[:MAX_PROBLEMS]]
+        if len(problems) > MAX_PROBLEMS:
+            shown.append(f"and {len(problems) - MAX_PROBLEMS} more")
+        self.problems: tuple[str, ...] = tuple(shown)
+        super().__init__(*shown)
 
     def __str__(self) -> str:
         if len(self.problems) == 1:
@@ -126,6 +141,10 @@ class NeverDelivered(NotCharged):
     """The request never reached the API: connection refused, DNS or TLS failure."""
 
 
+class CertificateNotTrusted(NeverDelivered):
+    """The server's certificate is not trusted on this machine; trying again changes nothing."""
+
+
 class Paced(NotCharged):
     """The API asks to wait and try again."""
 
@@ -153,6 +172,13 @@ class ConcurrencyLimitReached(Paced):
         self.active = active
 
 
+class QuotaExceeded(ConcurrencyLimitReached):
+    """429 that asks to wait longer than requests are tried again, as when a daily quota is used up.
+
+    Final at once, and no other prompt of the run will do better; the message says when to come back.
+    """
+
+
 class ServerBusy(Paced):
     """503 in async mode: the API is busy; credits are refunded."""
 
@@ -177,11 +203,30 @@ class AccessNotEnabled(Rejected):
     """403: the account is not enabled for the API."""
 
 
+class ModelNotAllowed(Rejected):
+    """403 for one model that needs another plan; prompts for other models are not concerned."""
+
+
 class UnknownOutcome(ApiError):
     """The request was sent and maybe charged, but its outcome is not known.
 
     A time-out, a cut connection, 500, 502, 504, or a proxy's page. Sending it again may pay twice.
+
+    Args:
+        message: What happened.
+        body_excerpt: What came, as far as it may hold the address of something paid: at most 2,000
+            characters, without the API key; addresses in it may be signed. None if nothing did.
+        **details: As for `ApiError`.
     """
+
+    def __init__(self, message: str, *, body_excerpt: str | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.body_excerpt = body_excerpt
+
+    def learn(self, *, generation_id: str | None = None, body_excerpt: str | None = None) -> None:
+        """Take in what was found out besides; what is known already stays."""
+        self.generation_id = self.generation_id or generation_id
+        self.body_excerpt = self.body_excerpt or body_excerpt
 
 
 class AnswerNotUnderstood(UnknownOutcome):

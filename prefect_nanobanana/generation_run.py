@@ -8,7 +8,7 @@ from prefect.blocks.abstract import JobRun
 
 from prefect_nanobanana._common.dispatch import async_dispatch
 from prefect_nanobanana.credentials import NanoBananaCredentials
-from prefect_nanobanana.models import DEFAULT_MODEL, Generation, Submission
+from prefect_nanobanana.models import DEFAULT_MODEL, Generation, Mode, Submission
 
 
 class GenerationRun(JobRun[Generation]):
@@ -22,6 +22,7 @@ class GenerationRun(JobRun[Generation]):
         submission: What the API answered, if it is at hand.
         result: The generation, if it has ended already.
         model: The model that was asked, if there is no submission.
+        mode: How it was asked, if there is no submission.
     """
 
     def __init__(
@@ -32,12 +33,13 @@ class GenerationRun(JobRun[Generation]):
         submission: Submission | None = None,
         result: Generation | None = None,
         model: str = DEFAULT_MODEL,
+        mode: Mode = "async",
     ) -> None:
         self.credentials = credentials
         self.generation_id = generation_id
         # One made from an id alone may have ended long ago, so the API is asked at once.
         self._submitted_at = time.time() if submission else None
-        self._submission = submission or Submission(generation_id=generation_id, model=model)
+        self._submission = submission or Submission(generation_id=generation_id, model=model, mode=mode)
         self._result = result
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from prefect_nanobanana.models import (
     Submission,
     clean_reference_urls,
     describe_errors,
+    prompt_problems,
 )
 
 
@@ -134,22 +136,31 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
                 "to sync or async"
             )
         references = given.reference_image_urls
-        return ImageRequest(
+        request = ImageRequest(
             prompt=given.prompt,
             model=given.model or self.model,
             aspect_ratio=given.aspect_ratio or self.aspect_ratio,
             quantity=quantity,
             reference_image_urls=tuple(self.reference_image_urls if references is None else references),
         )
+        if problems := prompt_problems(request):
+            raise InvalidInput(*problems)
+        return request
 
     def generate(
-        self, prompt: str | ImagePrompt, *, hooks: GenerationHooks | None = None, **overrides: Any
+        self,
+        prompt: str | ImagePrompt,
+        *,
+        hooks: GenerationHooks | None = None,
+        witness: GenerationHooks | None = None,
+        **overrides: Any,
     ) -> Generation:
         """Have images made. Costs credits, whether images come of it or not.
 
         Args:
             prompt: The text, or a prompt with settings of its own.
             hooks: Is told before a request leaves, and what came of it.
+            witness: The former name of `hooks`; goes with the next version.
             **overrides: `model`, `aspect_ratio`, `quantity`, `reference_image_urls`.
 
         Returns:
@@ -160,12 +171,17 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
             NotCharged: If the API refused it, or was not reached for as long as the client tries.
             UnknownOutcome: If no usable answer came; maybe charged, and not sent again.
         """
-        request = self.request(prompt, **overrides)
+        told, request = _hooks(hooks, witness), self.request(prompt, **overrides)
         with self.credentials.get_client() as client:
-            return client.generate(**dict(request), mode=self.mode, hooks=hooks)
+            return client.generate(**dict(request), mode=self.mode, hooks=told)
 
     async def agenerate(
-        self, prompt: str | ImagePrompt, *, hooks: GenerationHooks | None = None, **overrides: Any
+        self,
+        prompt: str | ImagePrompt,
+        *,
+        hooks: GenerationHooks | None = None,
+        witness: GenerationHooks | None = None,
+        **overrides: Any,
     ) -> Generation:
         """Have images made, from async code; see `generate`.
 
@@ -174,9 +190,9 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
             NotCharged: If the API refused it, or was not reached for as long as the client tries.
             UnknownOutcome: If no usable answer came; maybe charged, and not sent again.
         """
-        request = self.request(prompt, **overrides)
+        told, request = _hooks(hooks, witness), self.request(prompt, **overrides)
         async with self.credentials.get_async_client() as client:
-            return await client.generate(**dict(request), mode=self.mode, hooks=hooks)
+            return await client.generate(**dict(request), mode=self.mode, hooks=told)
 
     async def atrigger(self, prompt: str | ImagePrompt, **overrides: Any) -> GenerationRun:
         """Begin a generation in async mode, from async code; see `trigger`.
@@ -218,6 +234,7 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
         *,
         elapsed_seconds: float | None = None,
         hooks: GenerationHooks | None = None,
+        witness: GenerationHooks | None = None,
     ) -> Generation:
         """Wait for the end of a generation that was begun earlier. Costs nothing.
 
@@ -225,20 +242,23 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
             submission: What was submitted.
             elapsed_seconds: How long ago that was, in seconds, if it is known.
             hooks: Is told of the end.
+            witness: The former name of `hooks`; goes with the next version.
 
         Raises:
             StillRunning: If it has not ended in time.
         """
+        told = _hooks(hooks, witness)
         with self.credentials.get_client() as client:
-            return client.wait(submission, elapsed_seconds=elapsed_seconds, hooks=hooks)
+            return client.wait(submission, elapsed_seconds=elapsed_seconds, hooks=told)
 
-    def generation_run(self, generation_id: str) -> GenerationRun:
+    def generation_run(self, generation_id: str, mode: Mode = "async") -> GenerationRun:
         """Return the run of a generation that was begun earlier, on any machine.
 
         Args:
             generation_id: The API's id of it.
+            mode: How it was asked; `trigger` asks in async mode.
         """
-        return GenerationRun(self.credentials, generation_id, model=self.model)
+        return GenerationRun(self.credentials, generation_id, model=self.model, mode=mode)
 
     def _run_of(self, found: Submission | Generation) -> GenerationRun:
         if isinstance(found, Submission):
@@ -272,3 +292,9 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
                 return None
             total += cost
         return total
+
+
+def _hooks(hooks: GenerationHooks | None, witness: GenerationHooks | None) -> GenerationHooks | None:
+    if witness is not None:
+        warnings.warn("witness= is called hooks= now", FutureWarning, stacklevel=3)
+    return hooks or witness

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
+from unicodedata import normalize
 from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from prefect_nanobanana._common.characters import is_word_character
 
 Kind = Literal["image", "page", "record"]
 """What an object is: an image, the gallery page, or a record or manifest."""
@@ -99,6 +101,8 @@ class StorageOptions(BaseModel):
     @field_validator("tags")
     @classmethod
     def _tags_are_few(cls, value: dict[str, str]) -> dict[str, str]:
+        # Macs write é in another way than all others.
+        value = {normalize("NFC", name): normalize("NFC", text) for name, text in value.items()}
         if len(value) > MAX_TAGS:
             raise ValueError(f"S3 takes at most {MAX_TAGS} tags, and here are {len(value)}")
         for name, text in value.items():
@@ -107,7 +111,7 @@ class StorageOptions(BaseModel):
                     f"the tag {name[:40]!r} is empty or too long: S3 takes names of 1 to 128 "
                     "characters and values of up to 256"
                 )
-            if not re.fullmatch(r"[\w +\-=.:/@]*", name + text):
+            if not all(is_word_character(c) or c in " +-=._:/@" for c in name + text):
                 raise ValueError(
                     f"the tag {name!r} holds characters that S3 does not take: use letters, digits, "
                     "spaces and + - = . _ : / @"

@@ -1,11 +1,12 @@
 """Tasks for anybody's flows, sync or async.
 
 None of them is retried after a request that may have been charged, whatever `retries` a flow asks
-for: the retry condition says no.
+for: the retry condition says no. Where flows and tasks above are retried, a ledger keeps what was paid.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, task
 
 from prefect_nanobanana._common.task_names import named_by_prompt
+from prefect_nanobanana._task_ledger import begin_call
 from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.errors import ImageNotCopied, NeverDelivered, Paced
 from prefect_nanobanana.generator import NanoBananaGenerator
@@ -37,9 +39,19 @@ def retry_only_if_not_charged(_task: Task[Any, Any], _run: TaskRun, state: State
     task_run_name=named_by_prompt,
     retries=0,
     retry_condition_fn=retry_only_if_not_charged,
+    cache_policy=NO_CACHE,
 )
 def generate_image(prompt: str | ImagePrompt, generator: NanoBananaGenerator) -> Generation:
     """Have images made for a prompt. Costs credits, whether images come of it or not.
+
+    In a flow, or in a task around it, each call is noted in Prefect's result storage before it is sent.
+    When Prefect retries this task, a task around it or a flow above, a call that was answered returns
+    that answer and one with an unknown outcome raises it again, neither being sent; what was not charged
+    is sent. That needs the attempts to share the storage: on other machines, name a `result_storage`.
+    A call outside of any flow or task, or of `generate_image.fn`, is not noted.
+
+    There is no cache by default: equal prompts in one run are asked, and paid, once per call, in a loop
+    as with `.submit` and `.map`.
 
     Args:
         prompt: The text, or a prompt with settings of its own.
@@ -50,10 +62,20 @@ def generate_image(prompt: str | ImagePrompt, generator: NanoBananaGenerator) ->
 
     Raises:
         InvalidInput: If a value is wrong; nothing was sent.
+        LedgerError: If the result storage cannot be read and written; nothing was sent.
         NotCharged: If the API refused it, or was not reached for as long as the client tries.
-        UnknownOutcome: If no usable answer came; maybe charged, and never sent again.
+        UnknownOutcome: If no usable answer came; maybe charged, and not sent again in this run.
     """
-    return generator.generate(prompt)
+    ledger = begin_call(generator, prompt)
+    if ledger is None:
+        return generator.generate(prompt)
+    found = ledger.found()
+    if isinstance(found, Generation):
+        return found
+    with ledger.watching():
+        if found is not None:
+            return generator.wait(found, hooks=ledger)
+        return generator.generate(prompt, hooks=ledger)
 
 
 @task(
@@ -61,16 +83,28 @@ def generate_image(prompt: str | ImagePrompt, generator: NanoBananaGenerator) ->
     task_run_name=named_by_prompt,
     retries=0,
     retry_condition_fn=retry_only_if_not_charged,
+    cache_policy=NO_CACHE,
 )
 async def agenerate_image(prompt: str | ImagePrompt, generator: NanoBananaGenerator) -> Generation:
     """Have images made for a prompt, from an async flow; see `generate_image`.
 
     Raises:
         InvalidInput: If a value is wrong; nothing was sent.
+        LedgerError: If the result storage cannot be read and written; nothing was sent.
         NotCharged: If the API refused it, or was not reached for as long as the client tries.
-        UnknownOutcome: If no usable answer came; maybe charged, and never sent again.
+        UnknownOutcome: If no usable answer came; maybe charged, and not sent again in this run.
     """
-    return await generator.agenerate(prompt)
+    ledger = await asyncio.to_thread(begin_call, generator, prompt)
+    if ledger is None:
+        return await generator.agenerate(prompt)
+    found = ledger.found()
+    if isinstance(found, Generation):
+        return found
+    with ledger.watching():
+        if found is not None:
+            async with generator.credentials.get_async_client() as client:
+                return await client.wait(found, hooks=ledger)
+        return await generator.agenerate(prompt, hooks=ledger)
 
 
 @task(name="copy_image_to_s3", retry_condition_fn=retry_only_if_not_charged)

@@ -8,7 +8,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,14 @@ from pydantic import SecretStr  # noqa: E402
 
 from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator, RunFailed, RunReport  # noqa: E402
 from prefect_nanobanana._common import backoff as pace  # noqa: E402
-from prefect_nanobanana.batch import _ledger as ledger  # noqa: E402
-from prefect_nanobanana.batch import _settling  # noqa: E402
-from prefect_nanobanana.client import _core, _polling  # noqa: E402
-from prefect_nanobanana.flows._images import generate_images  # noqa: E402
+from prefect_nanobanana.batch._timing import Timing, current_timing, use_timing  # noqa: E402
+from prefect_nanobanana.client import _timings  # noqa: E402
+from prefect_nanobanana.flows import generate_images  # noqa: E402
 from prefect_nanobanana.sandbox import Sandbox  # noqa: E402
 from prefect_nanobanana.sandbox.s3 import LocalS3  # noqa: E402
 from prefect_nanobanana.slots import _account as slots  # noqa: E402
 
-pytest_plugins = ["prefect_nanobanana.sandbox.fixtures", "pytester", "killing", "deployed"]
+pytest_plugins = ["prefect_nanobanana.sandbox.fixtures", "pytester", "killing", "deployed", "clients"]
 BUCKET = "pictures"
 
 
@@ -105,14 +105,12 @@ def harness() -> Iterator[None]:
             yield
 
 
-QUICK: list[tuple[Any, str, float]] = [
+QUICK_CLIENT = _timings.Timings(
+    first_poll=0.05, poll_every=0.1, close_poll=0.05, settle_for=0.3, first_delay=0.01
+)
+QUICK: list[tuple[Any, str, Any]] = [
+    (_timings, "DEFAULT", QUICK_CLIENT),
     (pace, "FIRST_DELAY_SECONDS", 0.01),
-    (_polling, "FIRST_POLL_SECONDS", 0.05),
-    (_polling, "POLL_EVERY_SECONDS", 0.1),
-    (_polling, "CLOSE_POLL_SECONDS", 0.05),
-    (_settling, "SETTLE_AFTER_SECONDS", 0.0),
-    (_core, "SETTLE_FOR_SECONDS", 0.3),
-    (ledger, "CLAIM_SECONDS", 0.0),
 ]
 """Waiting shows nothing: the pace without the waiting, but for what servers ask for."""
 
@@ -133,11 +131,27 @@ def quick() -> Iterator[None]:
             yield
 
 
+AT_ONCE = Timing(claim=0.0, settle_after=0.0, await_other_for=0.0, look_again_after=0.05)
+
+
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for module, name, seconds in QUICK:
         monkeypatch.setattr(module, name, seconds)
     monkeypatch.setattr(slots, "prefect_is_in_use", lambda: False)
+    with use_timing(AT_ONCE):
+        yield
+
+
+@pytest.fixture
+def waiting() -> Iterator[Callable[..., None]]:
+    """Has runs wait for longer than the tests' own `AT_ONCE`, as `waiting(claim=1.0)`."""
+    with ExitStack() as stack:
+
+        def wait(**seconds: float) -> None:
+            stack.enter_context(use_timing(replace(current_timing(), **seconds)))
+
+        yield wait
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from prefect_nanobanana import (
     NanoBananaCredentials,
     NanoBananaGenerator,
 )
-from prefect_nanobanana.client._client import DEFAULT_BASE_URL
+from prefect_nanobanana.client import DEFAULT_BASE_URL
 from prefect_nanobanana.sandbox import Sandbox
 
 SECRET = "nb_hush-hush"

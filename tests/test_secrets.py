@@ -12,7 +12,7 @@ from prefect_aws import S3Bucket
 from pydantic import SecretStr
 
 from prefect_nanobanana import NanoBananaGenerator, RunFailed
-from prefect_nanobanana.flows._images import generate_images
+from prefect_nanobanana.flows import generate_images
 from prefect_nanobanana.sandbox import Sandbox
 from prefect_nanobanana.sandbox.s3 import LocalS3
 

@@ -163,7 +163,8 @@ def ours(work: Work, stack: ExitStack) -> Run:
 
 def _learn(bucket: ObjectStore) -> None:
     """Learn whether the store honours conditional writes, as a flow does with its first prompt."""
-    from prefect_nanobanana.batch._ledger import Ledger, Record
+    from prefect_nanobanana.batch import Ledger
+    from prefect_nanobanana.batch._record import Record
     from prefect_nanobanana.models import ImagePrompt, ImageRequest
 
     prompt = ImagePrompt(prompt=WARM_UP)
@@ -182,7 +183,7 @@ def flow(work: Work, _: ExitStack) -> Run:
     from pydantic import SecretStr
 
     from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator
-    from prefect_nanobanana.flows._images import generate_images
+    from prefect_nanobanana.flows import generate_images
 
     credentials = NanoBananaCredentials(
         api_key=SecretStr("nb_bench"), base_url=work.api_url, max_concurrent_requests=THREADS

@@ -25,7 +25,7 @@ from prefect_aws.client_parameters import AwsClientParameters
 from pydantic import SecretStr
 
 from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator
-from prefect_nanobanana.flows._images import generate_images
+from prefect_nanobanana.flows import generate_images
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

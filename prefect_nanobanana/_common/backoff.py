@@ -6,10 +6,18 @@ import random
 import time
 from collections.abc import Callable
 
-from prefect_nanobanana.errors import NanoBananaError, NeverDelivered, Paced
+from prefect_nanobanana.errors import (
+    CertificateNotTrusted,
+    NanoBananaError,
+    NeverDelivered,
+    Paced,
+    QuotaExceeded,
+)
 
 FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 20.0
+_FINAL = (CertificateNotTrusted, QuotaExceeded)
+"""Trying these again would take longer than anybody waits, whatever they are a kind of."""
 
 
 class Backoff:
@@ -19,6 +27,8 @@ class Backoff:
         budget_seconds: For how long after the first failure it may be tried again.
         again: The causes that may be tried again; by default those for which the API's error table
             says that nothing was charged and that trying again may help.
+        first: The first delay in seconds, where the API asks for none; each further one is longer.
+        longest: The longest such delay in seconds.
         clock: For tests.
     """
 
@@ -26,10 +36,14 @@ class Backoff:
         self,
         budget_seconds: float,
         again: tuple[type[NanoBananaError], ...] = (NeverDelivered, Paced),
+        first: float | None = None,
+        longest: float = LONGEST_DELAY_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._budget = budget_seconds
         self._again = again
+        self._first = FIRST_DELAY_SECONDS if first is None else first
+        self._longest = longest
         self._clock = clock
         self._until: float | None = None
         self._tries = 0
@@ -47,18 +61,18 @@ class Backoff:
         Raises:
             NanoBananaError: The failure itself, if it must not be tried again or the budget is spent.
         """
-        if not isinstance(error, self._again):
+        if not isinstance(error, self._again) or isinstance(error, _FINAL):
             raise error
         now = self._clock()
         if self._until is None:
             self._until = now + self._budget
         asked: float | None = getattr(error, "retry_after_seconds", None)
         if asked is None:
-            delay = min(FIRST_DELAY_SECONDS * 2.0**self._tries, LONGEST_DELAY_SECONDS)
+            delay = min(self._first * 2.0**self._tries, self._longest)
             delay *= random.uniform(0.5, 1.0)
         else:
             # A server that asks for no wait at all is not asked as fast as it can answer.
-            delay = max(asked, FIRST_DELAY_SECONDS) + random.uniform(0, 0.1)
+            delay = max(asked, self._first) + random.uniform(0, 0.1)
         self._tries += 1
         if now + delay > self._until:
             raise error

@@ -22,20 +22,23 @@ def retry_after_seconds(headers: Mapping[str, str], now: datetime | None = None)
     Returns:
         Seconds from now, never negative; None if the header is absent or cannot be read.
     """
-    value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
+    value = headers.get("retry-after", "").strip()[:100]
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", value, re.ASCII):
         return float(value)
     moment = _moment(value)
     if moment is None:
         return None
     # The server's own clock says how far away that is; ours may differ.
-    now = now or _moment(headers.get("date", "")) or datetime.now(UTC)
-    return max(0.0, (moment - now).total_seconds())
+    now = now or _moment(headers.get("date", "")[:100]) or datetime.now(UTC)
+    try:
+        return max(0.0, (moment - now).total_seconds())
+    except OverflowError:  # an odd zone at the edge of the calendar
+        return None
 
 
 def _moment(value: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, IndexError, AttributeError):  # odd dates and zones
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

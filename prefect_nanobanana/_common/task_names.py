@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from prefect.runtime import task_run
 
+from prefect_nanobanana._common.text import shortened, visible
+
+RUN_NAME_CHARACTERS = 60
+
 
 def run_name(text: str) -> str:
     """A task run's name for a prompt: one short line."""
-    line = " ".join(text.split())
-    return line if len(line) <= 60 else line[:57].rstrip() + "..."
+    return shortened(visible(" ".join(text.split())), RUN_NAME_CHARACTERS)
 
 
 def named_by_prompt() -> str:

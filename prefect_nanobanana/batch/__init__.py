@@ -1,37 +1,17 @@
 """One batch of prompts: what is asked, paid and stored."""
 
-from prefect_nanobanana.batch._budget import Budget
-from prefect_nanobanana.batch._job import Again, Job, make_outcome, outcome_of_record
-from prefect_nanobanana.batch._ledger import (
-    Claimed,
-    Ledger,
-    Record,
-    batches_with_records,
-    check_batch,
-    prompt_keys,
-)
-from prefect_nanobanana.batch._plan import plan
-from prefect_nanobanana.batch._prompts import Listed, gather_prompts
-from prefect_nanobanana.batch._runner import CEILING_REACHED, URL_LIFETIME_DAYS, Run
-from prefect_nanobanana.batch._settling import SETTLE_AFTER_SECONDS
+from prefect_nanobanana.batch._ledger import Ledger
+from prefect_nanobanana.batch._outcomes import recorded_outcomes
+from prefect_nanobanana.batch._pending import plan_pending
+from prefect_nanobanana.batch._plan import make_plan
+from prefect_nanobanana.batch._prompts import gather_prompts
+from prefect_nanobanana.batch._runner import Runner
 
 __all__ = [
-    "CEILING_REACHED",
-    "SETTLE_AFTER_SECONDS",
-    "URL_LIFETIME_DAYS",
-    "Again",
-    "Budget",
-    "Claimed",
-    "Job",
     "Ledger",
-    "Listed",
-    "Record",
-    "Run",
-    "batches_with_records",
-    "check_batch",
+    "Runner",
     "gather_prompts",
-    "make_outcome",
-    "outcome_of_record",
-    "plan",
-    "prompt_keys",
+    "make_plan",
+    "plan_pending",
+    "recorded_outcomes",
 ]

@@ -4,52 +4,95 @@ from __future__ import annotations
 
 import threading
 
-from prefect_nanobanana.models import Credits
+from prefect_nanobanana.batch._prices import Prices
+from prefect_nanobanana.models import Credits, ImageRequest
 
 
 class Budget:
     """Keeps a run at or below its ceiling, however many requests are under way at once.
 
+    Credits are set aside when a prompt's turn comes, and once more, at the price that is known then,
+    when its request leaves: answers may have told another price meanwhile. While no answer has
+    confirmed a model's price, several times of it are set aside, unless the request is the only one
+    under way.
+
     Args:
         ceiling: The most that the run may spend, in credits; None for no bound.
+        prices: What requests cost.
     """
 
-    def __init__(self, ceiling: Credits | None) -> None:
+    def __init__(self, ceiling: Credits | None, prices: Prices) -> None:
         self._ceiling = ceiling
-        self._spent: Credits = 0
-        self._reserved: Credits = 0
-        self._settled = threading.Condition()
+        self._prices = prices
+        self._total: Credits = 0
+        self._spent: dict[int, Credits] = {}
+        self._waiting: dict[int, ImageRequest] = {}
+        self._sent: dict[int, ImageRequest] = {}
+        self._changed = threading.Condition()
 
-    def reserve(self, cost: Credits) -> bool:
-        """Set credits aside for a request.
-
-        Waits while requests under way might yet turn out not to be charged.
+    def reserve(self, position: int, request: ImageRequest) -> bool:
+        """Set credits aside for a prompt. Waits while what is under way might turn out to be free.
 
         Args:
-            cost: What it will cost, in credits.
+            position: The prompt's place in the list.
+            request: What is to be asked for.
 
         Returns:
             False if it does not fit below the ceiling.
         """
-        with self._settled:
-            if self._ceiling is None:
-                return True
-            while self._spent + cost <= self._ceiling:
-                if self._spent + self._reserved + cost <= self._ceiling:
-                    self._reserved += cost
-                    return True
-                self._settled.wait()
-            return False
+        return self._fits(position, request, self._waiting, (self._waiting, self._sent))
 
-    def settle(self, cost: Credits, spent: Credits) -> None:
-        """Turn what was set aside into what was spent: the worst where that is not known.
+    def confirm(self, position: int, request: ImageRequest) -> bool:
+        """Set credits aside for a request that is about to leave, at the price that is known now.
+
+        Waits, too, but only for requests that have left: they end by themselves.
+
+        Returns:
+            False if it does not fit below the ceiling any more.
+        """
+        with self._changed:
+            self._waiting.pop(position, None)
+            self._sent.pop(position, None)
+        return self._fits(position, request, self._sent, (self._sent,))
+
+    def settle(self, position: int, spent: Credits) -> None:
+        """Say what a prompt has cost the run so far, or may have: the worst where that is not known.
 
         Args:
-            cost: What was set aside, in credits.
-            spent: What was charged, or may have been.
+            position: The prompt's place in the list.
+            spent: In credits, all its requests of this run together.
         """
-        with self._settled:
-            if self._ceiling is not None:
-                self._reserved -= cost
-                self._spent += spent
-                self._settled.notify_all()
+        with self._changed:
+            self._waiting.pop(position, None)
+            self._sent.pop(position, None)
+            self._total += spent - self._spent.get(position, 0)
+            self._spent[position] = spent
+            self._changed.notify_all()
+
+    def _fits(
+        self,
+        position: int,
+        request: ImageRequest,
+        own: dict[int, ImageRequest],
+        counted: tuple[dict[int, ImageRequest], ...],
+    ) -> bool:
+        if self._ceiling is None:
+            return True
+        with self._changed:
+            # Requests are set aside, not amounts: what they may cost is corrected while they are.
+            while self._total + (self._prices.of(request) or 0) <= self._ceiling:
+                under_way = [*(other for each in counted for other in each.values())]
+                wanted = sum(self._prices.at_worst(r) or 0 for r in (*under_way, request))
+                if not under_way or self._total + wanted <= self._ceiling:
+                    own[position] = request
+                    return True
+                self._changed.wait()
+            return False
+
+    def suspend(self, position: int) -> None:
+        """A request was not charged, and waits until it may be sent again."""
+        with self._changed:
+            request = self._sent.pop(position, None)
+            if request is not None:
+                self._waiting[position] = request
+            self._changed.notify_all()

@@ -1,147 +1,83 @@
 """What was asked, paid and stored: one record per prompt of a batch, in S3 beside the images.
 
 A record is written before the request that may be charged leaves, and after every step that
-follows, so that whatever dies when, the next run of the batch knows what was paid:
+follows, so that whatever dies when, the next run of the batch knows what was paid. `_record.py` has
+the states.
 
-    planned      never asked: ask
-    asked        a request left, no answer was recorded: maybe paid, never asked again
-    submitted    the API has begun it and named it: ask for its end, which costs nothing
-    not_charged  asked, and the API said that it charged nothing: ask
-    generated    paid, images wait at their URLs: copy them
-    stored       paid, all images are in S3: nothing to do
-    warning      paid, refused by the safety check: nothing to do
-    failed       paid, no image: nothing to do, unless the API said that it cost nothing
-    unknown      asked, no usable answer came: maybe paid, never asked again
-    lost         paid, but its images were gone before they were copied: nothing to do
-
-A record that cannot be read is never taken for one that is not there: the run stops.
+A record that cannot be read is never taken for one that is not there: the run stops. What is read is
+checked as input from strangers, as whoever may write the bucket may have written it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from prefect_nanobanana.errors import (
-    BucketNotUsable,
-    InvalidInput,
-    LedgerError,
-    NanoBananaError,
-    StorageError,
-)
-from prefect_nanobanana.models import Credits, Generation, ImagePrompt, ImageRequest, StoredImage
+from prefect_nanobanana._common.backoff import Backoff
+from prefect_nanobanana._common.untrusted import is_below
+from prefect_nanobanana.batch._keys import check_batch, existing_batch
+from prefect_nanobanana.batch._record import Record, read_record
+from prefect_nanobanana.batch._timing import Timing, current_timing
+from prefect_nanobanana.errors import BucketNotUsable, LedgerError, NanoBananaError, StorageError
 from prefect_nanobanana.s3 import POOL_CONNECTIONS, ObjectStore, PreconditionFailed
 
-State = Literal[
-    "planned",
-    "asked",
-    "submitted",
-    "not_charged",
-    "generated",
-    "stored",
-    "warning",
-    "failed",
-    "unknown",
-    "lost",
-]
-_MAX_BATCH_CHARACTERS = 200
-CLAIM_SECONDS = 0.2
-"""How long after a claim it is looked at again, on stores without conditional writes."""
-_CLAIMED = "another run of this batch is asking for it at this moment: run the batch again later"
-
-
-class Record(BaseModel):
-    """What is known of one prompt of a batch.
-
-    Attributes:
-        version: Of this format.
-        key: The prompt's key.
-        prompt: As it was given.
-        request: What the API was, or will be, asked.
-        position: Its place in the list that named it last, from 1; plays no part in the key.
-        state: How far it got.
-        asked_at: When the last request left.
-        asked_by: The flow run that sent it.
-        attempt: Tells that request from all others.
-        generation: What the API answered.
-        generation_id: The id by which its end can be asked for, once an answer named it.
-        credits_used: What it cost; an estimate where `generation.credits_used` is None.
-        credits_before: What earlier requests for the same cost, before it was asked again on request.
-        offset: How many images those earlier requests yielded; places are counted on from there.
-        images: What is in S3, by place: that of its URL in the generation, from 1, plus the offset.
-        thumbnails: Small pictures as `data:` URLs, by the same places.
-        message: Why, for everything that is not well.
-        updated_at: When this was written.
-    """
-
-    model_config = ConfigDict(extra="ignore")
-
-    version: int = 1
-    key: str
-    prompt: ImagePrompt
-    request: ImageRequest
-    position: int | None = None
-    state: State = "planned"
-    asked_at: datetime | None = None
-    asked_by: str | None = None
-    attempt: str | None = None
-    generation: Generation | None = None
-    generation_id: str | None = None
-    credits_used: Credits = 0
-    credits_before: Credits = 0
-    offset: int = 0
-    images: dict[int, StoredImage] = {}
-    thumbnails: dict[int, str] = {}
-    message: str | None = None
-    updated_at: datetime | None = None
-
-    @property
-    def safe_to_send(self) -> bool:
-        """Whether asking cannot pay twice."""
-        told = self.generation.credits_used if self.generation else None
-        return self.state in ("planned", "not_charged") or (self.state == "failed" and told == 0)
-
-    @property
-    def can_be_polled(self) -> bool:
-        """Whether the API can be asked, at no cost, what became of it."""
-        return self.state in ("submitted", "unknown") and self.generation_id is not None
-
-    @property
-    def missing(self) -> dict[int, str]:
-        """The image URLs that are not in S3 yet, by place."""
-        urls = self.generation.image_urls if self.generation else ()
-        return {n: url for n, url in enumerate(urls, self.offset + 1) if n not in self.images}
+_WRITE_TRIES = 5
+_CLAIMED = "another run of this batch is asking for it at this moment"
 
 
 class Claimed(NanoBananaError):
     """Another run of the batch has this prompt in hand."""
 
 
+class _Overtaken(LedgerError):
+    """Another run of the batch has sent a request for the same prompt, and written its record."""
+
+
 class Ledger:
     """The records of one batch.
 
     Args:
-        bucket: Where they are.
+        store: Where they are.
         batch: The batch's name.
         flow_run: Goes into the records, to tell who asked.
+        timing: How long it waits.
     """
 
-    def __init__(self, bucket: ObjectStore, batch: str, flow_run: str | None = None) -> None:
-        self.bucket = bucket
+    def __init__(
+        self,
+        store: ObjectStore,
+        batch: str,
+        flow_run: str | None = None,
+        timing: Timing | None = None,
+    ) -> None:
+        self.store = store
         self.batch = batch
         self.flow_run = flow_run
+        self._timing = timing or current_timing()
         self._versions: dict[str, str] = {}
         self._attempts: dict[str, str | None] = {}
+        self._refused = False
+
+    @classmethod
+    def open(cls, store: ObjectStore, batch: str, flow_run: str | None = None) -> Ledger:
+        """Open the ledger of a batch that a person has named.
+
+        Raises:
+            InvalidInput: If the name cannot name a batch.
+            StorageError: If the bucket cannot be listed.
+        """
+        return cls(store, existing_batch(check_batch(batch), store), flow_run)
+
+    def exists(self) -> bool:
+        """Whether the batch has any record."""
+        return bool(self._known())
+
+    def key(self, *parts: str) -> str:
+        """Join parts below the batch's folder."""
+        return self.store.key(self.batch, *parts)
 
     def read(self, wanted: Iterable[str]) -> dict[str, Record]:
         """Read the records that there are of some prompts.
@@ -163,14 +99,47 @@ class Ledger:
         """Read the records of the batch that are not of these prompts; see `read`."""
         return self._read_all(sorted(self._known() - set(wanted)))
 
+    def read_again(self, key: str) -> Record | None:
+        """Read one record as it is now.
+
+        Raises:
+            BucketNotUsable: If the bucket does not let itself be read.
+            LedgerError: If it cannot be read.
+        """
+        record = self._find(key)
+        if record is not None:
+            self._attempts[key] = record.attempt
+        return record
+
     def write(self, record: Record) -> None:
-        """Write a record.
+        """Write a record, and do not give up soon, as something may have been paid.
 
         Raises:
             BucketNotUsable: If nothing can be written there.
-            LedgerError: If it could not be written for another reason.
+            LedgerError: If it could not be written for another reason, or if another run has written
+                this record since.
         """
-        self._put(record)
+        # A bucket that has refused one for long is asked once for each of the others.
+        patience = 0.0 if self._refused else self._timing.write_again_for
+        backoff = Backoff(patience, again=(LedgerError, BucketNotUsable))
+        while True:
+            try:
+                self._put_current(record)
+                self._refused = False
+                return
+            except _Overtaken:
+                raise
+            except (BucketNotUsable, LedgerError) as error:
+                try:
+                    delay = backoff.delay_seconds(error)
+                except NanoBananaError:
+                    self._refused = isinstance(error, BucketNotUsable)
+                    raise
+            time.sleep(delay)
+
+    def write_once(self, record: Record) -> None:
+        """Write a record; see `write`."""
+        self._put_current(record)
 
     def claim(self, record: Record) -> None:
         """Write a record only if nobody else has since this ledger read or wrote it.
@@ -184,48 +153,32 @@ class Ledger:
             BucketNotUsable: If nothing can be written there.
             LedgerError: If it could not be written for another reason.
         """
-        conditional = self.bucket.capabilities.conditional_writes
-        if not conditional and self._attempt(record.key) != self._attempts.get(record.key):
+        if not self._conditional and self._attempt(record.key) != self._attempts.get(record.key):
             raise Claimed(_CLAIMED)
-        self._put_if_unchanged(record)
-        if self.bucket.capabilities.conditional_writes is False:
-            time.sleep(CLAIM_SECONDS)
+        if not self._put_if_unchanged(record):
+            raise Claimed(_CLAIMED)
+        if self._conditional is False:
+            time.sleep(self._timing.claim)
             if not self.holds(record):
                 raise Claimed(_CLAIMED)
 
-    def _put_if_unchanged(self, record: Record) -> None:
-        version = self._versions.get(record.key)
-        if version is None:
-            conditions = [{"IfNoneMatch": "*"}]
-        else:
-            conditions = [{"IfMatch": version}]
-        for condition in conditions:
-            try:
-                return self._put(record, **condition)
-            except PreconditionFailed:
-                # A write whose answer was lost is sent again by boto3, and then meets itself.
-                if self.holds(record):
-                    return None
-                if self._versions.get(record.key) != version:
-                    break
-        raise Claimed(_CLAIMED)
-
     def probe(self, record: Record) -> bool:
-        """Find out whether the store honours conditional writes.
+        """Do with a record all that follows payment: a bucket that refuses it is found before.
 
         Args:
-            record: One that this ledger has just written; it is written once more, as it is.
+            record: One that this ledger has just claimed; it is written again, as it is.
 
         Returns:
-            Whether it does.
+            Whether the store honours conditional writes.
 
         Raises:
-            BucketNotUsable: If nothing can be written there.
+            BucketNotUsable: If nothing can be written there, or nothing overwritten.
             LedgerError: If it could not be written for another reason.
         """
         with suppress(PreconditionFailed):
             self._put(record, known_to_exist=True, IfNoneMatch="*")
-        return bool(self.bucket.capabilities.conditional_writes)
+        self._put_current(record)
+        return bool(self._conditional)
 
     def holds(self, record: Record) -> bool:
         """Whether what is stored is this very attempt.
@@ -235,17 +188,46 @@ class Ledger:
         """
         return self._attempt(record.key) == record.attempt
 
+    @property
+    def _conditional(self) -> bool | None:
+        return self.store.capabilities.conditional_writes
+
+    def _put_current(self, record: Record) -> None:
+        if not self._conditional:
+            return self._put(record)
+        path = self._path(record.key)
+        for _ in range(_WRITE_TRIES):
+            if self._put_if_unchanged(record):
+                return None
+            stored = self._find(record.key)
+            # Two runs may ask for the end of one request, and know the same of it.
+            if stored is not None and stored.attempt != record.attempt:
+                raise _Overtaken(f"the record {path} was written by another run of the batch meanwhile")
+        raise LedgerError(f"the record {path} changes all the time")
+
+    def _put_if_unchanged(self, record: Record) -> bool:
+        version = self._versions.get(record.key)
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        try:
+            self._put(record, **condition)
+        except PreconditionFailed:
+            # A write whose answer was lost is sent again by boto3, and then meets itself.
+            stored = self._find(record.key)
+            if stored is None or not _same(stored, record):
+                return False
+            self._attempts[record.key] = record.attempt
+        return True
+
     def _attempt(self, key: str) -> str | None:
         """Which attempt the stored record is of, if there is one."""
         record = self._find(key)
         return record.attempt if record else None
 
     def _put(self, record: Record, **condition: Any) -> None:
-        record.updated_at = datetime.now(UTC)
-        body = record.model_dump_json(indent=1, exclude_none=True).encode()
+        body = record.written().model_dump_json(indent=1, exclude_none=True).encode()
         path = self._path(record.key)
         try:
-            written = self.bucket.put(path, body, "application/json", **condition)
+            written = self.store.put(path, body, "application/json", **condition)
         except (BucketNotUsable, PreconditionFailed):
             raise
         except StorageError as error:
@@ -254,8 +236,8 @@ class Ledger:
         self._attempts[record.key] = record.attempt
 
     def _known(self) -> set[str]:
-        prefix = self.bucket.key(self.batch, "records") + "/"
-        names = (key.removeprefix(prefix) for key, _ in self.bucket.keys(prefix))
+        prefix = self.key("records") + "/"
+        names = (key.removeprefix(prefix) for key, _ in self.store.keys(prefix))
         return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
     def _read_all(self, keys: Sequence[str]) -> dict[str, Record]:
@@ -263,21 +245,20 @@ class Ledger:
             return {record.key: record for record in pool.map(self._read, keys)}
 
     def _path(self, key: str) -> str:
-        return self.bucket.key(self.batch, "records", f"{key}.json")
+        return self.key("records", f"{key}.json")
 
     def _read(self, key: str) -> Record:
-        record = self._find(key)
+        record = self.read_again(key)
         if record is None:
-            uri = self.bucket.uri(self._path(key))
+            uri = self.store.uri(self._path(key))
             raise LedgerError(
                 f"a record could not be read, so nothing is spent: {uri} was listed, and is not there"
             )
-        self._attempts[key] = record.attempt
         return record
 
     def _find(self, key: str) -> Record | None:
         try:
-            found = self.bucket.find(self._path(key))
+            found = self.store.find(self._path(key))
         except BucketNotUsable:
             raise
         except StorageError as error:
@@ -285,85 +266,36 @@ class Ledger:
         if found is None:
             return None
         content, version = found
-        try:
-            record = Record.model_validate_json(content)
-        except ValidationError:
-            raise LedgerError(
-                f"the record {self._path(key)} cannot be read, so nothing is spent: mend it, or remove "
-                "it if its prompt may be paid for again"
-            ) from None
-        if record.version != 1:
-            raise LedgerError(
-                f"the record {self._path(key)} was written by a newer version: update the package"
-            )
+        record = self._parsed(key, content)
         self._versions[key] = version
         return record
 
-
-def batches_with_records(bucket: ObjectStore, since: datetime) -> dict[str, list[str]]:
-    """Find the records of all batches in a bucket's folder.
-
-    Args:
-        bucket: Where.
-        since: Records that were written before are left out.
-
-    Returns:
-        Their keys, by batch.
-
-    Raises:
-        BucketNotUsable: If the bucket cannot be listed.
-    """
-    root = bucket.key() + "/" if bucket.key() else ""
-    found: dict[str, list[str]] = {}
-    for path, written in bucket.keys(root):
-        match = re.fullmatch(r"(.+)/records/([0-9a-f]{24})\.json", path.removeprefix(root))
-        if match and written >= since:
-            found.setdefault(match[1], []).append(match[2])
-    return found
+    def _parsed(self, key: str, content: bytes) -> Record:
+        path = self._path(key)
+        try:
+            record = read_record(content)
+        except ValueError:
+            raise unusable(path, "cannot be read") from None
+        if record.version != 1:
+            raise LedgerError(f"the record {path} was written by a newer version: update the package")
+        if record.key != key:
+            raise unusable(path, f"is that of another prompt, {record.key[:40]!r}")
+        folder = self.key("images")
+        for image in record.images.values():
+            if not is_below(image.key, folder) or image.uri != self.store.uri(image.key):
+                raise unusable(path, "names an image outside of the batch's folder")
+        return record
 
 
-def prompt_keys(prompts: Sequence[ImagePrompt], requests: Sequence[ImageRequest]) -> list[str]:
-    """Make the key of each prompt's record.
-
-    A key comes from the prompt's name, or from what is asked; equal ones are told apart by which of
-    them each is. The place in the list plays no part, so that moving or inserting prompts pays for
-    nothing twice.
-
-    Args:
-        prompts: The prompts.
-        requests: What the API is asked for each.
-
-    Returns:
-        24 hexadecimal digits each, all different.
-    """
-    seen: Counter[str] = Counter()
-    keys = []
-    for prompt, request in zip(prompts, requests, strict=True):
-        asked = {"name": prompt.name} if prompt.name else request.model_dump()
-        identity = json.dumps(asked, sort_keys=True, ensure_ascii=False)
-        seen[identity] += 1
-        keys.append(hashlib.sha256(f"{identity}#{seen[identity]}".encode()).hexdigest()[:24])
-    return keys
+def unusable(path: str, why: str) -> LedgerError:
+    """The error for a record that is there and cannot be used."""
+    return LedgerError(
+        f"the record {path} {why}, so nothing is spent: correct it, or remove it if its prompt may be "
+        "paid for again"
+    )
 
 
-def check_batch(batch: str) -> str:
-    """Check a batch's name, which becomes a part of S3 keys.
-
-    Returns:
-        The name, stripped.
-
-    Raises:
-        InvalidInput: If it could leave its prefix or break a key.
-    """
-    name = batch.strip()
-    parts = name.split("/")
-    if (
-        not re.fullmatch(r"[\w.\-/ ]+", name)
-        or len(name) > _MAX_BATCH_CHARACTERS
-        or any(part.strip() in ("", ".", "..") for part in parts)
-    ):
-        raise InvalidInput(
-            f"batch: {batch[:80]!r} cannot name a batch: use letters, digits, spaces, - _ . and single "
-            f"slashes, at most {_MAX_BATCH_CHARACTERS} characters"
-        )
-    return name
+def _same(stored: Record, record: Record) -> bool:
+    """Whether two differ in nothing but when they were written."""
+    written = record.written()
+    return stored.model_copy(update={"updated_at": written.updated_at}) == written

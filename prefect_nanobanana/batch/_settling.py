@@ -4,52 +4,94 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from prefect_nanobanana.batch._job import Job
+from prefect_nanobanana.credentials import NanoBananaCredentials
+from prefect_nanobanana.errors import ApiError, NanoBananaError
 from prefect_nanobanana.models import Credits
 
-SETTLE_AFTER_SECONDS = 120.0
-"""So long after its answer was given up, a request has ended, whatever became of its connection: a
-generation takes 10 to 60 s, and clients shall wait for at least 120 s (seed document)."""
 
+class BalanceProof:
+    """Says which requests without an answer cost nothing, as the account's balance shows.
 
-def nothing_was_charged(
-    jobs: Sequence[Job],
-    lost: Sequence[Job],
-    before: Credits | None,
-    balance: Callable[[], Credits | None],
-    logger: logging.Logger | logging.LoggerAdapter[Any],
-) -> bool:
-    """Say whether the balance proves that requests without an answer cost nothing.
-
-    It does if the account has lost just what this run has answers for. Had anybody else spent from it
-    meanwhile, it would have lost more, and nothing is proven: the requests may have been charged.
+    The balance shows it if the account has lost just what the run has answers for. That is believed only
+    where nothing else can have moved the balance, as far as that can be known: no answer came to the
+    request at all (a server that says 500 has had it, and may have charged it), the API has given no
+    credits back for being busy, and each answer of the run said what it cost.
 
     Args:
-        jobs: All of the run.
-        lost: Those without an answer.
+        credentials: Whose account it is.
         before: The account's credits before the run, if known.
-        balance: Reads them now; None if that fails.
+        settle_after_seconds: How long after its answer was given up a request has ended.
         logger: Is told of the waiting.
     """
-    asked = [job for job in jobs if not job.reused]
-    if before is None or not all(job.cost_told and job.at_risk == 0 for job in asked):
-        return False
-    answered = sum(job.record.credits_used for job in asked)
-    youngest = max(job.lost_at for job in lost)
-    while True:
-        now = balance()
-        # Had the account lost less, credits were bought meanwhile, and may hide what was charged.
-        if now is None or before - now != answered:
+
+    def __init__(
+        self,
+        credentials: NanoBananaCredentials,
+        before: Credits | None,
+        settle_after_seconds: float,
+        logger: logging.Logger | logging.LoggerAdapter[Any],
+    ) -> None:
+        self._credentials = credentials
+        self._before = before
+        self._settle_after = settle_after_seconds
+        self._logger = logger
+
+    def not_charged(self, jobs: Sequence[Job], lost: Sequence[Job], refunds: bool) -> list[Job]:
+        """Settle requests without an answer.
+
+        Args:
+            jobs: All of the run.
+            lost: Those without an answer.
+            refunds: Whether the API has given credits back during the run.
+
+        Returns:
+            Those that cost nothing, which their records say now, and may be asked again.
+        """
+        if not lost or refunds or any(_was_answered(job) for job in lost):
+            return []
+        if not self._nothing_was_charged(jobs, lost):
+            return []
+        free = []
+        for job in lost:
+            try:
+                job.proven_free()  # unless another run has taken it in hand meanwhile
+            except NanoBananaError:
+                continue
+            free.append(job)
+        return free
+
+    def _nothing_was_charged(self, jobs: Sequence[Job], lost: Sequence[Job]) -> bool:
+        asked = [job.spending(None) for job in jobs if not job.reused]
+        if self._before is None or any(spending.estimated for spending in asked):
             return False
-        left = SETTLE_AFTER_SECONDS - (time.monotonic() - youngest)
-        if left <= 0:
-            return True
-        logger.info(
-            "%d requests have no answer; in %.0f s the balance tells whether they were charged",
-            len(lost),
-            left,
-        )
-        time.sleep(left)
+        answered = sum(spending.used for spending in asked)
+        youngest = max(job.lost_at for job in lost)
+        while True:
+            now = self._balance()
+            # Had the account lost less, credits were bought meanwhile, and may hide what was charged.
+            if now is None or self._before - now != answered:
+                return False
+            left = self._settle_after - (time.monotonic() - youngest)
+            if left <= 0:
+                return True
+            self._logger.info(
+                "%d requests have no answer; in %.0f s the balance tells whether they were charged",
+                len(lost),
+                left,
+            )
+            time.sleep(left)
+
+    def _balance(self) -> Credits | None:
+        try:
+            with self._credentials.get_client() as client:
+                return client.credits()
+        except ApiError:
+            return None
+
+
+def _was_answered(job: Job) -> bool:
+    return isinstance(job.error, ApiError) and job.error.status_code is not None

@@ -1,13 +1,12 @@
-"""The HTTP client of the Nano Banana API, sync and async. Knows neither Prefect nor S3.
+"""The client for plain Python code. Knows neither Prefect nor S3.
 
-What is sent, in which order, and when again, is written once, in `_core`; the two clients here only
-send and wait. Every request has a connection of its own: on a connection kept alive, a server that
+What is sent, in which order, and when again, is written once, in `_operations`; a client only sends
+and waits. Every request has a connection of its own: on a connection kept alive, a server that
 hangs up just as a request goes out leaves it unknown whether that request was paid for.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,9 +14,11 @@ from typing import Any, TypeVar
 
 import httpx
 
-from prefect_nanobanana.client._answers import Answer
-from prefect_nanobanana.client._core import DEFAULT_BASE_URL, DEFAULT_REQUEST_TIMEOUT_SECONDS, Core
-from prefect_nanobanana.client._steps import Ask, Board, Gate, GenerationHooks, Sleep, Step, Steps
+from prefect_nanobanana.client._hooks import GenerationHooks
+from prefect_nanobanana.client._network import Transport
+from prefect_nanobanana.client._operations import Operations
+from prefect_nanobanana.client._payload import Answer
+from prefect_nanobanana.client._steps import Ask, Board, Sleep, Step, Steps
 from prefect_nanobanana.models import (
     DEFAULT_ASPECT_RATIO,
     DEFAULT_MODEL,
@@ -28,19 +29,10 @@ from prefect_nanobanana.models import (
     Submission,
 )
 
-__all__ = [
-    "DEFAULT_BASE_URL",
-    "DEFAULT_REQUEST_TIMEOUT_SECONDS",
-    "AsyncNanoBananaClient",
-    "Gate",
-    "GenerationHooks",
-    "NanoBananaClient",
-]
-
 T = TypeVar("T")
 
 
-class NanoBananaClient(Core):
+class NanoBananaClient(Operations):
     """The API for plain Python code.
 
     Args:
@@ -50,6 +42,9 @@ class NanoBananaClient(Core):
             end, in seconds.
         retry_for_seconds: How long a request that was not charged is tried again, in seconds.
         gate: Lets requests through while the account has a free slot; by default all pass.
+        plain_http_hosts: Hosts that may be asked over plain http although they are not this machine.
+        timings: How long it waits for what.
+        max_answer_bytes: The size of an answer in bytes, unpacked, beyond which it is given up.
         transport: An httpx transport to use instead of the network.
 
     Example:
@@ -57,11 +52,15 @@ class NanoBananaClient(Core):
         with NanoBananaClient("nb_...") as client:
             print(client.generate("a lighthouse in fog").image_urls)
         ```
+
+    Raises:
+        InvalidInput: If the base URL or the key cannot be sent, or if the environment names a proxy or
+            certificates that cannot be used.
     """
 
     def __init__(self, *args: Any, transport: httpx.BaseTransport | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._http = httpx.Client(transport=transport, **self._options())
+        self._transport = transport or Transport(self._base_url, self._plain_http_hosts)
 
     def __enter__(self) -> NanoBananaClient:
         return self
@@ -71,7 +70,7 @@ class NanoBananaClient(Core):
 
     def close(self) -> None:
         """Close the client's connections."""
-        self._http.close()
+        self._transport.close()
 
     def generate(
         self,
@@ -94,7 +93,7 @@ class NanoBananaClient(Core):
             reference_image_urls: Images to start from, at addresses that the API can fetch.
             mode: `sync` waits in one request, `stream` too and tells of its progress, `async` submits
                 and asks for the end.
-            hooks: Is hooks before a request leaves, and what came of it.
+            hooks: Is told before a request leaves, and what came of it.
 
         Returns:
             The generation: completed, refused by the safety check (`warning`), or failed.
@@ -158,7 +157,7 @@ class NanoBananaClient(Core):
         Args:
             submission: What was submitted; one made of a generation's id alone will do.
             elapsed_seconds: How long ago that was, in seconds, if it is known.
-            hooks: Is hooks of the end.
+            hooks: Is told of the end.
 
         Returns:
             The generation.
@@ -208,169 +207,17 @@ class NanoBananaClient(Core):
                     return self._read(step, self._send(step))
 
     def _send(self, ask: Ask) -> Answer:
-        started = time.monotonic()
-        content, size = bytearray(), 0
+        receiver = None
         try:
-            with self._http.stream(**ask.request) as response:
-                stream = self._stream_of(ask, response)
-                for chunk in response.iter_bytes():
-                    size += len(chunk)
-                    self._too_much(ask, size, started)
-                    if stream is None:
-                        content += chunk
-                    elif stream.last is not None:
-                        break  # the server was to hang up after the last event, and goes on talking
-                    else:
-                        stream.feed(chunk)
-                return Answer(response.status_code, response.headers, bytes(content))
+            response = self._transport.handle_request(self._http_request(ask))
+            try:
+                receiver = self._receiver(ask, response)
+                assert isinstance(response.stream, httpx.SyncByteStream)
+                for chunk in response.stream:
+                    if receiver.feed(chunk):
+                        break
+            finally:
+                response.close()
         except httpx.HTTPError as error:
-            return self._broken(ask, error)
-
-
-class AsyncNanoBananaClient(Core):
-    """The API for async code: as `NanoBananaClient`, awaited."""
-
-    def __init__(
-        self, *args: Any, transport: httpx.AsyncBaseTransport | None = None, **options: Any
-    ) -> None:
-        super().__init__(*args, **options)
-        self._http = httpx.AsyncClient(transport=transport, **self._options())
-
-    async def __aenter__(self) -> AsyncNanoBananaClient:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close the client's connections."""
-        await self._http.aclose()
-
-    async def generate(
-        self,
-        prompt: str,
-        *,
-        model: str = DEFAULT_MODEL,
-        aspect_ratio: str = DEFAULT_ASPECT_RATIO,
-        quantity: int = 1,
-        reference_image_urls: Sequence[str] = (),
-        mode: Mode = "sync",
-        hooks: GenerationHooks | None = None,
-    ) -> Generation:
-        """Have images made; see `NanoBananaClient.generate`.
-
-        Raises:
-            NotCharged: If it was refused, or never delivered as long as the time budget allowed.
-            UnknownOutcome: If the request left and no usable answer came. It is not sent again.
-        """
-        return await self._go(
-            self._generating(
-                prompt,
-                model=model,
-                aspect_ratio=aspect_ratio,
-                quantity=quantity,
-                reference_image_urls=reference_image_urls,
-                mode=mode,
-                hooks=hooks,
-            )
-        )
-
-    async def submit(
-        self,
-        prompt: str,
-        *,
-        model: str = DEFAULT_MODEL,
-        aspect_ratio: str = DEFAULT_ASPECT_RATIO,
-        quantity: int = 1,
-        reference_image_urls: Sequence[str] = (),
-        hooks: GenerationHooks | None = None,
-    ) -> Submission | Generation:
-        """Begin a generation and do not wait for its end; see `NanoBananaClient.submit`.
-
-        Raises:
-            NotCharged: If it was refused, or never delivered as long as the time budget allowed.
-            UnknownOutcome: If the request left and no usable answer came. It is not sent again.
-        """
-        return await self._go(
-            self._submitting(
-                prompt,
-                model=model,
-                aspect_ratio=aspect_ratio,
-                quantity=quantity,
-                reference_image_urls=reference_image_urls,
-                hooks=hooks,
-            )
-        )
-
-    async def wait(
-        self,
-        submission: Submission,
-        *,
-        elapsed_seconds: float | None = None,
-        hooks: GenerationHooks | None = None,
-    ) -> Generation:
-        """Wait for the end of a generation; see `NanoBananaClient.wait`.
-
-        Raises:
-            StillRunning: If it has not ended in time, or if the API does not tell.
-        """
-        return await self._go(self._waiting(submission, elapsed_seconds, hooks))
-
-    async def models(self) -> list[ImageModel]:
-        """List the models that the API offers.
-
-        Raises:
-            ApiError: By cause.
-        """
-        return await self._go(self._models_of())
-
-    async def credits(self) -> Credits:
-        """Read the account's balance in credits.
-
-        Raises:
-            ApiError: By cause.
-        """
-        return await self._go(self._credits_of())
-
-    async def _go(self, steps: Steps[T]) -> T:
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    found = await self._perform(step)
-                except BaseException as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(found)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-
-    async def _perform(self, step: Step) -> Any:
-        match step:
-            case Sleep():
-                return await asyncio.sleep(step.seconds)
-            case Board():
-                return await self._gate.aboard(step.first)
-            case Ask():
-                async with self._gate.ahold() if step.hooks else nullcontext():
-                    with self._watched(step):
-                        return self._read(step, await self._send(step))
-
-    async def _send(self, ask: Ask) -> Answer:
-        started = time.monotonic()
-        content, size = bytearray(), 0
-        try:
-            async with self._http.stream(**ask.request) as response:
-                stream = self._stream_of(ask, response)
-                async for chunk in response.aiter_bytes():
-                    size += len(chunk)
-                    self._too_much(ask, size, started)
-                    if stream is None:
-                        content += chunk
-                    elif stream.last is not None:
-                        break  # the server was to hang up after the last event, and goes on talking
-                    else:
-                        stream.feed(chunk)
-                return Answer(response.status_code, response.headers, bytes(content))
-        except httpx.HTTPError as error:
-            return self._broken(ask, error)
+            return self._broken(ask, receiver, error)
+        return receiver.answer()

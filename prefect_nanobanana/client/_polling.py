@@ -11,11 +11,8 @@ import threading
 import time
 from collections import deque
 
-FIRST_POLL_SECONDS = 5.0
-POLL_EVERY_SECONDS = 3.0
-"""The vendor's advice (documentation)."""
-CLOSE_POLL_SECONDS = 2.0
-"""While an end is likely; so it is found a second late on average."""
+from prefect_nanobanana.client._timings import Timings
+
 _REMEMBERED = 50
 _ENOUGH = 3
 """Past generations before anything is concluded from them."""
@@ -33,22 +30,23 @@ class Durations:
         with self._lock:
             self._seconds.append(seconds)
 
-    def delay_seconds(self, elapsed: float) -> float:
+    def delay_seconds(self, elapsed: float, timings: Timings) -> float:
         """Say how long to wait before asking again.
 
         Args:
             elapsed: Seconds since the generation was submitted.
+            timings: The pace while nothing is known of the model.
         """
         with self._lock:
             past = sorted(self._seconds)
         if len(past) < _ENOUGH:
-            first = FIRST_POLL_SECONDS - elapsed
-            return first if first > 0 else POLL_EVERY_SECONDS
-        soonest = past[len(past) // 20] - CLOSE_POLL_SECONDS / 2
-        latest = past[-1 - len(past) // 20] + POLL_EVERY_SECONDS
+            first = timings.first_poll - elapsed
+            return first if first > 0 else timings.poll_every
+        soonest = past[len(past) // 20] - timings.close_poll / 2
+        latest = past[-1 - len(past) // 20] + timings.poll_every
         if elapsed < soonest:
-            return max(soonest - elapsed, CLOSE_POLL_SECONDS / 2)
-        return CLOSE_POLL_SECONDS if elapsed < latest else POLL_EVERY_SECONDS
+            return max(soonest - elapsed, timings.close_poll / 2)
+        return timings.close_poll if elapsed < latest else timings.poll_every
 
 
 _MODELS: dict[tuple[str, str], Durations] = {}

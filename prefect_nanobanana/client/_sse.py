@@ -6,9 +6,10 @@ event before anything looks at it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
+
+from prefect_nanobanana.client._payload import parse
 
 MAX_EVENT_BYTES = 256 * 1024 * 1024
 """An event may hold images as `data:` URLs; more than this is none."""
@@ -21,10 +22,12 @@ class EventReader:
 
     Args:
         secret: Is taken out of everything that is read.
+        max_bytes: A larger event is dropped.
     """
 
-    def __init__(self, secret: str = "") -> None:
+    def __init__(self, secret: str = "", max_bytes: int = MAX_EVENT_BYTES) -> None:
         self._secret = secret.encode()
+        self._max_bytes = max_bytes
         self._line: list[bytes] = []
         """The pieces of a line that has not ended yet."""
         self._data: list[bytes] = []
@@ -43,7 +46,7 @@ class EventReader:
         half = bool(self._line) and self._line[-1].endswith(b"\r")
         self._size += len(chunk)
         self._line.append(chunk)
-        if self._size > MAX_EVENT_BYTES:
+        if self._size > self._max_bytes:
             self._line, self._data, self._size = [], [], 0
         if chunk and not half and b"\n" not in chunk and b"\r" not in chunk:
             return  # joining the pieces each time would take time that grows with the square
@@ -68,7 +71,7 @@ class EventReader:
         if self._secret:
             body = body.replace(self._secret, b"[key]")
         try:
-            event = json.loads(body)
+            event = parse(body)
         except ValueError:
             return None
         return event if isinstance(event, dict) else None

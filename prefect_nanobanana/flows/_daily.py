@@ -13,7 +13,8 @@ from prefect_aws import S3Bucket
 from pydantic import Field
 
 from prefect_nanobanana.errors import InvalidInput, RunFailed
-from prefect_nanobanana.flows._images import _has_retries, generate_images
+from prefect_nanobanana.flows._images import generate_images
+from prefect_nanobanana.flows._states import has_retries
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.models import ImagePrompt, RunReport
 from prefect_nanobanana.report import summary
@@ -55,9 +56,9 @@ def daily_images(
     Args:
         prompts: The prompts, one per row: plain text, or a form with settings of its own. {date} becomes
             the day as 2026-11-23, {weekday} Monday, {day} 23, {month} November, {year} 2026.
-        prompts_from: A .txt, .csv or .jsonl file with more prompts: a path on the machine that runs the
-            flow, an s3:// address, or a web address. {date} and the others are replaced in the address,
-            not in the file.
+        prompts_from: A .txt, .csv, .tsv, .json or .jsonl file with more prompts: an s3:// address, a web
+            address, or a path on the machine that runs the flow. {date} and the others are replaced in
+            the address, not in the file.
         generator: The Nano Banana Generator block: which account pays, and how images are made.
         bucket: The S3 Bucket block to copy the images to.
         prefix: What the batches' names begin with: daily makes daily-2026-11-23.
@@ -100,7 +101,7 @@ def daily_images(
             storage=storage,
         )
     except RunFailed as error:
-        if _has_retries():
+        if has_retries():
             raise
         # Returned, not raised: the message is then the run's own words.
         return cast(RunReport, Failed(message=str(error), data=error))

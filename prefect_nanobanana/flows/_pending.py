@@ -6,40 +6,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, cast
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect_aws import S3Bucket
 from pydantic import Field
 
-from prefect_nanobanana._common.task_names import run_name
-from prefect_nanobanana.batch import (
-    URL_LIFETIME_DAYS,
-    Budget,
-    Job,
-    Ledger,
-    Record,
-    Run,
-    batches_with_records,
-    check_batch,
-    make_outcome,
-    outcome_of_record,
-)
-from prefect_nanobanana.errors import (
-    ImageNotCopied,
-    LedgerError,
-    NanoBananaError,
-    RunFailed,
-    StorageError,
-)
+from prefect_nanobanana.batch import Runner, plan_pending, recorded_outcomes
+from prefect_nanobanana.errors import RunFailed
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
-from prefect_nanobanana.models import PendingReport
-from prefect_nanobanana.report import GALLERY, MANIFEST, build_report, counted, plain, publish_pages
+from prefect_nanobanana.models import URL_LIFETIME_DAYS, PendingReport
+from prefect_nanobanana.report import Publisher, publish_pending, summary
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
-
-_SHOWN = 200
 
 
 @flow(name="copy_pending", persist_result=False)
@@ -71,121 +50,39 @@ def copy_pending(
         RunFailed: If images still wait or are lost; it holds the report, and what was copied stays.
     """
     logger = get_run_logger()
-    opened = ObjectStore(bucket, storage)
-    wanted = {check_batch(name) for name in batches}
-    found = batches_with_records(opened, datetime.now(UTC) - timedelta(days=days))
-    ledgers = {
-        name: Ledger(opened, name, str(flow_run.get_id()))
-        for name in found
-        if not wanted or name in wanted
-    }
-    owed = [
-        (name, record)
-        for name, ledger in ledgers.items()
-        for record in ledger.read(found[name]).values()
-        if record.can_be_polled or (record.state == "generated" and record.missing)
-    ]
-    # Oldest first: their URLs die first.
-    owed.sort(key=lambda item: item[1].asked_at or datetime.min.replace(tzinfo=UTC))
-    jobs = [Job(n, record, None, ledgers[name]) for n, (name, record) in enumerate(owed, 1)]
-    logger.info("%d generations owe images, in %d batches", len(jobs), len({name for name, _ in owed}))
-    before = sum(len(job.record.images) for job in jobs)
-    with Copier.for_bucket(
-        opened,
-        generator.credentials.trusted_hosts,
-        expected_images=sum(job.record.request.quantity for job in jobs),
-    ) as copier:
-        Run(jobs, generator, copier, Budget(0), logger).go()
-    lost = [job for job in jobs if _is_lost(job)]
-    for job in lost:
-        _say_lost(job, logger)
-    for name in sorted({name for name, _ in owed}):
-        _refresh(ledgers[name], logger)
-    waiting = [job for job in jobs if job.record.state in ("generated", "submitted", "unknown")]
+    store = ObjectStore(bucket, storage)
+    since = datetime.now(UTC) - timedelta(days=days)
+    plan = plan_pending(store, since, batches, str(flow_run.get_id()))
+    ledgers = {planned.ledger.batch: planned.ledger for planned in plan.prompts}
+    logger.info("%d generations owe images, in %d batches", len(plan.prompts), len(ledgers))
+    hosts = generator.credentials.trusted_hosts
+    with Copier.for_bucket(store, hosts, expected_images=plan.images) as copier:
+        ended = Runner(generator, copier, logger).run(plan)
+    for name in sorted(ledgers):
+        publisher, items = Publisher(store, name, logger), recorded_outcomes(ledgers[name], logger)
+        if items:
+            publisher.publish_pages(publisher.report(items), items)
+    lost = [each for each in ended if each.record.state == "lost"]
+    waiting = [each for each in ended if each.record.state in ("generated", "submitted", "unknown")]
     report = PendingReport(
-        batches=tuple(sorted({name for name, _ in owed})),
-        generations=len(jobs),
-        images=sum(len(job.record.images) for job in jobs) - before,
+        batches=tuple(sorted(ledgers)),
+        generations=len(ended),
+        images=sum(len(each.record.images) - len(each.planned.record.images) for each in ended),
         waiting=len(waiting),
         lost=len(lost),
-        credits_lost=sum(job.record.credits_used for job in lost),
-        messages=tuple(_line(job) for job in [*lost, *waiting]),
+        credits_lost=sum(each.record.credits_used for each in lost),
+        messages=tuple(
+            f"{each.planned.ledger.batch}, {each.name!r}, "
+            f"{each.record.credits_used} credits: {each.item.outcome.message}"
+            for each in (*lost, *waiting)
+        ),
     )
+    publish_pending(report, logger)
     return cast(PendingReport, _final_state(report))
 
 
-def _is_lost(job: Job) -> bool:
-    """Whether what is missing can no longer be had: its URLs are old, and their host has said so."""
-    record = job.record
-    if record.state != "generated" or not job.copy_errors or record.asked_at is None:
-        return False
-    age = datetime.now(UTC) - record.asked_at
-    gone = all(isinstance(error, ImageNotCopied) and error.gone for error in job.copy_errors)
-    return age > timedelta(days=URL_LIFETIME_DAYS) and gone
-
-
-def _say_lost(job: Job, logger: Any) -> None:
-    job.record.state = "lost"
-    job.record.message = (
-        f"paid, but {len(job.record.missing)} images were not copied within {URL_LIFETIME_DAYS} days, "
-        f"and are lost: {job.copy_errors[0]}"
-    )
-    logger.error("%s", _line(job))
-    try:
-        job.ledger.write(job.record)
-    except NanoBananaError as error:
-        logger.error("That could not be recorded: %s", error)
-
-
-def _line(job: Job) -> str:
-    record = job.record
-    text = run_name(record.prompt.name or record.prompt.prompt)
-    _, why = outcome_of_record(record, None)
-    return f"{job.ledger.batch}, {text!r}, {record.credits_used} credits: {why}"
-
-
-def _refresh(ledger: Ledger, logger: Any) -> None:
-    """Write the batch's manifest and gallery anew, from its records."""
-
-    def place(record: Record) -> tuple[int, str]:
-        return record.position or 10**9, record.key
-
-    try:
-        records = sorted(ledger.read_others(()).values(), key=place)
-    except (StorageError, LedgerError) as error:
-        logger.warning("The records of batch %r could not be read: %s", ledger.batch, error)
-        return
-    told = [
-        make_outcome(position, record, *outcome_of_record(record, None), reused=True)
-        for position, record in enumerate(records, 1)
-    ]
-    report = build_report(
-        ledger.batch,
-        len(told),
-        [item.outcome for item in told],
-        balance_before=None,
-        balance_after=None,
-        manifest_uri=ledger.bucket.uri(ledger.bucket.key(ledger.batch, MANIFEST)),
-        gallery_uri=ledger.bucket.uri(ledger.bucket.key(ledger.batch, GALLERY)),
-    )
-    publish_pages(report, told, ledger.bucket, logger)
-
-
 def _final_state(report: PendingReport) -> Any:
-    message = f"{counted(report.images, 'image')} copied"
-    if report.waiting:
-        message += f", {counted(report.waiting, 'generation')} waiting"
-    if report.lost:
-        message += (
-            f", {counted(report.lost, 'generation')} lost ({counted(report.credits_lost, 'credit')})"
-        )
-    lines = "".join(f"- {plain(line)}\n" for line in report.messages[:_SHOWN])
-    more = len(report.messages) - _SHOWN
-    create_markdown_artifact(
-        f"# Images still owed\n\n{message}\n\n{lines}" + (f"\n{more} more.\n" if more > 0 else ""),
-        key="nanobanana-pending",
-        description=message,
-    )
+    message = summary(report)
     if report.messages:
         return Failed(message=message, data=RunFailed(message, report))
     return Completed(message=message, data=report)

@@ -29,6 +29,7 @@ class Body:
         whole: The same as bytes, if it is small.
         size: Its length, in bytes.
         md5_at_host: The MD5 that its host says it has, in hexadecimal, if it says one.
+        length_told: Whether its host said where it ends, and kept to that.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,7 @@ class Body:
         self.whole: bytes | None = None
         self.size = 0
         self.md5_at_host: str | None = None
+        self.length_told = False
         self._sha256 = hashlib.sha256()
         self._chunks: list[bytes] = []
         self._waiting = 0
@@ -64,12 +66,18 @@ class Body:
         """Its SHA-256 as S3 writes it."""
         return base64.b64encode(self.sha256).decode()
 
-    def expect(self, size: int) -> None:
+    def expect(self, size: int, *, length_told: bool = False, md5_at_host: str | None = None) -> None:
         """Say how long it will be, in bytes: a large one goes to disk from its start.
+
+        Args:
+            size: In bytes; 0 if it is not known.
+            length_told: Whether its host says where it ends, so that less would be an error.
+            md5_at_host: The MD5 that its host says it has, in hexadecimal.
 
         Raises:
             OSError: If there is no room.
         """
+        self.length_told, self.md5_at_host = length_told, md5_at_host
         if size > IN_MEMORY_BYTES and not self._on_disk:
             self._go_to_disk()
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from prefect_nanobanana._common.backoff import Backoff
 from prefect_nanobanana.errors import ImageNotCopied, InvalidInput
 from prefect_nanobanana.images._addresses import Addresses
-from prefect_nanobanana.images._download import TransientDownloadError, shown
+from prefect_nanobanana.images._download import TransientDownloadError
 from prefect_nanobanana.images._fetcher import Fetched, Fetcher
 from prefect_nanobanana.images._upload import Uploader
+from prefect_nanobanana.images._urls import shown
 from prefect_nanobanana.models import StoredImage
 from prefect_nanobanana.s3 import POOL_CONNECTIONS, ObjectStore, StoreUnavailable
 
@@ -131,6 +132,7 @@ class Copier:
             width=picture.width,
             height=picture.height,
             source_url=shown(url),
+            checked=picture.checked,
         )
 
 

@@ -1,4 +1,4 @@
-"""Connections that go where they may, and take as long as they may.
+"""Connections that go where they may, take as long as they may, and ask to the letter.
 
 Each name is resolved once per connection, all its addresses are checked, and the connection goes to the
 address that was checked: a name that resolves to something else a moment later changes nothing.
@@ -10,14 +10,16 @@ byte three times on the way, and an image costs half the CPU time.
 from __future__ import annotations
 
 import functools
+import http.client
 import io
 import logging
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
@@ -28,6 +30,7 @@ from urllib3.exceptions import HTTPError
 from prefect_nanobanana._common.tls import tls
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.images._addresses import Addresses
+from prefect_nanobanana.images._urls import WebAddress
 
 Connect = Callable[[tuple[str, int], float | None], socket.socket]
 """As `socket.create_connection`: takes an address and a time-out in seconds."""
@@ -37,11 +40,12 @@ READ_SECONDS = 30.0
 """Without a byte."""
 _HOSTS = 16
 """Connections stay open to so many hosts."""
-_until = threading.local()
+_request = threading.local()
+"""What this thread asks for: until when, and the exact target."""
 
 
 def _not_of_images(_: logging.LogRecord) -> bool:
-    return getattr(_until, "time", None) is None
+    return getattr(_request, "until", None) is None
 
 
 for _name in ("urllib3.connection", "urllib3.connectionpool"):
@@ -60,15 +64,15 @@ def deadline(seconds: float) -> Iterator[None]:
     Other time-outs start anew with each byte, so that a host that sends one now and then, be it of
     its headers, would hold a thread for ever.
     """
-    _until.time = time.monotonic() + seconds
+    _request.until = time.monotonic() + seconds
     try:
         yield
     finally:
-        del _until.time
+        del _request.until
 
 
 def _left(timeout: float | None) -> float | None:
-    until: float | None = getattr(_until, "time", None)
+    until: float | None = getattr(_request, "until", None)
     if until is None:
         return timeout
     left = max(0.001, until - time.monotonic())
@@ -86,7 +90,7 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        until = getattr(_until, "time", None)
+        until = getattr(_request, "until", None)
         if until is not None and time.monotonic() > until:
             raise TimeoutError  # who never pauses meets no socket's time-out, however short
         self._socket.settimeout(_left(self._timeout))
@@ -110,10 +114,30 @@ class _TimedSocket:
         return getattr(self._socket, name)
 
 
+class _Response(http.client.HTTPResponse):
+    """Passes over all answers that come before the last one, as 103; the library passes over 100."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        read: Callable[[], tuple[str, int, str]] = super()._read_status  # type: ignore[misc]
+        version, status, reason = read()
+        while 101 < status < 200:
+            http.client.parse_headers(self.fp)
+            version, status, reason = read()
+        return version, status, reason
+
+
 class _Timed(HTTPConnection):
+    response_class = _Response
+
     def connect(self) -> None:
         super().connect()
         self.sock: Any = _TimedSocket(self.sock)
+
+    def putrequest(self, method: str, url: str, *args: Any, **options: Any) -> None:
+        """Send the address to the letter, which urllib3 has normalized, escapes in lower case first."""
+        server = re.match("[a-z]+://[^/?]*", url)  # which only a proxy is told
+        exact = (server[0] if server else "") + _request.target
+        super().putrequest(method, exact, *args, **options)
 
 
 class _TimedTLS(_Timed, HTTPSConnection):
@@ -123,16 +147,18 @@ class _TimedTLS(_Timed, HTTPSConnection):
 class _Checked(_Timed):
     """Connects to addresses that were checked, and to nothing else."""
 
+    scheme: ClassVar[str] = "http"
+
     def __init__(self, *args: Any, addresses: Addresses, connect: Connect, **options: Any) -> None:
         super().__init__(*args, **options)
         self._addresses, self._connect_to = addresses, connect
 
     def _new_conn(self) -> socket.socket:
         try:
-            found = self._addresses.of(self.host, self.port)
+            found = self._addresses.of(self.scheme, self.host, self.port)
         except (OSError, UnicodeError) as error:
-            raise NotConnected(f"{self.host} cannot be resolved: {error}") from None
-        failure = f"{self.host} has no address"
+            raise NotConnected(f"{self.host[:60]} cannot be resolved: {error}") from None
+        failure = f"{self.host[:60]} has no address"
         for address in found:
             try:
                 return self._connect_to((address, self.port), _left(CONNECT_SECONDS))
@@ -144,17 +170,23 @@ class _Checked(_Timed):
 class _CheckedTLS(_Checked, HTTPSConnection):
     """The same with TLS, which is spoken with whom the URL names."""
 
+    scheme: ClassVar[str] = "https"
 
-def _pools(manager: urllib3.PoolManager, plain: type, tls: type, **options: Any) -> None:
-    """Let a manager make its connections as these classes, with these options."""
 
-    def of(pool: type, connection: type) -> Any:
-        return functools.partial(type("Pool", (pool,), {"ConnectionCls": connection}), **options)
+class _CheckedPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Checked
 
-    manager.pool_classes_by_scheme = {
-        "http": of(urllib3.HTTPConnectionPool, plain),
-        "https": of(urllib3.HTTPSConnectionPool, tls),
-    }
+
+class _CheckedTLSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _CheckedTLS
+
+
+class _ProxiedPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Timed
+
+
+class _ProxiedTLSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TimedTLS
 
 
 class ImageNetwork:
@@ -182,7 +214,12 @@ class ImageNetwork:
         self._addresses = addresses
         options: dict[str, Any] = {"maxsize": connections, "ssl_context": tls()}
         self._direct = urllib3.PoolManager(_HOSTS, **options)
-        _pools(self._direct, _Checked, _CheckedTLS, addresses=addresses, connect=connect)
+        checks: dict[str, Any] = {"addresses": addresses, "connect": connect}
+        pools: dict[str, Any] = {
+            "http": functools.partial(_CheckedPool, **checks),
+            "https": functools.partial(_CheckedTLSPool, **checks),
+        }
+        self._direct.pool_classes_by_scheme = pools
         self._proxied = {}
         proxies = getproxies()
         for scheme in ("http", "https"):
@@ -195,10 +232,13 @@ class ImageNetwork:
                         "proxy: give the address of an HTTP proxy, as http://host:3128, with special "
                         "characters of its password percent-encoded"
                     ) from None
-                _pools(self._proxied[scheme], _Timed, _TimedTLS)
+                self._proxied[scheme].pool_classes_by_scheme = {
+                    "http": _ProxiedPool,
+                    "https": _ProxiedTLSPool,
+                }
 
     def get(self, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-        """Ask for an image, and follow no redirect.
+        """Ask for what is at a URL, and follow no redirect.
 
         Args:
             url: Where it is.
@@ -209,15 +249,16 @@ class ImageNetwork:
 
         Raises:
             ImageNotCopied: If it must not be asked for.
-            urllib3.exceptions.HTTPError: If there is no answer, or the URL is none.
+            ValueError: If the URL is none.
+            urllib3.exceptions.HTTPError: If there is no answer.
         """
-        parts = urllib3.util.parse_url(url)
-        self._addresses.check(parts)
-        proxied = self._proxied.get(parts.scheme or "")
-        direct = proxied is None or proxy_bypass(parts.host or "")
-        return (self._direct if direct or proxied is None else proxied).urlopen(
+        at = WebAddress.parse(url)
+        manager = self._manager(at)
+        self._addresses.check(at.scheme, at.host, at.port, proxied=manager is not self._direct)
+        _request.target = at.target
+        return manager.urlopen(
             "GET",
-            parts._replace(auth=None, fragment=None).url,
+            at.url,
             headers=headers,
             timeout=urllib3.Timeout(_left(CONNECT_SECONDS), _left(READ_SECONDS)),
             retries=False,
@@ -225,6 +266,10 @@ class ImageNetwork:
             preload_content=False,
             decode_content=False,
         )
+
+    def _manager(self, at: WebAddress) -> urllib3.PoolManager:
+        proxied = self._proxied.get(at.scheme)
+        return self._direct if proxied is None or proxy_bypass(at.host) else proxied
 
     def close(self) -> None:
         """Close all connections."""

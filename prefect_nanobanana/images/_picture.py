@@ -1,38 +1,73 @@
-"""Is it a picture, whole, and of what kind? GalleryItem from its bytes alone."""
+"""Is it a picture, whole, and of what kind? By its bytes alone: a picture is what a browser shows."""
 
 from __future__ import annotations
 
 import base64
 import functools
 import io
-import os
+import mmap
 import struct
+import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
+
+from prefect_nanobanana.images import _kinds
+from prefect_nanobanana.images._kinds import HEAD_BYTES, Kind, kind_of, no_kind
+from prefect_nanobanana.images._pixels import apart, budget, inflated_size
+from prefect_nanobanana.images._structure import NotAPicture, Structure, read_structure
+
+__all__ = ["MAX_PIXELS", "THUMBNAIL_PIXELS", "NotAPicture", "Picture", "inspect"]
 
 THUMBNAIL_PIXELS = 256
 MAX_PIXELS = 100_000_000
 """More than any model makes; a larger picture is a decompression bomb."""
 
-_DECODERS = 2
-"""A decoded picture takes many times the memory of its file: so many are at once, whoever copies."""
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-_TAIL_BYTES = 1024
-_KINDS = {
-    "PNG": ("image/png", "png"),
-    "JPEG": ("image/jpeg", "jpg"),
-    "MPO": ("image/jpeg", "jpg"),  # a JPEG that holds further pictures, as phones make them
-    "WEBP": ("image/webp", "webp"),
-    "GIF": ("image/gif", "gif"),
+# Each format's own reader: `Image.open` warns of large pictures, and tries whatever is installed.
+_READERS: dict[Kind, Callable[[io.BytesIO], Image.Image]] = {
+    _kinds.PNG: PngImagePlugin.PngImageFile,
+    _kinds.JPEG: JpegImagePlugin.JpegImageFile,
+    _kinds.GIF: GifImagePlugin.GifImageFile,
+    _kinds.WEBP: WebPImagePlugin.WebPImageFile,
+    _kinds.AVIF: AvifImagePlugin.AvifImageFile,
+    _kinds.BMP: BmpImagePlugin.BmpImageFile,
 }
-
-
-class NotAPicture(Exception):
-    """The bytes are no whole picture; the message says why."""
+_BYTES_PER_PIXEL = {_kinds.JPEG: 6, _kinds.GIF: 5, _kinds.WEBP: 16, _kinds.AVIF: 9}
+"""At worst, with what decoders keep besides, as measured; 8 for the others, which may be transparent."""
+MAX_DECODED_BYTES = 1_000_000_000
+"""What would take more, as a WebP of more than 62 megapixels, is told by its structure alone."""
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Of a PNG, by its colour type."""
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+"""The passes of an interlaced PNG: where each begins, and how far its pixels are apart."""
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What EXIF's orientation asks for."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +77,10 @@ class Picture:
     Attributes:
         content_type: As `image/png`.
         extension: As `png`.
-        width: In pixels.
-        height: In pixels.
+        width: In pixels, as a person sees it; 0 if it was not checked.
+        height: The same.
         thumbnail: A small WebP of it, as a `data:` URL; empty if none was asked for, or can be made.
+        checked: Whether it was decoded, and so is known to be whole.
     """
 
     content_type: str
@@ -52,17 +88,21 @@ class Picture:
     width: int
     height: int
     thumbnail: str
+    checked: bool = True
 
 
-def inspect(file: IO[bytes], *, thumbnail: bool = True) -> Picture:
-    """Check that a file is a whole picture.
+def inspect(file: IO[bytes], *, thumbnail: bool = True, length_told: bool = False) -> Picture:
+    """Check that a file is a whole picture, by its structure and its pixels.
 
-    With a thumbnail all of it is decoded. Without one, a PNG's own checksums are checked, which costs
-    a tenth of that and misses no damaged byte; the other kinds have none, and are decoded all the same.
+    Bytes behind the end, and parts that carry no pixels, may be anything. The pixels of a PNG are
+    unpacked and counted, which takes no memory, and decoded for a thumbnail only; those of other kinds
+    always.
 
     Args:
         file: The file, from its start; it is read and rewound.
         thumbnail: Whether to make a small picture of it, too.
+        length_told: Whether it came with its length and has it: then media that cannot be checked here
+            are taken unchecked.
 
     Returns:
         What it is.
@@ -70,97 +110,124 @@ def inspect(file: IO[bytes], *, thumbnail: bool = True) -> Picture:
     Raises:
         NotAPicture: If it is empty, cut short, of an unknown kind, or has too many pixels.
     """
-    file.seek(0)
-    head = file.read(512)
-    if not head:
-        raise NotAPicture("the body is empty")
-    size = file.seek(0, io.SEEK_END)
     try:
-        _check_end(file, head, size)
-        file.seek(0)
-        with Image.open(file, formats=_FORMATS) as image:
-            kind = str(image.format)
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise NotAPicture(f"{width} x {height} pixels are too many")
-            small = _small(image) if thumbnail else _whole(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise NotAPicture("it has too many pixels") from None
-    except UnidentifiedImageError:
-        raise NotAPicture(_guess(head)) from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise NotAPicture(f"the picture is broken or cut short ({error})") from None
+        data = _viewed(file)
+        if not data:
+            raise NotAPicture("the body is empty")
+        return _inspected(data, thumbnail, length_told)
     finally:
         file.seek(0)
-    content_type, extension = _KINDS[kind]
-    return Picture(content_type, extension, width, height, small)
 
 
-def _check_end(file: IO[bytes], head: bytes, size: int) -> None:
-    # Pillow decodes a PNG or GIF that lacks its end, and does not miss what a WebP lost. Some hosts
-    # add a few bytes of their own after the end.
-    file.seek(max(0, size - _TAIL_BYTES))
-    tail = file.read()
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        whole = b"\x00\x00\x00\x00IEND\xaeB`\x82" in tail
-    elif head.startswith(b"\xff\xd8\xff"):
-        whole = b"\xff\xd9" in tail
-    elif head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        whole = int.from_bytes(head[4:8], "little") + 8 <= size + 1
-    elif head.startswith(b"GIF8"):
-        whole = tail.rstrip(b"\0\r\n").endswith(b";")
-    else:
-        return
-    if not whole:
-        raise NotAPicture("the picture is cut short")
+def _viewed(file: IO[bytes]) -> memoryview:
+    """All of a file, read from disk as it is needed."""
+    if isinstance(file, io.BytesIO):
+        return memoryview(file.getvalue())  # which is what it was made of, not a copy
+    if file.seek(0, io.SEEK_END) == 0:
+        return memoryview(b"")
+    file.flush()
+    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def _whole(image: Image.Image) -> str:
-    if image.format == "PNG":
-        image.verify()
-    else:
-        image.draft("RGB", (1, 1))
-        _apart(image.load)
-    return ""
+def _inspected(data: memoryview, thumbnail: bool, length_told: bool) -> Picture:
+    head = bytes(data[:HEAD_BYTES])
+    kind = kind_of(head)
+    if kind is None:
+        raise NotAPicture(no_kind(head))
+    structure = read_structure(kind, data)
+    width, height, turned = structure.width, structure.height, _orientation(structure.exif)
+    needed = width * height * _BYTES_PER_PIXEL.get(kind, 8)
+    if not kind.checked or (needed > MAX_DECODED_BYTES and width * height <= MAX_PIXELS):
+        if not length_told:
+            raise NotAPicture(f"{kind.name} cannot be checked, and its host did not say how long it is")
+        known = (width, height) if kind.checked else (0, 0)
+        return _upright(kind, *known, turned, checked=False)
+    _bound(width * height)
+    if kind == _kinds.PNG:
+        _count_png(structure, head)  # the decoder does not miss rows that are not there
+    if kind == _kinds.PNG and not thumbnail:
+        return _upright(kind, width, height, turned)
+    with budget.take(needed + len(data)):
+        return apart(functools.partial(_decoded, kind, structure, thumbnail))
 
 
-def _small(image: Image.Image) -> str:
-    # A JPEG is decoded at the size wanted, which reads all of it at a fraction of the cost.
-    image.draft("RGB", (THUMBNAIL_PIXELS * 2, THUMBNAIL_PIXELS * 2))
-    return str(_apart(functools.partial(_scaled, image)))
+def _bound(pixels: int) -> None:
+    if pixels > MAX_PIXELS:
+        raise NotAPicture(f"{pixels} pixels are too many")
 
 
-def _scaled(image: Image.Image) -> str:
-    image.load()
+def _decoded(kind: Kind, structure: Structure, thumbnail: bool) -> Picture:
+    try:
+        with _READERS[kind](io.BytesIO(b"".join(structure.parts))) as image:
+            _bound(image.width * image.height)
+            width, height = image.size
+            # A JPEG is decoded at the size wanted, which reads all of it at a fraction of the cost.
+            wanted = THUMBNAIL_PIXELS * 2 if thumbnail else 1
+            image.draft("RGB", (wanted, wanted))
+            image.load()
+            turned = _orientation(structure.exif)
+            if kind == _kinds.AVIF:
+                turned = _orientation(image.info.get("exif") or b"")
+            small = _small(image, turned) if thumbnail else ""
+            return _upright(kind, width, height, turned, small)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, KeyError) as error:
+        raise NotAPicture(f"the picture is broken or cut short ({str(error)[:100]})") from None
+
+
+def _upright(
+    kind: Kind, width: int, height: int, turned: int, small: str = "", *, checked: bool = True
+) -> Picture:
+    if turned >= 5:
+        width, height = height, width
+    return Picture(kind.content_type, kind.extension, width, height, small, checked)
+
+
+def _small(image: Image.Image, turned: int) -> str:
     out = io.BytesIO()
     try:
         image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-        small = ImageOps.exif_transpose(image)
+        small = image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
         small.convert("RGBA" if "A" in small.getbands() else "RGB").save(out, "WEBP", quality=60)
-    except Exception:  # as for notes in it that nobody can read: it is a whole picture all the same
+    except Exception:  # as for a mode that cannot be converted: it is a whole picture all the same
         return ""
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def _apart(decode: Callable[[], object]) -> object:
-    """Decode in one of few threads: each keeps much of the memory that it has needed once."""
+def _count_png(structure: Structure, head: bytes) -> None:
+    """Check that a PNG has all of its rows.
+
+    Raises:
+        NotAPicture: If not.
+    """
+    depth, colour, interlaced = head[24], head[25], head[28]
+    if colour not in _CHANNELS or not structure.width or not structure.height:
+        raise NotAPicture("the picture is broken (its header makes no sense)")
+    expected = 0
+    for x, y, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(structure.width - x) // across), -(-(structure.height - y) // down)
+        if columns > 0 and rows > 0:
+            expected += rows * (1 + (columns * depth * _CHANNELS[colour] + 7) // 8)
     try:
-        decoding = _decoders(os.getpid()).submit(decode)
-    except RuntimeError:
-        return decode()  # the interpreter is about to end, and starts no more threads
-    return decoding.result()
+        size = inflated_size(structure.pixels, expected)
+    except zlib.error as error:
+        raise NotAPicture(f"the picture is broken ({error})") from None
+    if size < expected:
+        raise NotAPicture("the picture is broken or cut short (rows are missing)")
 
 
-@functools.lru_cache(maxsize=1)
-def _decoders(process: int) -> ThreadPoolExecutor:
-    """The threads of this process; a fork has none of its parent's."""
-    return ThreadPoolExecutor(_DECODERS, thread_name_prefix=f"decoding-{process}")
-
-
-def _guess(head: bytes) -> str:
-    start = head.lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<head")):
-        return "the body is an HTML page, not a picture"
-    if start.startswith((b"{", b"[")):
-        return "the body is JSON, not a picture"
-    return "the body is no picture of a known kind (PNG, JPEG, WebP, GIF)"
+def _orientation(exif: bytes) -> int:
+    """How a picture is turned, by EXIF; 1, upright, if that does not say so."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, start)
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, at)
+            if tag == 0x0112:
+                return value if value in _UPRIGHT else 1
+    except struct.error:
+        pass
+    return 1

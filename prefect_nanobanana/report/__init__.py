@@ -1,24 +1,15 @@
-"""What people see of a run."""
+"""What people see of a run: its report, pages in S3, artifacts, live progress and events in Prefect."""
 
-from prefect_nanobanana.report import _events as events
-from prefect_nanobanana.report._artifacts import artifact_key, plain, publish_artifacts
-from prefect_nanobanana.report._live import LiveArtifact, one_line_per_prompt
-from prefect_nanobanana.report._report import GALLERY, MANIFEST, build_report, publish_pages
-from prefect_nanobanana.report._text import GalleryItem, counted, in_credits, summary
+from prefect_nanobanana.report._events import emit_image_missing, emit_image_stored
+from prefect_nanobanana.report._item import GalleryItem
+from prefect_nanobanana.report._publisher import Publisher, publish_pending
+from prefect_nanobanana.report._summary import summary
 
 __all__ = [
-    "GALLERY",
-    "MANIFEST",
     "GalleryItem",
-    "LiveArtifact",
-    "artifact_key",
-    "build_report",
-    "counted",
-    "events",
-    "in_credits",
-    "one_line_per_prompt",
-    "plain",
-    "publish_artifacts",
-    "publish_pages",
+    "Publisher",
+    "emit_image_missing",
+    "emit_image_stored",
+    "publish_pending",
     "summary",
 ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,17 +15,21 @@ from PIL import Image
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from prefect_nanobanana._common.naming import slug
-from prefect_nanobanana.models import OutcomeStatus, RunReport
-from prefect_nanobanana.report._text import NAMES, GalleryItem, balance_note, in_credits, summary
-from prefect_nanobanana.s3 import ObjectStore
+from prefect_nanobanana._common.text import in_credits, number, plain, shortened, visible
+from prefect_nanobanana.models import OutcomeStatus, PendingReport, RunReport, json_number
+from prefect_nanobanana.report._item import GalleryItem
+from prefect_nanobanana.report._summary import NAMES, balance_note, summary
 
 ARTIFACT_BYTES = 900_000
 """Prefect's run page downloads every artifact whole: they are kept below 1 MB."""
 ACROSS = 4
-SHOWN_CHARACTERS = 200
+SHOWN_LINES = 200
+PREVIEW_PIXELS = 1024
+"""Ours have 256; what is larger is left as it is."""
 STRIP_PICTURES = 24
 STRIP_PIXELS = 64
 STRIP_ACROSS = 4
+STRIP_CHARACTERS = 20_000
 """The strip is an artifact's description, which Prefect's lists show: small pictures of 1 to 2 kB."""
 _MARKS: dict[OutcomeStatus, str] = {
     "stored": "",
@@ -45,43 +48,51 @@ def artifact_key(batch: str, what: str = "") -> str:
     return f"nanobanana-{slug(batch, 60)}" + (f"-{what}" if what else "")
 
 
-def publish_artifacts(
-    report: RunReport,
-    items: Sequence[GalleryItem],
-    bucket: ObjectStore,
-    logger: logging.Logger | logging.LoggerAdapter[Any],
-) -> None:
-    """Make the run's artifacts; one that cannot be made is said, and fails nothing."""
+def create_gallery(report: RunReport, items: Sequence[GalleryItem], link: Link) -> None:
+    """Make the gallery's artifact.
 
-    def gallery() -> None:
-        create_markdown_artifact(
-            gallery_markdown(report, items, bucket.link),
-            key=artifact_key(report.batch),
-            description=strip(report, items),
-        )
+    Args:
+        report: The run's report.
+        items: Its outcomes, with thumbnails.
+        link: Says where pictures and pages can be opened.
+    """
+    create_markdown_artifact(
+        gallery_markdown(report, items, link),
+        key=artifact_key(report.batch),
+        description=strip(report, items),
+    )
 
-    def credits() -> None:
-        create_markdown_artifact(
-            credits_markdown(report),
-            key=artifact_key(report.batch, "credits"),
-            description=f"Credits: {in_credits(report.credits_used)} used; {balance_note(report)}.",
-        )
 
-    def results() -> None:
-        rows, left_out = table_rows(report)
-        more = f"; {left_out} more are in the manifest" if left_out else ""
-        create_table_artifact(
-            rows,
-            key=artifact_key(report.batch, "results"),
-            description=f"One row per prompt{more}.",
-        )
+def create_credits(report: RunReport) -> None:
+    """Make the artifact that says what the run has cost."""
+    create_markdown_artifact(
+        credits_markdown(report),
+        key=artifact_key(report.batch, "credits"),
+        description=f"Credits: {in_credits(report.credits_used)} used; {balance_note(report)}.",
+    )
 
-    # The run page shows the newest first.
-    for make in (results, credits, gallery):
-        try:
-            make()
-        except Exception as error:  # the pictures are stored; a missing page must not say otherwise
-            logger.warning("An artifact could not be created: %s", error)
+
+def create_results(report: RunReport) -> None:
+    """Make the table of results."""
+    rows, left_out = table_rows(report)
+    more = f"; {left_out} more are in the manifest" if left_out else ""
+    create_table_artifact(
+        rows,
+        key=artifact_key(report.batch, "results"),
+        description=f"One row per prompt{more}.",
+    )
+
+
+def create_pending(report: PendingReport) -> None:
+    """Make the artifact that says which images are still owed."""
+    message = summary(report)
+    lines = "".join(f"- {plain(line)}\n" for line in report.messages[:SHOWN_LINES])
+    more = len(report.messages) - SHOWN_LINES
+    create_markdown_artifact(
+        f"# Images still owed\n\n{message}\n\n{lines}" + (f"\n{more} more.\n" if more > 0 else ""),
+        key="nanobanana-pending",
+        description=message,
+    )
 
 
 def gallery_markdown(
@@ -132,12 +143,12 @@ def credits_markdown(report: RunReport) -> str:
         if these:
             reused = sum(o.reused for o in these)
             earlier = f" ({reused} from earlier runs)" if reused else ""
-            lines.append(f"| {name} | {len(these)}{earlier} | {split[status]} |")
+            lines.append(f"| {name} | {len(these)}{earlier} | {number(split[status])} |")
     lines += [
-        f"| **all, paid by this run** | **{report.prompts}** | **{report.credits_used}** |",
-        f"| of these without an image | | {report.credits_without_image} |",
-        f"| paid by earlier runs | | {split['reused']} |",
-        f"| at worst, for requests without an answer | | {report.credits_at_risk} |",
+        f"| **all, paid by this run** | **{report.prompts}** | **{number(report.credits_used)}** |",
+        f"| of these without an image | | {number(report.credits_without_image)} |",
+        f"| paid by earlier runs | | {number(split['reused'])} |",
+        f"| at worst, for requests without an answer | | {number(report.credits_at_risk)} |",
         "",
         f"Balance before: {_known(report.balance_before)}, after: {_known(report.balance_after)}; "
         f"{balance_note(report)}.",
@@ -153,12 +164,14 @@ def table_rows(report: RunReport) -> tuple[list[dict[str, Any]], int]:
     for outcome in report.outcomes:
         row = {
             "#": outcome.position,
-            "prompt": _short(outcome.prompt.name or outcome.prompt.prompt),
+            "prompt": shortened(visible(outcome.prompt.name or outcome.prompt.prompt)),
             "status": outcome.status,
             "images": len(outcome.images),
-            "credits": outcome.credits_used,
+            "credits": f"{number(outcome.credits_used)} (estimate)"
+            if outcome.credits_estimated
+            else json_number(outcome.credits_used),
             "paid": "earlier" if outcome.reused else "by this run",
-            "message": _short(outcome.message or ""),
+            "message": shortened(visible(outcome.message or "")),
         }
         size += len(str(row).encode()) + 40
         if size > ARTIFACT_BYTES:
@@ -170,9 +183,11 @@ def table_rows(report: RunReport) -> tuple[list[dict[str, Any]], int]:
 def strip(report: RunReport, items: Sequence[GalleryItem]) -> str:
     """The gallery's description: the run page shows it, which makes its tab a gallery, too."""
     thumbnails = [thumbnail for item in items for thumbnail in item.thumbnails if thumbnail]
+    smaller = [_smaller(thumbnail) for thumbnail in thumbnails[:STRIP_PICTURES]]
     pictures = [
-        f'<img width="{STRIP_PIXELS}" src="{_smaller(thumbnail)}" alt="">'
-        for thumbnail in thumbnails[:STRIP_PICTURES]
+        f'<img width="{STRIP_PIXELS}" src="{small}" alt="">'
+        for small in smaller
+        if len(small) <= STRIP_CHARACTERS
     ]
     more = len(thumbnails) - len(pictures)
     note = f" The first {len(pictures)} of {len(thumbnails)} pictures:" if more > 0 else ""
@@ -188,7 +203,8 @@ def strip(report: RunReport, items: Sequence[GalleryItem]) -> str:
 def _page(name: str, uri: str | None, link: Link) -> str:
     address = link(uri.removeprefix("s3://").partition("/")[2]) if uri else None
     named = f'<a href="{plain(address, None)}">{name}</a>' if address else name
-    return f"{named}: `{uri or 'could not be written'}`"
+    shown = visible(uri).replace("`", "'") if uri else "could not be written"
+    return f"{named}: `{shown}`"
 
 
 def _smaller(thumbnail: str) -> str:
@@ -197,10 +213,12 @@ def _smaller(thumbnail: str) -> str:
         return thumbnail
     try:
         with Image.open(io.BytesIO(base64.b64decode(body)), formats=("WEBP",)) as image:
+            if max(image.size) > PREVIEW_PIXELS:
+                return thumbnail  # a picture in a record may be anybody's, and a bomb
             image.thumbnail((2 * STRIP_PIXELS, 2 * STRIP_PIXELS))
             out = io.BytesIO()
             image.save(out, "WEBP", quality=50)
-    except (OSError, ValueError):
+    except (OSError, ValueError, Image.DecompressionBombError):
         return thumbnail
     return f"{head},{base64.b64encode(out.getvalue()).decode()}"
 
@@ -208,9 +226,12 @@ def _smaller(thumbnail: str) -> str:
 def _cells(item: GalleryItem, link: Link) -> list[str]:
     outcome = item.outcome
     shown = plain(outcome.prompt.prompt)
-    cost = in_credits(outcome.credits_used) + (" earlier" if outcome.reused else "")
+    cost = in_credits(outcome.credits_used)
+    cost += " (estimate)" if outcome.credits_estimated else ""
+    cost += " earlier" if outcome.reused else ""
     mark = f"<b>{_MARKS[outcome.status]}</b><br>" if _MARKS[outcome.status] else ""
-    why = f"<br><i>{plain(outcome.message)}</i>" if outcome.message else ""
+    note = outcome.message or item.count_note
+    why = f"<br><i>{plain(note)}</i>" if note else ""
     if not item.thumbnails:
         return [f'<td valign="top">{mark}{shown}<br>{cost}{why}</td>']
     many = len(item.thumbnails)
@@ -218,6 +239,8 @@ def _cells(item: GalleryItem, link: Link) -> list[str]:
     cells = []
     for image, thumbnail, which in zip(outcome.images, item.thumbnails, of, strict=True):
         picture = f'<img width="140" src="{thumbnail}" alt="picture">' if thumbnail else "picture"
+        if not image.checked:
+            picture = plain(f"{image.content_type}, not checked")
         address = link(image.key)
         if address is not None:
             picture = f'<a href="{plain(address, None)}">{picture}</a>'
@@ -225,17 +248,5 @@ def _cells(item: GalleryItem, link: Link) -> list[str]:
     return cells
 
 
-def plain(text: str, longest: int | None = SHOWN_CHARACTERS) -> str:
-    """A text as markdown and HTML show it to the letter, cut to a bearable length."""
-    # Markdown's own signs would be read inside a table cell too.
-    signs = "&<>\"'*_`[]|~#\\$"
-    encoded = "".join(f"&#{ord(c)};" if c in signs else c for c in _short(text, longest))
-    return "<br>".join(encoded.splitlines())
-
-
-def _short(text: str, longest: int | None = SHOWN_CHARACTERS) -> str:
-    return text if longest is None or len(text) <= longest else text[: longest - 3] + "..."
-
-
 def _known(value: Any) -> str:
-    return "not known" if value is None else str(value)
+    return "not known" if value is None else number(value)

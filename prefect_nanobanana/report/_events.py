@@ -1,7 +1,6 @@
 """Events that automations can wait for; docs/events.md lists them with their payloads.
 
-They are sent by Prefect in the background. One that cannot be sent fails nothing: Prefect says so in its
-own log.
+Prefect sends them in the background. One that cannot be made or sent raises nothing: Prefect logs it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,8 @@ from typing import Any
 
 from prefect.events import emit_event
 
-from prefect_nanobanana.models import Credits, Outcome, RunReport, StoredImage
+from prefect_nanobanana._common.text import shortened, without_signatures
+from prefect_nanobanana.models import Credits, Outcome, RunReport, StoredImage, json_number
 
 IMAGE_STORED = "nanobanana.image.stored"
 IMAGE_WARNING = "nanobanana.image.warning"
@@ -18,10 +18,10 @@ IMAGE_FAILED = "nanobanana.image.failed"
 RUN_FINISHED = "nanobanana.run.finished"
 CREDITS_LOW = "nanobanana.credits.low"
 
-_SHOWN_CHARACTERS = 200
 
-
-def image_stored(batch: str, position: int, prompt: str, credits: Credits, image: StoredImage) -> None:
+def emit_image_stored(
+    batch: str, position: int, prompt: str, credits: Credits, image: StoredImage
+) -> None:
     """Tell that an image is in S3.
 
     Args:
@@ -38,8 +38,10 @@ def image_stored(batch: str, position: int, prompt: str, credits: Credits, image
     emit_event(IMAGE_STORED, _batch(batch), payload=payload)
 
 
-def image_missing(batch: str, outcome: Outcome) -> None:
+def emit_image_missing(batch: str, outcome: Outcome) -> None:
     """Tell that a prompt has ended without all its images: as a warning, or failed.
+
+
 
     Args:
         batch: The batch's name.
@@ -49,7 +51,7 @@ def image_missing(batch: str, outcome: Outcome) -> None:
     payload = {
         **_prompt(batch, outcome.position, outcome.prompt.prompt, outcome.credits_used),
         "status": outcome.status,
-        "message": outcome.message,
+        "message": without_signatures(outcome.message) if outcome.message else None,
         "model": generation.model if generation else None,
         "generation_id": generation.generation_id if generation else None,
     }
@@ -57,18 +59,23 @@ def image_missing(batch: str, outcome: Outcome) -> None:
     emit_event(name, _batch(batch), payload=payload)
 
 
-def run_finished(report: RunReport, summary: str) -> None:
+def emit_run_finished(report: RunReport, summary: str) -> None:
     """Tell that a run has ended, whatever its end.
 
     Args:
         report: Its report.
         summary: The same in one line.
     """
-    numbers = report.model_dump(mode="json", exclude={"outcomes"})
-    emit_event(RUN_FINISHED, _batch(report.batch), payload={**numbers, "summary": summary})
+    emit_event(RUN_FINISHED, _batch(report.batch), payload={**numbers(report), "summary": summary})
 
 
-def credits_low(account: str, batch: str, remaining: Credits, bound: Credits) -> None:
+def numbers(report: RunReport) -> dict[str, Any]:
+    """The report without its outcomes, for events and the asset."""
+    left_out = {"outcomes"} if report.unpublished else {"outcomes", "unpublished"}
+    return report.model_dump(mode="json", exclude=left_out)
+
+
+def emit_credits_low(account: str, batch: str, remaining: Credits, bound: Credits) -> None:
     """Tell that an account has few credits left.
 
     Args:
@@ -81,7 +88,11 @@ def credits_low(account: str, batch: str, remaining: Credits, bound: Credits) ->
         "prefect.resource.id": f"nanobanana.account.{account}",
         "prefect.resource.name": f"Nano Banana account {account}",
     }
-    payload = {"batch": batch, "remaining_credits": remaining, "low_credits": bound}
+    payload = {
+        "batch": batch,
+        "remaining_credits": json_number(remaining),
+        "low_credits": json_number(bound),
+    }
     emit_event(CREDITS_LOW, resource, payload=payload)
 
 
@@ -90,5 +101,9 @@ def _batch(batch: str) -> dict[str, str]:
 
 
 def _prompt(batch: str, position: int, prompt: str, credits: Credits) -> dict[str, Any]:
-    short = prompt if len(prompt) <= _SHOWN_CHARACTERS else prompt[: _SHOWN_CHARACTERS - 3] + "..."
-    return {"batch": batch, "position": position, "prompt": short, "credits_used": credits}
+    return {
+        "batch": batch,
+        "position": position,
+        "prompt": shortened(prompt),
+        "credits_used": json_number(credits),
+    }

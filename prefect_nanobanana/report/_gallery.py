@@ -14,15 +14,11 @@ from urllib.parse import quote
 
 from jinja2 import Environment, Template
 
+from prefect_nanobanana._common.text import counted, in_credits, number, shortened
+from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.models import OutcomeStatus, RunReport, StoredImage
-from prefect_nanobanana.report._text import (
-    NAMES,
-    GalleryItem,
-    balance_note,
-    counted,
-    in_credits,
-    summary,
-)
+from prefect_nanobanana.report._item import GalleryItem
+from prefect_nanobanana.report._summary import NAMES, balance_note, summary
 from prefect_nanobanana.s3 import ObjectStore
 
 PAGE_CARDS = 2_000
@@ -84,9 +80,10 @@ def gallery_page(report: RunReport, items: Sequence[GalleryItem], bucket: Object
     for item, its in zip(items, pictures, strict=False):
         card = parts.card.render(
             o=item.outcome,
+            count_note=item.count_note,
             pictures=its,
-            excerpt=_cut(item.outcome.prompt.prompt),
-            why=_cut(item.outcome.message or ""),
+            excerpt=shortened(item.outcome.prompt.prompt, EXCERPT_CHARACTERS),
+            why=shortened(item.outcome.message or "", EXCERPT_CHARACTERS),
             without=_WITHOUT[item.outcome.status],
         )
         room -= len(card.encode()) - sum(len(p.preview or "") for p in its)
@@ -124,8 +121,7 @@ def _pictures(items: Sequence[GalleryItem], base: str) -> list[list[_Picture]]:
     for place in range(max((len(item.thumbnails) for item in items), default=0)):
         for n, item in enumerate(items):
             preview = item.thumbnails[place] if place < len(item.thumbnails) else ""
-            # What a record claims to be a preview must not lead out of the page.
-            if preview.startswith("data:image/") and len(preview) <= room:
+            if preview and len(preview) <= room:
                 room -= len(preview)
                 kept[n, place] = preview
     return [
@@ -133,17 +129,13 @@ def _pictures(items: Sequence[GalleryItem], base: str) -> list[list[_Picture]]:
             _Picture(
                 image,
                 # A link leads to what lies beside the page, whatever a record claims.
-                quote(image.key.removeprefix(base)) if image.key.startswith(base + IMAGES) else None,
+                quote(image.key.removeprefix(base)) if is_below(image.key, base + IMAGES) else None,
                 kept.get((n, place)),
             )
             for place, image in enumerate(item.outcome.images)
         ]
         for n, item in enumerate(items)
     ]
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= EXCERPT_CHARACTERS else text[:EXCERPT_CHARACTERS].rstrip() + "…"
 
 
 def _notices(
@@ -165,10 +157,11 @@ def _notices(
             f"{len(left_out)} ({which}) would make it too large: they are in the manifest, and their "
             "pictures in images/."
         )
-    lacking = sum(picture.preview is None for its in pictures for picture in its)
+    shown = [picture for its in pictures for picture in its if picture.image.checked]
+    lacking = sum(1 for picture in shown if picture.preview is None)
     if lacking:
         notices.append(
-            f"{lacking} of {counted(sum(map(len, pictures)), 'picture')} have no preview in this page, "
+            f"{lacking} of {counted(len(shown), 'picture')} have no preview in this page, "
             "to keep it small: they are loaded from images/ when you scroll to them, which works from a "
             "folder or an open bucket, and not behind a presigned link."
         )
@@ -186,13 +179,15 @@ def _in_bytes(size: int) -> str:
 
 
 def _known(value: Any) -> str:
-    return "not known" if value is None else str(value)
+    return "not known" if value is None else number(value)
 
 
 @functools.cache
 def _parts() -> _Parts:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(credits=in_credits, counted=counted, bytes=_in_bytes, known=_known)
+    environment.filters.update(
+        credits=in_credits, counted=counted, bytes=_in_bytes, known=_known, number=number
+    )
     card, page, style, script = (
         files("prefect_nanobanana.report").joinpath("templates", name).read_text("utf-8")
         for name in ("gallery_card.html.j2", "gallery.html.j2", "gallery.css", "gallery.js")

@@ -1,4 +1,4 @@
-"""The run's progress artifact, which moves while the run goes on; and a log of one line per prompt."""
+"""The run's progress artifact, which moves while the run goes on."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from prefect_nanobanana._common.text import counted, in_credits, number
 from prefect_nanobanana.progress import Progress
-from prefect_nanobanana.report._text import counted, counts_line, in_credits
+from prefect_nanobanana.report._summary import counts_line
 
 UPDATE_SECONDS = 2.0
 """Prefect's server has better things to do than to hear of each prompt."""
 LAST_WORD_SECONDS = 10.0
 """A server that does not answer holds up the end of a run for no longer."""
-OUR_TASKS = frozenset({"generate_image", "wait_for_generation", "copy_image_to_s3"})
 
 
 class LiveArtifact:
@@ -29,10 +29,17 @@ class LiveArtifact:
     Args:
         key: The artifact's key.
         logger: Where to say what cannot be shown.
+        update_seconds: How long to wait between two updates.
     """
 
-    def __init__(self, key: str, logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+    def __init__(
+        self,
+        key: str,
+        logger: logging.Logger | logging.LoggerAdapter[Any],
+        update_seconds: float = UPDATE_SECONDS,
+    ) -> None:
         self._key = key
+        self._update_seconds = update_seconds
         self._logger = logger
         self._id: UUID | None = None
         self._latest: Progress | None = None
@@ -55,10 +62,9 @@ class LiveArtifact:
     def __enter__(self) -> LiveArtifact:
         try:
             self._id = cast(UUID, create_progress_artifact(0.0, self._key, "starting"))
+            self._thread.start()
         except Exception as error:
             self._complain(error)
-        else:
-            self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -81,7 +87,7 @@ class LiveArtifact:
                     self._complain(error)  # the next one may get through
             if closed:
                 return
-            self._closed.wait(UPDATE_SECONDS)
+            self._closed.wait(self._update_seconds)
 
     def _complain(self, error: Exception) -> None:
         if not self._complained:
@@ -99,7 +105,7 @@ def progress_line(progress: Progress) -> str:
         parts[0] += f": {counts_line(progress.counts)}"
     spent = f"{in_credits(progress.credits_used)} spent"
     if progress.credits_projected is not None and progress.done < progress.prompts:
-        spent += f", {progress.credits_projected} expected in all"
+        spent += f", {number(progress.credits_projected)} expected in all"
     parts.append(spent)
     if progress.done < progress.prompts and progress.seconds_left is not None:
         parts.append(f"about {_duration(progress.seconds_left)} left")
@@ -114,19 +120,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-class _OneLinePerPrompt(logging.Filter):
-    """Keeps back what Prefect says of our own task runs: the flow says it, once per prompt."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        ours = getattr(record, "task_name", None) in OUR_TASKS
-        in_ours = getattr(record, "flow_name", None) in ("generate_images", "copy_pending")
-        return not (ours and in_ours and str(record.msg).startswith("Finished in state"))
-
-
-def one_line_per_prompt() -> None:
-    """Have the logs of this package's flows hold one line per prompt, and no more."""
-    logger = logging.getLogger("prefect.task_runs")
-    if not any(isinstance(f, _OneLinePerPrompt) for f in logger.filters):
-        logger.addFilter(_OneLinePerPrompt())

@@ -264,8 +264,12 @@ class ObjectStore:
             None if page.get("IsTruncated", True) else {item["Key"] for item in page.get("Contents", [])}
         )
 
-    def read_uri(self, uri: str) -> bytes:
+    def read_uri(self, uri: str, max_bytes: int | None = None) -> bytes:
         """Read an `s3://bucket/key` address with this block's credentials.
+
+        Args:
+            uri: The address.
+            max_bytes: Of what is there, no more than its first bytes; by default all.
 
         Raises:
             InvalidInput: If it cannot be read.
@@ -276,7 +280,7 @@ class ObjectStore:
             raise InvalidInput(f"prompts_from: {text(uri)} is no S3 address: write s3://bucket/key")
         try:
             answer = self._connection.call("get_object", Bucket=place[0], Key=place[1])
-            content: bytes = answer["Body"].read()
+            content: bytes = answer["Body"].read(max_bytes)
             return content
         except ClientError as error:
             raise InvalidInput(

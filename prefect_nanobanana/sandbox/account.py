@@ -62,6 +62,23 @@ class GenerationRow:
     files: list[str] = field(default_factory=list)
     created_at: float = field(default_factory=time.time)
 
+    def end(
+        self, status: str, message: str | None = None, *, files: Sequence[str] = (), refund: bool = False
+    ) -> None:
+        """Say how it ended; the status is written last, as other threads wait for it.
+
+        Args:
+            status: `completed`, `warning` or `failed`.
+            message: What went wrong.
+            files: Paths of its images.
+            refund: Whether it costs nothing after all.
+        """
+        if refund:
+            self.credits = 0
+        self.files = list(files)
+        self.message = message
+        self.status = status
+
 
 class OutOfCredits(Exception):
     """The account cannot pay for it."""
@@ -218,7 +235,7 @@ class Account:
         """Give the credits of a generation back."""
         with self._lock:
             self._credits += row.credits
-            row.credits, row.status, row.message = 0, "failed", "refunded"
+            row.end("failed", "refunded", refund=True)
 
     def find(self, generation_id: str) -> GenerationRow | None:
         """The generation with this id."""

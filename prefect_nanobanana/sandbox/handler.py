@@ -9,15 +9,14 @@ import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
-from prefect_nanobanana.sandbox.account import GenerationRow, OutOfCredits, TooManyOpen
+from prefect_nanobanana.sandbox.account import Account, GenerationRow, OutOfCredits, TooManyOpen
+from prefect_nanobanana.sandbox.bodies import read_request, result_body, status_body, submitted_body
+from prefect_nanobanana.sandbox.faults import Faults
 from prefect_nanobanana.sandbox.pictures import FORMATS
 from prefect_nanobanana.sandbox.wire import HTML, WireHandler
-
-if TYPE_CHECKING:
-    from prefect_nanobanana.sandbox.server import Sandbox
 
 HEARTBEAT_SECONDS = 15.0
 _LIBRARY_AGENTS = re.compile(
@@ -37,12 +36,45 @@ _REFUSALS = {
 }
 
 
+class Api(Protocol):
+    """What the handler needs of the sandbox that it answers for."""
+
+    account: Account
+    faults: Faults
+    poll_faults: Faults
+    api_key: str
+    async_capacity: int
+    envelope: bool
+    stream_ids: bool
+    url_lifetime_seconds: float
+    images: dict[str, bytes]
+    requests: list[tuple[str, str, dict[str, str]]]
+    stopping: threading.Event
+
+    def books(self) -> dict[str, Any]:
+        """What the account was charged for."""
+
+    def finish(self, row: GenerationRow, fault: str | None) -> None:
+        """Let the time pass that a generation takes, and make its pictures."""
+
+    def url(self, path: str) -> str:
+        """How the answers name an image."""
+
+
 class SandboxServer(ThreadingHTTPServer):
-    """One thread per connection, as a generation takes its time."""
+    """One thread per connection, as a generation takes its time.
+
+    Args:
+        port: Where to listen on 127.0.0.1; 0 takes a free port.
+        api: Whose requests these are.
+    """
 
     daemon_threads = True
     request_queue_size = 256
-    sandbox: Sandbox
+
+    def __init__(self, port: int, api: Api) -> None:
+        self.api = api
+        super().__init__(("127.0.0.1", port), ApiHandler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         pass  # a client that hung up is no news
@@ -54,8 +86,8 @@ class ApiHandler(WireHandler):
     server: SandboxServer
 
     @property
-    def sandbox(self) -> Sandbox:
-        return self.server.sandbox
+    def api(self) -> Api:
+        return self.server.api
 
     def do_GET(self) -> None:
         self._note()
@@ -63,25 +95,25 @@ class ApiHandler(WireHandler):
         if address.path.startswith("/files/"):
             self._image(address.path)
         elif address.path == "/sandbox/books":
-            self.answer(200, self.sandbox.books())
+            self.answer(200, self.api.books())
         elif address.path == "/api/v1/models":
-            self.answer(200, {"data": [m.as_json() for m in self.sandbox.account.models.values()]})
+            self.answer(200, {"data": [m.as_json() for m in self.api.account.models.values()]})
         elif not self._authorized():
             self.answer(401, {"error": "Invalid API key"})
         elif address.path == "/api/v1/credits":
-            self.answer(200, {"data": {"credits": self.sandbox.account.credits}})
+            self.answer(200, {"data": {"credits": self.api.account.credits}})
         elif address.path == "/api/v1/generate":
             self._status(parse_qs(address.query).get("id", [""])[0])
         else:
             self.answer(404, {"error": "Not found"})
 
     def do_POST(self) -> None:
-        account = self.sandbox.account
+        account = self.api.account
         if urlsplit(self.path).path != "/api/v1/generate":
             self.answer(404, {"error": "Not found"})
             return
         account.arrived()
-        fault = self.sandbox.faults.next()
+        fault = self.api.faults.next()
         if fault == "reset_before":
             self.reset()
             return
@@ -93,7 +125,7 @@ class ApiHandler(WireHandler):
         if not self._authorized():
             self.answer(401, {"error": "Invalid API key"})
             return
-        asked = self._asked(body)
+        asked = read_request(body, account.models)
         if isinstance(asked, str):
             self.answer(400, {"error": asked})
             return
@@ -111,7 +143,7 @@ class ApiHandler(WireHandler):
             if row.mode == "stream":
                 self._stream(row, fault)
             elif row.mode == "sync":
-                self.sandbox.finish(row, fault)
+                self.api.finish(row, fault)
         finally:
             account.give_slot()
         if row.mode == "sync":
@@ -121,51 +153,17 @@ class ApiHandler(WireHandler):
 
     def _note(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self.sandbox.requests.append((self.command, self.path, headers))
+        self.api.requests.append((self.command, self.path, headers))
 
     def _authorized(self) -> bool:
-        return self.headers.get("authorization", "") == f"Bearer {self.sandbox.api_key}"
-
-    def _asked(self, body: bytes) -> dict[str, Any] | str:
-        """What was asked, or what is wrong with it."""
-        try:
-            fields = json.loads(body)
-        except ValueError:
-            fields = None
-        if not isinstance(fields, dict):
-            return "The body must be a JSON object"
-        prompt = fields.get("prompt")
-        if not isinstance(prompt, str) or not prompt.strip():
-            return "prompt is required"
-        model = self.sandbox.account.models.get(fields.get("selectedModel") or "nano-banana")
-        if model is None:
-            return f"Unknown model: {fields['selectedModel']}"
-        references = fields.get("referenceImageUrls") or []
-        if not isinstance(references, list) or not all(isinstance(r, str) for r in references):
-            return "referenceImageUrls must be a list of strings"
-        if references and not model.supports_image_input:
-            return f"{model.name} does not take reference images"
-        quantity = fields.get("quantity", 1)
-        if isinstance(quantity, bool) or not isinstance(quantity, int):
-            return "quantity must be a number"
-        mode = fields.get("mode", "sync")
-        if mode not in ("sync", "stream", "async"):
-            return f"Unknown mode: {mode}"
-        return {
-            "prompt": prompt,
-            "model": model.name,
-            "mode": mode,
-            "quantity": 1 if mode == "stream" else min(4, max(1, quantity)),
-            "references": references,
-            "aspect_ratio": str(fields.get("aspectRatio") or "default"),
-        }
+        return self.headers.get("authorization", "") == f"Bearer {self.api.api_key}"
 
     def _deliver(self, result: dict[str, Any], fault: str | None) -> None:
         """Answer what is charged already, well or badly."""
         if fault == "reset_after":
             self.reset()
         elif fault == "stall":
-            self.wait_until_closed(self.sandbox.stopping)
+            self.wait_until_closed(self.api.stopping)
             self.reset()
         elif fault in ("500", "502", "503_html", "504"):
             html = fault != "500"
@@ -179,51 +177,23 @@ class ApiHandler(WireHandler):
             self.answer(200, result, cut=fault == "cut")
 
     def _result(self, row: GenerationRow) -> dict[str, Any]:
-        urls = [self.sandbox.url(path) for path in row.files]
-        credits = {"creditsUsed": row.credits, "remainingCredits": self.sandbox.account.credits}
-        if self.sandbox.envelope:
-            data: dict[str, Any] = {
-                "id": row.generation_id,
-                "outputImageUrls": urls or None,
-                "modelUsed": row.model,
-            }
-            data["processingStatus"] = "completed" if row.status == "completed" else "failed"
-            if row.message:
-                data["errorMessage"] = row.message
-            if row.status == "warning":
-                data["warning"] = True
-            return {"data": {**data, **credits}}
-        if row.status == "completed":
-            return {"success": True, "generationId": row.generation_id, "imageUrls": urls, **credits}
-        failure: dict[str, Any] = {"success": False, "generationId": row.generation_id, **credits}
-        if row.status == "warning":
-            return {**failure, "warning": True, "message": row.message}
-        return {**failure, "error": row.message}
+        urls = [self.api.url(path) for path in row.files]
+        return result_body(row, urls, self.api.account.credits, self.api.envelope)
 
     def _submitted(self, row: GenerationRow, fault: str | None) -> None:
-        running = [
-            r for r in self.sandbox.account.rows if r.mode == "async" and r.status == "processing"
-        ]
-        if len(running) > self.sandbox.async_capacity:
-            self.sandbox.account.refund(row)
+        running = [r for r in self.api.account.rows if r.mode == "async" and r.status == "processing"]
+        if len(running) > self.api.async_capacity:
+            self.api.account.refund(row)
             busy = {"error": "Server busy", "type": "server_busy", "activeTasks": len(running) - 1}
             self.answer(503, busy)
             return
-        threading.Thread(target=self.sandbox.finish, args=(row, fault), daemon=True).start()
-        result = {
-            "success": True,
-            "async": True,
-            "generationId": row.generation_id,
-            "message": "Generation started",
-            "creditsUsed": row.credits,
-            "remainingCredits": self.sandbox.account.credits,
-        }
-        self._deliver(result, fault)
+        threading.Thread(target=self.api.finish, args=(row, fault), daemon=True).start()
+        self._deliver(submitted_body(row, self.api.account.credits), fault)
 
     def _stream(self, row: GenerationRow, fault: str | None) -> None:
         """Answer with events; `fault` breaks off after the first, or garbles what comes between."""
         if fault in ("500", "502", "503_html", "504"):
-            self.sandbox.finish(row, fault)
+            self.api.finish(row, fault)
             self._deliver({}, fault)
             return
         self.send_response(200)
@@ -232,10 +202,10 @@ class ApiHandler(WireHandler):
         self.end_headers()
         self.close_connection = True
         started: dict[str, Any] = {"type": "status", "message": "Generation started", "progress": 5}
-        if self.sandbox.stream_ids:
+        if self.api.stream_ids:
             started["data"] = {"generationId": row.generation_id}
         self._event(started)
-        finished = threading.Thread(target=self.sandbox.finish, args=(row, fault), daemon=True)
+        finished = threading.Thread(target=self.api.finish, args=(row, fault), daemon=True)
         finished.start()
         while finished.is_alive():
             finished.join(HEARTBEAT_SECONDS)
@@ -243,7 +213,7 @@ class ApiHandler(WireHandler):
                 self._event({"type": "status", "message": "Processing", "progress": 0})
         if fault in ("reset_after", "stall", "cut"):
             if fault == "stall":
-                self.wait_until_closed(self.sandbox.stopping)
+                self.wait_until_closed(self.api.stopping)
             if fault != "cut":
                 self.reset()
             return
@@ -259,38 +229,27 @@ class ApiHandler(WireHandler):
         self.wfile.flush()
 
     def _status(self, generation_id: str) -> None:
-        fault = self.sandbox.poll_faults.next()
+        fault = self.api.poll_faults.next()
         if fault == "reset_before":
             self.reset()
             return
         if fault in _REFUSALS:
             self._refuse(fault)
             return
-        row = self.sandbox.account.find(generation_id)
+        row = self.api.account.find(generation_id)
         if row is None:
             self.answer(404, {"error": "Generation not found"})
             return
-        data: dict[str, Any] = {
-            "id": row.generation_id,
-            "prompt": row.prompt,
-            "outputImageUrls": [self.sandbox.url(path) for path in row.files] or None,
-            "modelUsed": row.model,
-            "processingStatus": "failed" if row.status == "warning" else row.status,
-            "creditsUsed": row.credits,
-            "createdAt": datetime.fromtimestamp(row.created_at, UTC).isoformat(),
-        }
-        if row.message:
-            data["errorMessage"] = row.message
-        self._deliver({"data": data}, fault)
+        self._deliver(status_body(row, self.api.url), fault)
 
     def _image(self, path: str) -> None:
-        content = self.sandbox.images.get(path)
-        row = self.sandbox.account.find(path.removeprefix("/files/").partition("-")[0])
+        content = self.api.images.get(path)
+        row = self.api.account.find(path.removeprefix("/files/").partition("-")[0])
         if _LIBRARY_AGENTS.search(self.headers.get("user-agent", "")):
             self.answer(403, {"error": "Forbidden"})
         elif content is None or row is None:
             self.answer(404, {"error": "Not found"})
-        elif time.time() - row.created_at > self.sandbox.url_lifetime_seconds:
+        elif time.time() - row.created_at > self.api.url_lifetime_seconds:
             self.answer(404, {"error": "The image has expired"})
         else:
             self.answer(200, content, content_type=FORMATS[path.rpartition(".")[2]])
@@ -313,7 +272,7 @@ class ApiHandler(WireHandler):
             self.answer(status, {"error": _REFUSALS[fault]})
 
     def _limit_reached(self, headers: dict[str, str]) -> None:
-        limit, active = self.sandbox.account.limit, self.sandbox.account.open
+        limit, active = self.api.account.limit, self.api.account.open
         self.answer(
             429,
             {

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from prefect_nanobanana.sandbox.account import Account, GenerationRow, refused_by_safety
 from prefect_nanobanana.sandbox.faults import Faults
-from prefect_nanobanana.sandbox.handler import ApiHandler, SandboxServer
+from prefect_nanobanana.sandbox.handler import SandboxServer
 from prefect_nanobanana.sandbox.pictures import FORMATS, draw
 
 DEFAULT_KEY = "nb_sandbox"
@@ -91,8 +91,7 @@ class Sandbox:
         """Cleared, generations under way wait until it is set again: for tests that must not race."""
         self.running.set()
         self._random = random.Random(seed)
-        self._server = SandboxServer(("127.0.0.1", port), ApiHandler)
-        self._server.sandbox = self
+        self._server = SandboxServer(port, self)
         self._thread: threading.Thread | None = None
 
     @property
@@ -130,8 +129,7 @@ class Sandbox:
 
     def come_back(self) -> None:
         """Answer again, at the same port."""
-        self._server = SandboxServer(("127.0.0.1", self.port), ApiHandler)
-        self._server.sandbox = self
+        self._server = SandboxServer(self.port, self)
         self.start()
 
     def __enter__(self) -> Sandbox:
@@ -171,10 +169,11 @@ class Sandbox:
         self.stopping.wait(self._random.uniform(*self.latency))
         self.running.wait()
         if fault == "failed":
-            row.status, row.message = "failed", "The model returned no image"
+            row.end("failed", "The model returned no image")
         elif fault == "warning" or refused_by_safety(row.prompt):
-            row.status, row.message = "warning", "Content safety check failed"
+            row.end("warning", "Content safety check failed")
         else:
+            files = []
             for number in range(1, row.quantity + 1):
                 kind = self.image_format
                 if kind == "mixed":
@@ -188,8 +187,8 @@ class Sandbox:
                     references=row.references,
                     image_format=kind,
                 )
-                row.files.append(path)
-            row.status = "completed"
+                files.append(path)
+            row.end("completed", files=files)
 
     def url(self, path: str) -> str:
         """How the answers name an image."""

@@ -7,19 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Reply, Scripted
+from lists import NO_WEB, no_s3
 
 from prefect_nanobanana import ImagePrompt, InvalidInput
-from prefect_nanobanana.batch import _prompts as prompts
 from prefect_nanobanana.batch._prompts import Listed, gather_prompts
 
 
-def _no_s3(uri: str) -> bytes:
-    raise AssertionError(uri)
-
-
 def _gather(source: Any, given: Any = ()) -> list[Listed]:
-    return gather_prompts(given, None if source is None else str(source), _no_s3)
+    return gather_prompts(given, None if source is None else str(source), no_s3, NO_WEB)
 
 
 def _file(tmp_path: Path, name: str, content: str | bytes) -> Path:
@@ -88,7 +83,7 @@ def test_the_shipped_list_is_good() -> None:
 WRONG: dict[str, tuple[str, str | bytes, str]] = {
     "no rows": ("p.txt", "\n# nothing\n", "there are no prompts"),
     "empty csv": ("p.csv", "", "there are no prompts"),
-    "unknown kind": ("p.xlsx", "x", r"p\.xlsx: cannot be read as prompts: use a \.txt, \.csv, \.jsonl"),
+    "unknown kind": ("p.yaml", "x", r"p\.yaml: cannot be read as prompts: use a \.txt, \.csv, \.tsv"),
     "wrong column": (
         "p.csv",
         "promt,qty\na,1\n",
@@ -147,35 +142,3 @@ def test_no_prompts_at_all() -> None:
         _gather(None)
     with pytest.raises(InvalidInput, match="`prompts_from`"):
         _gather("  ")
-
-
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"nope\.txt cannot be read \(No such file"):
-        _gather(tmp_path / "nope.txt")
-    with pytest.raises(InvalidInput, match="Is a directory"):
-        _gather(tmp_path)
-
-
-def test_files_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompts, "MAX_FILE_BYTES", 10)
-    with pytest.raises(InvalidInput, match="larger than 10 bytes"):
-        _gather(_file(tmp_path, "p.txt", "x" * 11))
-    with Scripted(lambda _: Reply(b"x" * 50)) as server:
-        with pytest.raises(InvalidInput, match=r"/p\.txt: is larger than 10 bytes"):
-            _gather(server.url + "/p.txt?sig=hush")
-
-
-def test_from_the_web() -> None:
-    with Scripted(lambda s: Reply(b"a cat\n", 200 if "good" in s.path else 403)) as server:
-        assert _gather(server.url + "/good.txt?sig=hush")[0].place == "good.txt, line 1"
-        with pytest.raises(InvalidInput, match="bad.txt answered 403") as caught:
-            _gather(server.url + "/bad.txt?sig=hush")
-        assert "hush" not in str(caught.value)
-        assert all("authorization" not in seen.headers for seen in server.seen)
-    with pytest.raises(InvalidInput, match=r"cannot be read \(ConnectError\)"):
-        _gather(server.url + "/good.txt?sig=hush")
-
-
-def test_from_s3() -> None:
-    listed = gather_prompts([], "s3://b/lists/p.txt", lambda uri: f"read {uri}".encode())
-    assert listed[0].prompt.prompt == "read s3://b/lists/p.txt"

@@ -28,8 +28,10 @@ from prefect_nanobanana import (
     StorageOptions,
     watch_progress,
 )
-from prefect_nanobanana.batch._ledger import Ledger, Record
-from prefect_nanobanana.flows._images import copy_pending, generate_images
+from prefect_nanobanana.batch import plan_pending
+from prefect_nanobanana.batch._ledger import Ledger
+from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.flows import copy_pending, generate_images
 from prefect_nanobanana.images._download import Downloader
 from prefect_nanobanana.s3._store import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
@@ -112,7 +114,7 @@ def test_a_generation_that_the_api_has_forgotten_stays_unknown(
     assert statuses(again) == ["unknown"]
     assert "not found" in str(again.outcomes[0].message)
     assert _records(folder)["a"]["state"] == "unknown"
-    resent = run("a", on_unknown="resend")
+    resent = run("a", ask_again=["unknown"])
     sandbox.running.set()
     assert statuses(resent) in (["stored"], ["unknown"])
     assert sandbox.account.posts == 2
@@ -187,6 +189,7 @@ def test_a_balance_that_cannot_be_read_proves_nothing(
     with FaultyS3(sandbox.origin) as api:
         api.fault = refuse
         generator.credentials.base_url = f"{api.url}/api/v1"
+        generator.credentials.image_hosts = [sandbox.origin]
         sandbox.faults.queue("reset_before")
         report = run("a", "b")
     assert sorted(statuses(report)) == ["stored", "unknown"]
@@ -195,10 +198,10 @@ def test_a_balance_that_cannot_be_read_proves_nothing(
 
 
 def test_the_balance_is_waited_for_until_the_request_must_have_ended(
-    run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]
+    run: Run, sandbox: Sandbox, waiting: Callable[..., None], wait_for: Callable[..., None]
 ) -> None:
     """An account that is charged only when the generation ends."""
-    monkeypatch.setattr("prefect_nanobanana.batch._settling.SETTLE_AFTER_SECONDS", 4.0)
+    waiting(settle_after=4.0)
 
     def charge_late() -> None:
         wait_for(lambda: sandbox.account.posts == 1)
@@ -214,13 +217,24 @@ def test_the_balance_is_waited_for_until_the_request_must_have_ended(
     assert sandbox.account.posts == 1
 
 
-def test_resending_is_for_those_who_accept_the_risk(run: Run, sandbox: Sandbox, folder: Path) -> None:
-    sandbox.faults.queue("cut")
-    report = run("a", "b", on_unknown="resend")
-    assert statuses(report) == ["stored", "stored"]
-    assert (sandbox.account.charged, report.credits_used, report.credits_at_risk) == (3, 2, 1)
-    assert report.credits_unexplained == 1
-    assert report.credits_of_others == 0
+def test_unknown_outcomes_are_asked_again_once_per_run(run: Run, sandbox: Sandbox) -> None:
+    """Who accepts the risk pays once more, and not as often as a run has rounds."""
+    sandbox.faults.queue(*["cut"] * 4)
+    for posts in (1, 2, 3):
+        report = run("a", ask_again=["unknown"])
+        assert (statuses(report), report.credits_at_risk) == (["unknown"], 1)
+        assert (sandbox.account.posts, sandbox.account.charged) == (posts, posts)
+
+
+@pytest.mark.parametrize("former", [{"on_unknown": "resend"}, {"retry_warnings": True}])
+def test_the_former_names_of_asking_again_work_with_a_warning(
+    run: Run, sandbox: Sandbox, former: dict[str, Any]
+) -> None:
+    sandbox.faults.queue("warning" if "retry_warnings" in former else "cut")
+    run("a")
+    with pytest.warns(FutureWarning, match="is deprecated.* write ask_again="):
+        assert statuses(run("a", **former)) == ["stored"]
+    assert sandbox.account.posts == 2
 
 
 def test_resending_what_an_earlier_run_left_unknown(run: Run, sandbox: Sandbox, folder: Path) -> None:
@@ -233,7 +247,7 @@ def test_resending_what_an_earlier_run_left_unknown(run: Run, sandbox: Sandbox, 
         True,
     )
     assert kept.credits_at_risk == 0, "that was not this run"
-    again = run("a", on_unknown="resend")
+    again = run("a", ask_again=["unknown"])
     assert (statuses(again), again.credits_used, again.credits_at_risk) == (["stored"], 1, 0)
     assert sandbox.account.charged == 2
 
@@ -245,12 +259,12 @@ def test_a_request_that_may_still_be_answered_is_not_resent(
     run("a")
     (path,) = (folder / "b/records").iterdir()
     record = Record.model_validate_json(path.read_bytes())
-    record.state = "asked"  # as if another run were waiting for it
+    record = record.model_copy(update={"state": "asked"})  # as if another run were waiting for it
     path.write_text(record.model_dump_json())
-    assert statuses(run("a", on_unknown="resend")) == ["unknown"]
-    record.asked_at = datetime.now(UTC) - timedelta(hours=1)
+    assert statuses(run("a", ask_again=["unknown"])) == ["unknown"]
+    record = record.model_copy(update={"asked_at": datetime.now(UTC) - timedelta(hours=1)})
     path.write_text(record.model_dump_json())
-    assert statuses(run("a", on_unknown="resend")) == ["stored"]
+    assert statuses(run("a", ask_again=["unknown"])) == ["stored"]
 
 
 def test_what_the_api_has_named_is_never_proven_free(
@@ -270,6 +284,7 @@ def test_what_the_api_has_named_is_never_proven_free(
     with FaultyS3(sandbox.origin) as api:
         api.fault = forget
         generator.credentials.base_url = f"{api.url}/api/v1"
+        generator.credentials.image_hosts = [sandbox.origin]
         report = run("a")
         assert statuses(report) == ["unknown"]
         assert (report.credits_used, report.credits_unexplained, report.credits_at_risk) == (1, 0, 0)
@@ -278,10 +293,10 @@ def test_what_the_api_has_named_is_never_proven_free(
 
 
 def test_the_wait_counts_from_when_the_answer_was_given_up(
-    run: Run, generator: NanoBananaGenerator, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    run: Run, generator: NanoBananaGenerator, sandbox: Sandbox, waiting: Callable[..., None]
 ) -> None:
     """A request that timed out was open until then, and may be charged at its end."""
-    monkeypatch.setattr("prefect_nanobanana.batch._settling.SETTLE_AFTER_SECONDS", 2.0)
+    waiting(settle_after=2.0)
     generator.credentials.request_timeout_seconds = 3
 
     def charge_at_the_end(**asked: Any) -> GenerationRow:
@@ -337,14 +352,14 @@ def test_warnings_and_paid_failures_are_asked_again_on_request_only(
     assert sorted(statuses(run("a", "b", "c"))) == ["failed", "stored", "warning"]
     assert sorted(statuses(run("a", "b", "c"))) == ["failed", "stored", "warning"]
     assert sandbox.account.posts == 3
-    second = run("a", "b", "c", retry_warnings=True)
+    second = run("a", "b", "c", ask_again=["warnings"])
     assert sorted(statuses(second)) == ["failed", "stored", "stored"]
     assert (second.credits_used, second.credits_reused) == (1, 2)
-    third = run("a", "b", "c", retry_failed=True)
+    third = run("a", "b", "c", ask_again=["failed"])
     assert statuses(third) == ["stored"] * 3
     assert (third.credits_used, third.credits_reused) == (1, 3), "one cost twice, and that is told"
     assert sandbox.account.charged == 5
-    fourth = run("a", "b", "c", retry_failed=True, retry_warnings=True)
+    fourth = run("a", "b", "c", ask_again=["failed", "warnings"])
     assert (fourth.credits_used, fourth.credits_reused, sandbox.account.posts) == (0, 5, 5)
 
 
@@ -370,13 +385,13 @@ def test_what_was_to_be_asked_again_and_was_not_is_as_it_was(
     run("a", "b")
     before = _records(folder)
     sandbox.faults.queue("400", "402")
-    report = run("a", "b", retry_warnings=True)
+    report = run("a", "b", ask_again=["warnings"])
     assert statuses(report) == ["warning", "warning"]
     assert (report.credits_used, report.credits_reused) == (0, 2)
     for prompt, record in _records(folder).items():
         same = ("state", "generation", "generation_id", "credits_used", "attempt")
         assert {k: record.get(k) for k in same} == {k: before[prompt].get(k) for k in same}
-    refused = run("a", "b", retry_warnings=True, max_credits=0)
+    refused = run("a", "b", ask_again=["warnings"], max_credits=0)
     assert (statuses(refused), refused.credits_reused) == (["warning", "warning"], 2)
     assert run("a", "b").credits_reused == 2
     assert sandbox.account.charged == 2
@@ -397,7 +412,7 @@ def test_images_of_an_earlier_request_stay_when_it_is_made_again(
     _age(folder / "b/records", "a", days=16)
     assert _pending(generator, bucket, storage=ONE_TRY).lost == 1
     sandbox.images = {}
-    report = run(four, retry_failed=True)
+    report = run(four, ask_again=["failed"])
     assert (statuses(report), report.images, report.credits_used) == (["stored"], 7, 4)
     assert len(list((folder / "b/images").iterdir())) == 7
     again = run(four)
@@ -428,7 +443,7 @@ def test_retries_of_prefect_do_not_ask_again_what_was_asked_again_already(
     retried = generate_images.with_options(retries=2, retry_delay_seconds=0)
     settings: dict[str, Any] = {"generator": generator, "bucket": bucket, "batch": "b"}
     with pytest.raises(RunFailed):
-        retried(prompts=["nude"], retry_warnings=True, fail_on="warning", **settings)
+        retried(prompts=["nude"], ask_again=["warnings"], fail_on="warning", **settings)
     assert sandbox.account.charged == 2
 
 
@@ -502,7 +517,7 @@ def _age(records: Path, prompt: str, days: float) -> str:
     for path in records.iterdir():
         record = Record.model_validate_json(path.read_bytes())
         if record.prompt.prompt == prompt:
-            record.asked_at = datetime.now(UTC) - timedelta(days=days)
+            record = record.model_copy(update={"asked_at": datetime.now(UTC) - timedelta(days=days)})
             path.write_text(record.model_dump_json())
             return record.key
     raise AssertionError(prompt)
@@ -516,15 +531,15 @@ def _unlose(records: Path, prompt: str) -> None:
 
 
 def _watch(monkeypatch: pytest.MonkeyPatch, order: list[tuple[str, str]]) -> None:
-    from prefect_nanobanana.batch import _runner as _run
+    from prefect_nanobanana.batch._copying import Copying
 
-    finish = _run.Run._finish_copy
+    finish = Copying.finish
 
-    def watched(self: Any, job: Any) -> None:
-        order.append((job.ledger.batch, job.record.key))
-        finish(self, job)
+    def watched(self: Any, job: Any) -> Any:
+        order.append((job.planned.ledger.batch, job.record.key))
+        return finish(self, job)
 
-    monkeypatch.setattr(_run.Run, "_finish_copy", watched)
+    monkeypatch.setattr(Copying, "finish", watched)
 
 
 def test_what_is_still_running_is_asked_for(
@@ -649,11 +664,10 @@ def test_a_record_that_cannot_be_read_stops_it(
 
 
 def test_old_records_are_left_alone(run: Run, bucket: S3Bucket) -> None:
-    from prefect_nanobanana.batch._ledger import batches_with_records
-
     run("a")
     now = datetime.now(UTC)
-    opened = ObjectStore(bucket)
-    assert set(batches_with_records(opened, now - timedelta(hours=1))) == {"b"}
-    assert batches_with_records(opened, now + timedelta(hours=1)) == {}
-    assert Ledger(opened, "b").read_others(())
+    store = ObjectStore(bucket)
+    (record,) = Ledger(store, "b").read_others(()).values()
+    Ledger(store, "b").write(record.model_copy(update={"state": "generated", "images": {}}))
+    assert len(plan_pending(store, now - timedelta(hours=1)).prompts) == 1
+    assert plan_pending(store, now + timedelta(hours=1)).prompts == ()

@@ -25,9 +25,10 @@ from prefect_nanobanana import (
     Submission,
     UnknownOutcome,
 )
-from prefect_nanobanana.client._client import AsyncNanoBananaClient, GenerationHooks, NanoBananaClient
+from prefect_nanobanana.client import AsyncNanoBananaClient, GenerationHooks, NanoBananaClient
 from prefect_nanobanana.client._polling import Durations, durations_of
 from prefect_nanobanana.client._sse import EventReader
+from prefect_nanobanana.client._timings import Timings
 from prefect_nanobanana.sandbox import Sandbox
 
 Ask = Callable[..., Any]
@@ -190,7 +191,7 @@ def test_polls_that_are_refused_are_given_up_and_never_mean_that_nothing_was_cha
         assert [seen.method for seen in server.seen] == ["POST", "GET", "GET", "GET"]
 
 
-def test_a_deadline_leaves_the_id(ask: Ask, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deadline_leaves_the_id(ask: Ask, sandbox: Sandbox) -> None:
     sandbox.running.clear()
     submission = ask(sandbox, "submit", "a cat")
     with pytest.raises(StillRunning) as caught:
@@ -255,6 +256,20 @@ def test_a_submission_without_an_id_is_unknown(ask: Ask) -> None:
         assert len(server.seen) == 1
 
 
+def test_hooks_under_their_former_name_are_told_with_a_warning(
+    generator: NanoBananaGenerator, sandbox: Sandbox
+) -> None:
+    notes = Notes()
+    with pytest.warns(FutureWarning, match="hooks="):
+        generator.generate("x", witness=notes)
+    with pytest.warns(FutureWarning, match="hooks="):
+        asyncio.run(generator.agenerate("x", witness=notes))
+    submission = Submission(generation_id=sandbox.account.rows[0].generation_id)
+    with pytest.warns(FutureWarning, match="hooks="):
+        generator.wait(submission, witness=notes)
+    assert notes.steps == ["sending", "completed", "sending", "completed", "completed"]
+
+
 # Polling: the pace, simulated.
 
 
@@ -262,7 +277,7 @@ def _poll(durations: Durations, took: float) -> tuple[float, int]:
     """How late a generation is found to have ended, in seconds, and after how many requests."""
     elapsed, polls = 0.0, 0
     while True:
-        elapsed += durations.delay_seconds(elapsed)
+        elapsed += durations.delay_seconds(elapsed, Timings())
         polls += 1
         if elapsed >= took:
             durations.saw(elapsed)
@@ -270,11 +285,7 @@ def _poll(durations: Durations, took: float) -> tuple[float, int]:
 
 
 @pytest.mark.parametrize(("low", "high"), [(12, 16), (10, 60), (28, 31)])
-def test_polls_find_an_end_within_a_second_or_so_and_do_not_hammer(
-    low: float, high: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, seconds in {"FIRST_POLL": 5.0, "POLL_EVERY": 3.0, "CLOSE_POLL": 2.0}.items():
-        monkeypatch.setattr(f"prefect_nanobanana.client._polling.{name}_SECONDS", seconds)
+def test_polls_find_an_end_within_a_second_or_so_and_do_not_hammer(low: float, high: float) -> None:
     chance, durations = random.Random(1), Durations()
     found = [_poll(durations, chance.uniform(low, high)) for _ in range(500)]
     late = [seconds for seconds, _ in found[10:]]
@@ -293,12 +304,10 @@ def test_what_was_found_late_teaches_nothing(generator: NanoBananaGenerator, san
     assert not durations_of(sandbox.base_url, "nano-banana")._seconds
 
 
-def test_the_vendors_pace_holds_until_something_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefect_nanobanana.client._polling.FIRST_POLL_SECONDS", 5.0)
-    monkeypatch.setattr("prefect_nanobanana.client._polling.POLL_EVERY_SECONDS", 3.0)
+def test_the_vendors_pace_holds_until_something_is_known() -> None:
     durations = Durations()
-    assert durations.delay_seconds(0) == 5
-    assert durations.delay_seconds(5.1) == 3
+    assert durations.delay_seconds(0, Timings()) == 5
+    assert durations.delay_seconds(5.1, Timings()) == 3
 
 
 # Streams.
@@ -348,9 +357,8 @@ def test_an_event_whose_end_is_the_streams_end() -> None:
     assert list(reader.feed(b"")) == [{"type": "complete"}]
 
 
-def test_an_event_without_end_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefect_nanobanana.client._sse.MAX_EVENT_BYTES", 100)
-    reader = EventReader("secret")
+def test_an_event_without_end_is_dropped() -> None:
+    reader = EventReader("secret", max_bytes=100)
     assert list(reader.feed(b"data: " + b"x" * 200)) == []
     assert list(reader.feed(b'\n\ndata: {"a": "secret"}\n\n')) == [{"a": "[key]"}]
 

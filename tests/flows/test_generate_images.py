@@ -42,9 +42,9 @@ from prefect_nanobanana import (
     UnknownOutcome,
     watch_progress,
 )
-from prefect_nanobanana.batch import _runner as _run
+from prefect_nanobanana.batch import _stages
 from prefect_nanobanana.batch._ledger import Ledger
-from prefect_nanobanana.flows._images import generate_images
+from prefect_nanobanana.flows import generate_images
 from prefect_nanobanana.images._copier import Copier
 from prefect_nanobanana.models import OutcomeStatus
 from prefect_nanobanana.s3._store import ObjectStore
@@ -138,7 +138,7 @@ def test_an_unknown_outcome_keeps_the_id_that_was_told(
     def processing(*_: Any, **__: Any) -> Any:
         raise UnknownOutcome("still processing", generation_id="g17")
 
-    monkeypatch.setattr("prefect_nanobanana.client._core.read_generation", processing)
+    monkeypatch.setattr("prefect_nanobanana.client._operations.read_generation", processing)
     report = run("a")
     assert "generation g17 was not seen to end" in str(report.outcomes[0].message)
     (record,) = (folder / "b/records").iterdir()
@@ -221,13 +221,13 @@ def test_two_runs_of_a_batch_at_once_do_not_both_pay(
     make_bucket: MakeBucket,
     moto_url: str,
     s3: LocalS3,
-    monkeypatch: pytest.MonkeyPatch,
+    waiting: Callable[..., None],
     caplog: pytest.LogCaptureFixture,
     conditional: bool,
 ) -> None:
     """On a store with conditional writes and on one without; both have read the ledger before."""
     sandbox.latency = (0.1, 0.2)
-    monkeypatch.setattr("prefect_nanobanana.batch._ledger.CLAIM_SECONDS", 1.0)
+    waiting(claim=1.0, await_other_for=75.0)
     bucket = make_bucket(endpoint_url=moto_url if conditional else s3.endpoint_url)
     read, barrier = Ledger.read, threading.Barrier(2)
 
@@ -247,9 +247,8 @@ def test_two_runs_of_a_batch_at_once_do_not_both_pay(
         reports = list(pool.map(work, range(2)))
     assert sorted(row.prompt for row in sandbox.account.rows) == [*"abcdef"], "paid twice"
     assert sum(report.credits_used for report in reports) == sandbox.account.charged == 6
-    skipped = [o.message for report in reports for o in report.outcomes if o.status == "skipped"]
-    assert len(skipped) == 6
-    assert all("another run of this batch" in str(message) for message in skipped)
+    assert all(report.stored == 6 for report in reports), "what the other has in hand is waited for"
+    assert [sum(report.credits_reused for report in reports)] == [6]
     again = generate_images(prompts=[*"abcdef"], generator=generator, bucket=bucket, batch="b")
     assert (again.stored, again.credits_used) == (6, 0)
 
@@ -277,8 +276,8 @@ def test_a_run_that_comes_between_reading_and_claiming_is_seen(
 
         patch.setattr(Ledger, "read", read_and_be_overtaken)
         report = generate_images(prompts=["a", "b"], fail_on="never", **settings)
-    assert statuses(report) == ["skipped", "skipped"]
-    assert sandbox.account.posts == 2
+    assert statuses(report) == ["stored", "stored"]
+    assert (report.credits_used, report.credits_reused, sandbox.account.posts) == (0, 2, 2)
     assert generate_images(prompts=["a", "b"], **settings).credits_reused == 2
 
 
@@ -291,7 +290,7 @@ def test_without_a_batch_name_each_run_is_new(run: Callable[..., RunReport], san
     ("fault", "status", "charged", "message"),
     [
         ("reset_before", "stored", 1, None),
-        ("reset_after", "unknown", 1, "maybe paid (1 credits), and not asked again"),
+        ("reset_after", "unknown", 1, "maybe paid (1 credit), and not asked again"),
         ("cut", "unknown", 1, "maybe paid"),
         ("stall", "unknown", 1, "no answer within"),
         ("bad_json", "unknown", 1, "not JSON"),
@@ -567,9 +566,9 @@ def test_an_answer_that_cannot_be_recorded_is_said_in_the_log(
     make_bucket: MakeBucket,
     s3: LocalS3,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    waiting: Callable[..., None],
 ) -> None:
-    monkeypatch.setattr(_run, "WRITE_AGAIN_FOR_SECONDS", 0.5)
+    waiting(write_again_for=0.5)
 
     def fault(seen: Seen) -> Reply | None:
         lost = seen.method == "PUT" and "/records/" in seen.path and b'"generation"' in seen.body
@@ -869,7 +868,7 @@ def test_an_interrupted_run_keeps_what_it_paid_for(
 ) -> None:
     """Cancelled in mid-run: nothing new is asked, the answer under way is waited for and kept."""
     sandbox.latency = (0.4, 0.4)
-    real = _run._submit
+    real = _stages._submit
     submitted: list[Any] = []
 
     def submit(*args: Any) -> Any:
@@ -885,7 +884,7 @@ def test_an_interrupted_run_keeps_what_it_paid_for(
         threading.Thread(target=interrupt).start()
         return interrupted
 
-    monkeypatch.setattr(_run, "_submit", submit)
+    monkeypatch.setattr(_stages, "_submit", submit)
     with pytest.raises(KeyboardInterrupt):
         generate_images(prompts=[*"abcdef"], generator=generator, bucket=bucket, batch="b")
     paid = sandbox.account.charged

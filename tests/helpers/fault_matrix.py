@@ -14,18 +14,18 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 from prefect_aws import MinIOCredentials, S3Bucket
 from prefect_aws.client_parameters import AwsClientParameters
 from pydantic import SecretStr
 from servers import FaultyS3, Reply, Seen, s3_error
 
 from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator, RunFailed, RunReport
-from prefect_nanobanana.batch import _runner as run_module
-from prefect_nanobanana.flows._images import generate_images
+from prefect_nanobanana.batch._timing import current_timing, use_timing
+from prefect_nanobanana.flows import generate_images
 from prefect_nanobanana.sandbox import Sandbox
 from prefect_nanobanana.sandbox.s3 import LocalS3
 
@@ -113,8 +113,8 @@ def run_store_cell(s3: LocalS3, column: str, fault: str) -> str:
             return s3_error(403, "AccessDenied")
 
         # Who may not write will not be let in by waiting.
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(run_module, "WRITE_AGAIN_FOR_SECONDS", 1.0 if fault == "denied" else 60.0)
+        patience = replace(current_timing(), write_again_for=1.0 if fault == "denied" else 60.0)
+        stack.enter_context(use_timing(patience))
         proxy.fault = meet
         generator = NanoBananaGenerator(
             credentials=NanoBananaCredentials(

@@ -13,8 +13,8 @@ from typing import Any
 from prefect_nanobanana import Generation, ImagePrompt, Outcome, StoredImage
 from prefect_nanobanana.images._picture import inspect
 from prefect_nanobanana.report._gallery import gallery_page
+from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._report import build_report
-from prefect_nanobanana.report._text import GalleryItem
 from prefect_nanobanana.s3._store import ObjectStore
 from prefect_nanobanana.sandbox.pictures import draw
 
@@ -85,8 +85,8 @@ def gallery_item(
 
 def page(items: Sequence[GalleryItem], prompts: int | None = None, **changes: Any) -> str:
     """The page of a batch `b` in the folder `f`; `prompts` of its items are this run's."""
-    outcomes = [item.outcome for item in items][:prompts]
-    used = sum(o.credits_used for o in outcomes if not o.reused)
+    its = items[:prompts]
+    used = sum(i.outcome.credits_used for i in its if not i.outcome.reused)
     settings: dict[str, Any] = {
         "balance_before": 10_000,
         "balance_after": 10_000 - used,
@@ -95,7 +95,7 @@ def page(items: Sequence[GalleryItem], prompts: int | None = None, **changes: An
         **changes,
     }
     block: Any = SimpleNamespace(bucket_name="pictures", bucket_folder="f")
-    report = build_report("b", len(outcomes), outcomes, **settings)
+    report = build_report("b", len(its), its, **settings)
     return gallery_page(report, items, ObjectStore(block)).decode()
 
 

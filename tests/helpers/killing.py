@@ -18,7 +18,7 @@ from prefect_aws import S3Bucket
 from servers import Reply, Seen
 
 from prefect_nanobanana import NanoBananaGenerator, RunFailed, RunReport
-from prefect_nanobanana.flows._images import generate_images
+from prefect_nanobanana.flows import generate_images
 
 SCRIPT = Path(__file__).with_name("killed_run.py")
 

@@ -81,7 +81,7 @@ class Scripted:
                 outer.seen.append(seen)
                 outer.send(self, answer(seen))
 
-            do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = handle_any
+            do_GET = do_POST = do_PUT = do_PATCH = do_HEAD = do_DELETE = handle_any
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 import trustme
 import urllib3
+from networks import NoNetwork, fetch_bytes, proxy_of
 from servers import Reply, Scripted, Seen
 from urllib3.connection import HTTPConnection
-from urllib3.util import parse_url
 
 from prefect_nanobanana import ImageNotCopied, InvalidInput, NanoBananaCredentials
 from prefect_nanobanana.images import _download, _network
@@ -52,34 +52,26 @@ FORBIDDEN = [
     *("2002:a00:1::1", "2002:7f00:1::1", "2001:0:a00:1::1"),
     # Metadata services: AWS, Google and Azure; AWS over IPv6; Alibaba; Oracle; Azure's platform.
     *("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16"),
-    *("::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe"),
+    *("::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "fd20:ce::254", "fd00:42::42"),
+    # Services inside of clouds, at addresses that are otherwise public: IBM, Google.
+    *("161.26.0.10", "166.8.1.1", "166.11.255.255", "199.36.153.8"),
+    # What newer registrations say is special, and older Pythons do not know.
+    *(
+        "3fff::1",
+        "3fff:fff::1",
+        "192.88.99.1",
+        "5f00::1",
+        "64:ff9b:1::808:808",
+        "100::1",
+        "100:0:0:1::1",
+    ),
+    *("2001:2::1", "2001:20::1", "192.0.0.8", "::ffff:168.63.129.16", "::ffff:192.88.99.1"),
 ]
-
-
-class NoNetwork:
-    """Counts who wants to connect, and connects nobody."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def __call__(self, address: tuple[str, int], timeout: float | None) -> socket.socket:
-        self.asked.append(address[0])
-        raise AssertionError(f"a connection to {address} was asked for")
 
 
 def _only_the_first(address: Any) -> bool:
     """For tests: 127.0.0.1 is the internet, and everything else a network of one's own."""
     return str(address) == "127.0.0.1"
-
-
-def _fetch(
-    url: str, addresses: Addresses, connect: _network.Connect = socket.create_connection
-) -> bytes:
-    with (
-        closing(Downloader(addresses, 1, connect)) as downloader,
-        closing(downloader.fetch(url)) as body,
-    ):
-        return body.file.read()
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +96,10 @@ def test_public_addresses(address: str) -> None:
 def test_addresses_that_are_never_connected_to(address: str) -> None:
     network, literal = NoNetwork(), f"[{address}]" if ":" in address else address
     with pytest.raises(ImageNotCopied, match="no public address.*image_hosts"):
-        _fetch(f"https://{literal}/x.png", Addresses(), network)
+        fetch_bytes(f"https://{literal}/x.png", Addresses(), network)
     named = Addresses(resolve=lambda *_: [address])
     with pytest.raises(ImageNotCopied, match=f"{NAME} .*no public address"):
-        _fetch(f"https://{NAME}/x.png", named, network)
+        fetch_bytes(f"https://{NAME}/x.png", named, network)
     assert network.asked == []
 
 
@@ -120,14 +112,14 @@ def test_this_machine_by_other_spellings(host: str) -> None:
 
     network = NoNetwork()
     with pytest.raises(ImageNotCopied, match="no public address|Invalid IPv4 address"):
-        _fetch(f"https://{host}/x.png", Addresses(resolve=as_the_system_does), network)
+        fetch_bytes(f"https://{host}/x.png", Addresses(resolve=as_the_system_does), network)
     assert network.asked == []
 
 
 def test_one_forbidden_address_among_others_is_enough() -> None:
     network = NoNetwork()
     with pytest.raises(ImageNotCopied, match="10.0.0.1"):
-        _fetch(f"https://{NAME}/", Addresses(resolve=lambda *_: ["8.8.8.8", "10.0.0.1"]), network)
+        fetch_bytes(f"https://{NAME}/", Addresses(resolve=lambda *_: ["8.8.8.8", "10.0.0.1"]), network)
     assert network.asked == []
 
 
@@ -139,10 +131,10 @@ def test_the_address_that_was_checked_is_connected_to(tls: ssl.SSLContext) -> No
         Scripted(lambda _: Reply(PNG), tls=tls) as host,
         Scripted(lambda _: Reply(b"secret"), "127.0.0.2") as inside,
     ):
-        assert _fetch(f"https://{NAME}:{host.port}/x.png", addresses) == PNG
+        assert fetch_bytes(f"https://{NAME}:{host.port}/x.png", addresses) == PNG
         assert host.seen[0].headers["host"] == f"{NAME}:{host.port}"
         with pytest.raises(ImageNotCopied, match=rf"{NAME} \(127.0.0.2\) is no public address"):
-            _fetch(f"https://{NAME}:{inside.port}/x.png", addresses)
+            fetch_bytes(f"https://{NAME}:{inside.port}/x.png", addresses)
     assert (host.connections, inside.connections, found) == (1, 0, [])
 
 
@@ -150,7 +142,7 @@ def test_the_certificate_is_checked_against_the_name(tls: ssl.SSLContext) -> Non
     addresses = Addresses(resolve=lambda *_: ["127.0.0.1"], is_public=_only_the_first)
     with Scripted(lambda _: Reply(PNG), tls=tls) as host:
         with pytest.raises(TransientDownloadError, match="CERTIFICATE_VERIFY_FAILED"):
-            _fetch(f"https://other.example:{host.port}/x.png", addresses)
+            fetch_bytes(f"https://other.example:{host.port}/x.png", addresses)
         assert host.seen == []
 
 
@@ -163,7 +155,7 @@ def test_redirects_lead_nowhere_else(tls: ssl.SSLContext, scheme: str, name: str
         target = f"{scheme}://{name}:{inside.port}/latest/meta-data"
         with Scripted(lambda _: Reply(b"", 302, {"Location": target}), tls=tls) as host:
             with pytest.raises(ImageNotCopied, match=r"no public address|not https"):
-                _fetch(f"https://{NAME}:{host.port}/x.png", addresses)
+                fetch_bytes(f"https://{NAME}:{host.port}/x.png", addresses)
         assert (len(host.seen), inside.connections) == (1, 0)
 
 
@@ -174,17 +166,17 @@ def test_redirects_are_bounded(tls: ssl.SSLContext) -> None:
 
     addresses = Addresses(resolve=lambda *_: ["127.0.0.1"], is_public=_only_the_first)
     with Scripted(onward, tls=tls) as host:
-        assert _fetch(f"https://{NAME}:{host.port}/{_download.MAX_REDIRECTS}", addresses) == PNG
+        assert fetch_bytes(f"https://{NAME}:{host.port}/{_download.MAX_REDIRECTS}", addresses) == PNG
         before = len(host.seen)
         with pytest.raises(ImageNotCopied, match="redirects"):
-            _fetch(f"https://{NAME}:{host.port}/99", addresses)
+            fetch_bytes(f"https://{NAME}:{host.port}/99", addresses)
         assert len(host.seen) - before == _download.MAX_REDIRECTS + 1
 
 
 def test_another_address_is_tried_when_one_does_not_answer() -> None:
     with Scripted(lambda _: Reply(PNG)) as host:
         addresses = Addresses([NAME], resolve=lambda *_: ["127.0.0.3", "127.0.0.1"])
-        assert _fetch(f"http://{NAME}:{host.port}/x.png", addresses) == PNG
+        assert fetch_bytes(f"http://{NAME}:{host.port}/x.png", addresses) == PNG
 
 
 def test_names_without_an_address_may_get_one() -> None:
@@ -194,9 +186,9 @@ def test_names_without_an_address_may_get_one() -> None:
     with pytest.raises(
         TransientDownloadError, match=f"{NAME} cannot be resolved: Name or service not known"
     ):
-        _fetch(f"https://{NAME}/x.png", Addresses(resolve=unknown))
+        fetch_bytes(f"https://{NAME}/x.png", Addresses(resolve=unknown))
     with pytest.raises(TransientDownloadError, match=f"{NAME} has no address"):
-        _fetch(f"https://{NAME}/x.png", Addresses(resolve=lambda *_: []))
+        fetch_bytes(f"https://{NAME}/x.png", Addresses(resolve=lambda *_: []))
 
 
 def test_hosts_that_the_block_names_may_be_anywhere() -> None:
@@ -207,16 +199,19 @@ def test_hosts_that_the_block_names_may_be_anywhere() -> None:
     )
     with Scripted(lambda _: Reply(PNG), "127.0.0.2") as inside:
         addresses = Addresses(credentials.trusted_hosts, resolve=lambda *_: ["127.0.0.2"])
-        for host in ("127.0.0.2", "inside.example", "INSIDE.example.", "api.corp.example"):
-            assert _fetch(f"http://{host}:{inside.port}/x.png", addresses) == PNG
-        with pytest.raises(ImageNotCopied, match="not https"):
-            _fetch(f"http://elsewhere.example:{inside.port}/x.png", addresses)
-        assert len(inside.seen) == 4
+        for host in ("127.0.0.2", "inside.example", "INSIDE.example."):
+            assert fetch_bytes(f"http://{host}:{inside.port}/x.png", addresses) == PNG
+        for elsewhere in ("elsewhere.example", "api.corp.example"):
+            with pytest.raises(ImageNotCopied, match="not https"):
+                fetch_bytes(f"http://{elsewhere}:{inside.port}/x.png", addresses)
+        assert len(inside.seen) == 3
 
 
-@pytest.mark.parametrize("host", ["http://a.example", "a.example:80", "a/b", "", "user@a.example"])
-def test_image_hosts_are_hosts_alone(host: str) -> None:
-    with pytest.raises(ValueError, match="is no host: give its name or address alone|image_hosts"):
+@pytest.mark.parametrize(
+    "host", ["ftp://a.example", "a.example:x", "http://a/b", "a/b", "", "user@a.example", "a.example:"]
+)
+def test_image_hosts_are_hosts(host: str) -> None:
+    with pytest.raises(ValueError, match="is not a host: give its name or address|image_hosts"):
         NanoBananaCredentials(api_key="nb_x", image_hosts=[host])
 
 
@@ -224,14 +219,7 @@ def test_image_hosts_may_be_addresses() -> None:
     hosts = ["10.0.0.7", "fd12::1", "[fd12::2]"]
     credentials = NanoBananaCredentials(api_key="nb_x", image_hosts=hosts)
     assert credentials.image_hosts == ["10.0.0.7", "fd12::1", "fd12::2"]
-    Addresses(credentials.trusted_hosts).check(parse_url("http://[fd12::1]:9000/x.png"))
-
-
-@contextmanager
-def _proxy(monkeypatch: pytest.MonkeyPatch, name: str = "http_proxy") -> Iterator[Scripted]:
-    with Scripted(lambda _: Reply(PNG)) as proxy:
-        monkeypatch.setenv(name, proxy.url)
-        yield proxy
+    Addresses(credentials.trusted_hosts).check("http", "[fd12::1]", 9000)
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
@@ -240,11 +228,11 @@ def test_behind_a_proxy(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
         raise AssertionError("the proxy resolves names")
 
     addresses = Addresses([NAME], resolve=never)
-    with _proxy(monkeypatch, variable) as proxy:
-        assert _fetch(f"http://{NAME}/x.png", addresses) == PNG
+    with proxy_of(monkeypatch, variable) as proxy:
+        assert fetch_bytes(f"http://{NAME}/x.png", addresses) == PNG
         assert proxy.seen[0].path == f"http://{NAME}/x.png"
         with pytest.raises(ImageNotCopied, match=r"169\.254\.169\.254 is no public address"):
-            _fetch("https://169.254.169.254/latest", addresses)
+            fetch_bytes("https://169.254.169.254/latest", addresses)
         assert proxy.connections == 1
 
 
@@ -254,7 +242,7 @@ def test_a_proxy_with_a_password_that_takes_its_time(monkeypatch: pytest.MonkeyP
     with Scripted(lambda _: reply) as proxy:
         monkeypatch.setenv("http_proxy", f"me:p%40ss@127.0.0.1:{proxy.port}")
         with pytest.raises(TransientDownloadError, match="did not arrive within 0.5 s"):
-            _fetch(f"http://{NAME}/x.png", Addresses([NAME]))
+            fetch_bytes(f"http://{NAME}/x.png", Addresses([NAME]))
     assert proxy.seen[0].headers["proxy-authorization"] == "Basic bWU6cEBzcw=="
 
 
@@ -280,27 +268,27 @@ def test_proxies_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, address: s
 )
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(ImageNotCopied) as caught:
-        _fetch(url, Addresses())
+        fetch_bytes(url, Addresses())
     assert "hush" not in str(caught.value)
 
 
 def test_a_redirect_to_an_address_that_is_none() -> None:
     with Scripted(lambda _: Reply(b"", 302, {"Location": "https://[::1"})) as host:
-        with pytest.raises(ImageNotCopied, match="is no web address, or leads to none"):
-            _fetch(host.url, Addresses(["127.0.0.1"]))
+        with pytest.raises(ImageNotCopied, match="is not an https URL, or leads to none"):
+            fetch_bytes(host.url, Addresses(["127.0.0.1"]))
 
 
 def test_a_password_is_not_told_to_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    with _proxy(monkeypatch) as proxy:
-        _fetch(f"http://me:hush@{NAME}/x.png#part", Addresses([NAME]))
+    with proxy_of(monkeypatch) as proxy:
+        fetch_bytes(f"http://me:hush@{NAME}/x.png#part", Addresses([NAME]))
     assert proxy.seen[0].path == f"http://{NAME}/x.png"
     assert "hush" not in str(proxy.seen[0].headers)
 
 
-def test_hosts_that_need_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hosts_that_need_noproxy_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with _proxy(monkeypatch) as proxy, Scripted(lambda _: Reply(PNG)) as host:
-        assert _fetch(f"{host.url}/x.png", Addresses(["127.0.0.1"])) == PNG
+    with proxy_of(monkeypatch) as proxy, Scripted(lambda _: Reply(PNG)) as host:
+        assert fetch_bytes(f"{host.url}/x.png", Addresses(["127.0.0.1"])) == PNG
         assert proxy.seen == []
 
 
@@ -308,7 +296,7 @@ def test_nothing_of_the_machine_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pat
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hush\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with Scripted(lambda _: Reply(PNG)) as host:
-        _fetch(host.url.replace("http://", "http://user:pass@"), Addresses(["127.0.0.1"]))
+        fetch_bytes(host.url.replace("http://", "http://user:pass@"), Addresses(["127.0.0.1"]))
     assert "authorization" not in host.seen[0].headers
 
 
@@ -331,7 +319,7 @@ def test_hosts_that_take_their_time_meet_a_deadline(
         Scripted(lambda _: reply) as host,
         pytest.raises(TransientDownloadError, match="did not arrive within 0.5 s"),
     ):
-        _fetch(host.url, Addresses(["127.0.0.1"]))
+        fetch_bytes(host.url, Addresses(["127.0.0.1"]))
     assert time.monotonic() - started < 4
 
 
@@ -363,7 +351,7 @@ def test_hosts_that_never_pause_meet_a_deadline(
         talking.start()
         started = time.monotonic()
         with pytest.raises(TransientDownloadError, match="did not arrive within 0.5 s"):
-            _fetch(f"http://127.0.0.1:{listening.getsockname()[1]}/", Addresses(["127.0.0.1"]))
+            fetch_bytes(f"http://127.0.0.1:{listening.getsockname()[1]}/", Addresses(["127.0.0.1"]))
         assert time.monotonic() - started < 5
         talking.join()
 
@@ -374,7 +362,7 @@ def test_a_handshake_without_end_meets_the_deadline(monkeypatch: pytest.MonkeyPa
         socket.create_server(("127.0.0.1", 0)) as mute,
         pytest.raises(TransientDownloadError, match="did not arrive"),
     ):
-        _fetch(f"https://127.0.0.1:{mute.getsockname()[1]}/x.png", Addresses(["127.0.0.1"]))
+        fetch_bytes(f"https://127.0.0.1:{mute.getsockname()[1]}/x.png", Addresses(["127.0.0.1"]))
 
 
 def test_a_deadline_concerns_its_own_thread_and_time() -> None:
@@ -403,7 +391,7 @@ def _watched(address: tuple[str, int], timeout: float | None) -> socket.socket:
 def test_a_body_is_read_in_large_pieces() -> None:
     content = bytes(IN_MEMORY_BYTES)
     with Scripted(lambda _: Reply(content)) as host:
-        assert _fetch(host.url, Addresses(["127.0.0.1"]), _watched) == content
+        assert fetch_bytes(host.url, Addresses(["127.0.0.1"]), _watched) == content
     assert Watched.most > IN_MEMORY_BYTES // 2
 
 
@@ -422,7 +410,7 @@ def test_signatures_of_urls_are_not_logged(caplog: pytest.LogCaptureFixture) -> 
     """urllib3 logs them, and for S3 as before: this concerns images alone."""
     caplog.set_level("DEBUG")
     with Scripted(lambda _: Reply(PNG)) as host:
-        _fetch(f"{host.url}/x.png?X-Amz-Signature=hush", Addresses(["127.0.0.1"]))
+        fetch_bytes(f"{host.url}/x.png?X-Amz-Signature=hush", Addresses(["127.0.0.1"]))
         assert "hush" not in caplog.text
         urllib3.request("GET", f"{host.url}/shown")
     assert "/shown" in caplog.text
@@ -442,7 +430,7 @@ def test_a_body_that_says_it_is_large_is_on_disk_from_its_start(
     content = PNG * (IN_MEMORY_BYTES // len(PNG) + 1)
     reply = Reply(content) if said else Reply(content, length=-1)
     with Scripted(lambda _: reply) as host:
-        assert _fetch(host.url, Addresses(["127.0.0.1"])) == content
+        assert fetch_bytes(host.url, Addresses(["127.0.0.1"])) == content
     assert [size > IN_MEMORY_BYTES for size in sizes] == [not said]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from prefect_nanobanana.images import _picture as _pictures
+from prefect_nanobanana.images import _pixels
 from prefect_nanobanana.images._picture import inspect
 from prefect_nanobanana.sandbox.pictures import draw
 
@@ -82,5 +82,5 @@ def test_a_fork_decodes_too() -> None:
 def test_a_process_that_is_about_to_end_decodes_still(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = ThreadPoolExecutor(1)
     ended.shutdown()
-    monkeypatch.setattr(_pictures, "_decoders", lambda _: ended)
+    monkeypatch.setattr(_pixels, "_decoders", lambda _: ended)
     assert inspect(io.BytesIO(PNG)).thumbnail

@@ -5,6 +5,7 @@ With SCREENSHOTS=FOLDER it leaves a picture of each step there (`make screenshot
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -75,6 +76,20 @@ class Person:
         self.page: Page = chrome.new_page(1280, 900)
         self.page.set_default_timeout(PATIENCE)
         self._taken = 0
+
+    def log_in(self, page: Page) -> None:
+        """Give the server its password, which the browser then keeps."""
+        page.goto(self.where["ui"])
+        page.locator("input[type=password]").fill(self.where["auth"])
+        page.get_by_role("button", name="Login").click()
+        page.wait_for_url("**/dashboard**", wait_until="commit")
+
+    def ask(self, path: str, body: Any) -> Any:
+        """Ask Prefect's API."""
+        token = base64.b64encode(self.where["auth"].encode()).decode()
+        return self.page.request.post(
+            f"{self.where['api']}/{path}", data=body, headers={"Authorization": f"Basic {token}"}
+        ).json()
 
     def look(self, name: str, *, whole: bool = False) -> None:
         """Take a picture of the page."""
@@ -178,6 +193,7 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
         page = person.page
         api, s3 = where["nano_banana"], where["s3"]
 
+        person.log_in(page)
         # The blocks, with a wrong key.
         settings = {"API_key": "nb_wrong", "Base_URL": api["base_url"], "Requests_at_once": "3"}
         person.new_block("nano-banana-credentials", "default", **settings)
@@ -205,7 +221,7 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
         # The right key.
         page.goto(f"{where['ui']}/v2/blocks")
         page.get_by_role("link", name="default").first.wait_for()
-        found = page.request.post(f"{where['api']}/block_documents/filter", data={}).json()
+        found = person.ask("block_documents/filter", {})
         (block,) = [d for d in found if d["block_type"]["slug"] == "nano-banana-credentials"]
         page.goto(f"{where['ui']}/v2/blocks/block/{block['id']}/edit")
         page.get_by_label("API key").fill(api["api_key"])
@@ -232,10 +248,8 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
         person.look("log")
 
         # The gallery, the credits, the table.
-        artifacts = page.request.post(
-            f"{where['api']}/artifacts/filter",
-            data={"artifacts": {"flow_run_id": {"any_": [run.rpartition("/")[2]]}}},
-        ).json()
+        wanted = {"flow_run_id": {"any_": [run.rpartition("/")[2]]}}
+        artifacts = person.ask("artifacts/filter", {"artifacts": wanted})
         ids = {(a["type"], "credits" in a["key"]): a["id"] for a in artifacts}
         gallery = f"{where['ui']}/v2/artifacts/artifact/{ids['markdown', False]}"
         page.goto(gallery)
@@ -283,6 +297,7 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
         fresh.set_default_timeout(PATIENCE)
         for origin in (api["base_url"].removesuffix("/api/v1"), s3["endpoint_url"]):
             fresh.route(f"{origin}/**", lambda route: route.abort())
+        person.log_in(fresh)
         fresh.goto(gallery)
         thumbnails = fresh.locator("main td[valign] img")
         assert _loaded(thumbnails, 2) == [256, 256]

@@ -19,7 +19,8 @@ from deployed import DEPLOYMENTS, Deployed
 from prefect_aws import S3Bucket
 
 from prefect_nanobanana import ImagePrompt, NanoBananaGenerator
-from prefect_nanobanana.batch._ledger import Ledger, Record
+from prefect_nanobanana.batch._ledger import Ledger
+from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.s3._store import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
 
@@ -107,6 +108,21 @@ def test_the_retry_button_goes_on_where_the_run_stopped(
     (run,) = ours()
     assert run["state"]["message"] == "2 stored, 1 warning; 1 credit used, 2 paid earlier, 97 left"
     assert (sandbox.account.posts, sandbox.account.charged) == (4, 3)
+
+
+def test_a_form_in_a_browser_reads_no_file_of_the_worker(
+    server: Deployed,
+    deployed: object,
+    worker: object,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    wait_for: Callable[..., None],
+) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat")
+    run = server.create_run("prompt-list", prompts_from=f"{tmp_path}/prompts.txt")
+    wait_for(lambda: server.ended(run), 180)
+    assert "is not below a folder that lists may be read from" in server.run(run)["state"]["message"]
+    assert sandbox.account.posts == 0
 
 
 def _final(server: Deployed, *batches: str | None) -> list[dict[str, Any]]:

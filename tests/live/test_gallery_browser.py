@@ -15,7 +15,7 @@ from galleries import HEBREW, LINES, PIXELS, PROMPTS, dozens, gallery_item, writ
 from servers import Reply, Scripted, Seen
 
 from prefect_nanobanana.images._picture import THUMBNAIL_PIXELS
-from prefect_nanobanana.report import _gallery
+from prefect_nanobanana.report import GalleryItem, _gallery
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -316,6 +316,22 @@ def test_a_card_opens_with_all_that_is_known(open_page: Open) -> None:
     assert "up to 2 credits more" in page.locator("#details").inner_text()
     page.click("#close")
     _until(page, "!document.querySelector('dialog').open")
+
+
+def test_a_film_is_offered_and_not_played(open_page: Open, tmp_path: Path) -> None:
+    made = gallery_item(1, pictures=2)
+    film = made.outcome.images[1].model_copy(update={"content_type": "video/mp4", "checked": False})
+    outcome = made.outcome.model_copy(update={"images": (made.outcome.images[0], film)})
+    page = open_page(write(tmp_path, [GalleryItem(outcome, made.thumbnails)]))
+    page.click("#p1 summary")
+    page.locator("#large[data-shows=full]").wait_for()
+    page.locator("#strip button").nth(1).click()
+    assert not page.locator("#large").is_visible()
+    assert "(video/mp4) is not shown here" in page.locator("#note").inner_text()
+    assert page.locator("#note a").get_attribute("href") == "images/1-1.png"
+    page.locator("#strip button").nth(0).click()
+    page.locator("#large[data-shows=full]").wait_for()
+    assert page.locator("#large").is_visible()
 
 
 def test_copying(open_page: Open, browser: Chromium) -> None:

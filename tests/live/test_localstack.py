@@ -35,8 +35,9 @@ from prefect_nanobanana import (
     StorageError,
     StorageOptions,
 )
-from prefect_nanobanana.batch._ledger import Claimed, Ledger, Record
-from prefect_nanobanana.flows._images import generate_images
+from prefect_nanobanana.batch._ledger import Claimed, Ledger
+from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.flows import generate_images
 from prefect_nanobanana.images._body import IN_MEMORY_BYTES
 from prefect_nanobanana.images._copier import Copier
 from prefect_nanobanana.models import ImagePrompt, ImageRequest, StoredImage

@@ -30,8 +30,10 @@ from prefect_nanobanana import (
     RunFailed,
     StorageOptions,
 )
-from prefect_nanobanana.batch._ledger import Claimed, Ledger, Record
-from prefect_nanobanana.flows._images import copy_pending, generate_images
+from prefect_nanobanana.batch._ledger import Claimed, Ledger
+from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.batch._timing import Timing, use_timing
+from prefect_nanobanana.flows import copy_pending, generate_images
 from prefect_nanobanana.images._copier import Copier
 from prefect_nanobanana.models import ImagePrompt, ImageRequest
 from prefect_nanobanana.s3._store import ObjectStore
@@ -219,7 +221,7 @@ def test_of_two_runs_that_claim_a_prompt_one_gets_it(store: Store) -> None:
     assert ledgers[0].probe(record("one"))
     # Ceph compares its tags without their quotes, and a claim that is refused stays refused.
     ledgers[0].claim(record("three"))
-    assert ledgers[0].bucket.capabilities.bare_etags
+    assert ledgers[0].store.capabilities.bare_etags
     with pytest.raises(Claimed):
         ledgers[1].claim(record("four"))
 
@@ -306,8 +308,7 @@ def test_a_right_that_is_lost_in_mid_run(
     watcher = threading.Thread(target=withdraw)
     watcher.start()
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("prefect_nanobanana.batch._runner.WRITE_AGAIN_FOR_SECONDS", 0.5)
+        with use_timing(Timing(write_again_for=0.5)):
             with pytest.raises(RunFailed, match="access is denied") as caught:
                 generate_images(prompts=prompts, generator=generator, bucket=block, batch="b")
     finally:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from kept_private import only_for_its_own_page, only_the_owners, processes_of
 from prefect_aws import S3Bucket
 
 from prefect_nanobanana.sandbox import Sandbox
@@ -48,6 +53,36 @@ def test_the_demo(tmp_path: Path) -> None:
     manifest = (page.parent / "manifest.jsonl").read_text("utf-8").splitlines()
     assert sum(len(json.loads(row).get("images", [])) for row in manifest) == 31
     assert list(home.iterdir()) == []
+
+
+@pytest.mark.server
+def test_what_the_demo_starts_is_for_its_user_alone(
+    tmp_path: Path, wait_for: Callable[..., None]
+) -> None:
+    demo = tmp_path / "demo"
+    demo.mkdir(mode=0o755)  # as earlier versions made it
+    env = _environment(tmp_path, NANOBANANA_DEMO_HOME=str(demo), NANOBANANA_DEMO_LATENCY="2")
+    command = [sys.executable, str(ROOT / "flows/demo.py")]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+
+        def servers() -> list[str]:
+            lines = " ".join(processes_of(demo / "prefect"))
+            ports = re.findall(r"prefect.server.api.server:create_app.* --port (\d+)", lines)
+            return [f"http://127.0.0.1:{port}" for port in ports]
+
+        def answers() -> bool:
+            try:
+                return httpx.get(f"{servers()[0]}/api/health").status_code == 200
+            except (IndexError, httpx.HTTPError):
+                return False
+
+        try:
+            wait_for(answers, 200)
+            only_for_its_own_page(servers()[0])
+            assert only_the_owners(demo) > 5
+        finally:
+            process.send_signal(signal.SIGINT)  # so that it ends what it has started
+    wait_for(lambda: processes_of(demo) == [], 60)
 
 
 @pytest.mark.parametrize(("target", "script"), [("demo", "flows/demo.py"), ("ui", "deployments/ui.py")])

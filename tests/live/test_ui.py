@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from deployed import DEPLOYMENTS
+from kept_private import only_for_its_own_page, only_the_owners, processes_of
 from prefect_server_process import NO_WEB
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
@@ -45,26 +46,12 @@ def _started(home: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str
             process.stdout.close()
 
 
-def _of(home: Path) -> list[str]:
-    """Command lines of the processes that work for this home."""
-    mark = f"PREFECT_HOME={home}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            ours = mark in (folder / "environ").read_bytes()
-            line = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        # Whatever serves its files belongs to it, too.
-        if ours or str(home).encode() in line:
-            found.append(line.replace(b"\0", b" ").decode())
-    return found
-
-
-def _ask(api: str, path: str, body: Any = None) -> Any:
+def _ask(told: dict[str, Any], path: str, body: Any = None) -> Any:
     method = "GET" if body is None else "POST"
+    user, _, password = told["auth"].partition(":")
     for _ in range(60):
-        answer = httpx.request(method, f"{api}/{path}", json=body, timeout=60)
+        url = f"{told['api']}/{path}"
+        answer = httpx.request(method, url, json=body, auth=(user, password), timeout=60)
         if answer.status_code != 503:
             break
         time.sleep(0.5)
@@ -73,27 +60,30 @@ def _ask(api: str, path: str, body: Any = None) -> Any:
 
 def test_one_command(tmp_path: Path, wait_for: Callable[..., None]) -> None:
     home = tmp_path / "ui"
+    home.mkdir(mode=0o755)  # as earlier versions made it
     with _started(home, "--port", "0") as (process, told):
         api = told["api"]
+        only_for_its_own_page(told["ui"])
+        assert only_the_owners(home) > 5
         assert set(told["deployments"]) == set(told["run_forms"]) == NAMES
         # The page that a person opens, and where it asks.
         page = httpx.get(told["run_forms"]["prompt-list"], headers={"Accept": "text/html"})
         assert page.status_code == 200
         assert "<html" in page.text
         assert httpx.get(f"{told['ui']}/ui-settings").json()["api_url"] == api
-        blocks = {row["name"] for row in _ask(api, "block_documents/filter", {})}
+        blocks = {row["name"] for row in _ask(told, "block_documents/filter", {})}
         assert {"default", "nanobanana"} <= blocks
-        slugs = {row["slug"] for row in _ask(api, "block_types/filter", {})}
+        slugs = {row["slug"] for row in _ask(told, "block_types/filter", {})}
         assert {"nano-banana-generator", "nano-banana-credentials", "s3-bucket"} <= slugs
-        automations = _ask(api, "automations/filter", {})
+        automations = _ask(told, "automations/filter", {})
         assert len([row for row in automations if row["name"].startswith("Nano Banana")]) == 3
 
         def start(**parameters: Any) -> str:
             path = f"deployments/{told['deployments']['prompt-list']}/create_flow_run"
-            return str(_ask(api, path, {"parameters": parameters})["id"])
+            return str(_ask(told, path, {"parameters": parameters})["id"])
 
         def state(id_: str) -> dict[str, Any]:
-            return dict(_ask(api, f"flow_runs/{id_}")["state"])
+            return dict(_ask(told, f"flow_runs/{id_}")["state"])
 
         # What fails is told by an automation, to whoever sits before the terminal.
         wrong = start(prompts_from="/no/such/file.csv")
@@ -104,14 +94,15 @@ def test_one_command(tmp_path: Path, wait_for: Callable[..., None]) -> None:
         # Ended in the midst of a run.
         busy = start(prompts=[f"number {n}" for n in range(40)], batch="busy", max_credits=None)
         wait_for(lambda: state(busy)["type"] == "RUNNING", 240)
-        assert any("prefect.engine" in line or "flow_run" in line for line in _of(home / "prefect"))
+        lines = processes_of(home / "prefect")
+        assert any("prefect.engine" in line or "flow_run" in line for line in lines)
         images = Path(told["s3"]["folder"]) / "busy/images"
         wait_for(lambda: images.is_dir() and any(images.iterdir()), 240)
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)  # impatience changes nothing
         assert process.wait(90) == 0
-    assert _of(home) == []
+    assert processes_of(home) == []
 
 
 def test_ended_while_it_starts(tmp_path: Path, wait_for: Callable[..., None]) -> None:
@@ -122,12 +113,12 @@ def test_ended_while_it_starts(tmp_path: Path, wait_for: Callable[..., None]) ->
         stdout=subprocess.PIPE,
         text=True,
     )
-    wait_for(lambda: any("server start" in line for line in _of(home)), 120)
+    wait_for(lambda: any("server start" in line for line in processes_of(home)), 120)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "Everything has ended." in out
-    assert _of(home) == []
+    assert processes_of(home) == []
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
@@ -142,4 +133,4 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         )
     assert done.returncode == 1
     assert f"port {port} cannot be used" in done.stderr
-    assert _of(tmp_path / "ui") == []
+    assert processes_of(tmp_path / "ui") == []

@@ -11,8 +11,7 @@ from prefect import get_client
 from prefect_aws import S3Bucket
 
 from prefect_nanobanana import ImagePrompt, NanoBananaGenerator
-from prefect_nanobanana.flows._images import generate_images
-from prefect_nanobanana.sandbox.server import Sandbox
+from prefect_nanobanana.flows import generate_images
 
 
 def _events(prefix: str, batch: str) -> list[dict[str, Any]]:
@@ -110,41 +109,3 @@ def test_the_log_has_one_line_per_prompt(
     assert about["lunch"][0].startswith("warning: 'a naked lunch'")
     runs = [record for record in caplog.records if record.name == "prefect.task_runs"]
     assert [r.getMessage() for r in runs if "publish" not in str(r.__dict__.get("task_name"))] == []
-
-
-def test_progress_that_cannot_be_shown_costs_no_picture(
-    generator: NanoBananaGenerator,
-    bucket: S3Bucket,
-    sandbox: Sandbox,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def away(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("Prefect is away")
-
-    for name in ("report._live.create_progress_artifact", "report._artifacts.create_markdown_artifact"):
-        monkeypatch.setattr(f"prefect_nanobanana.{name}", away)
-    report = generate_images(prompts=["a", "b"], generator=generator, bucket=bucket)
-    assert (report.stored, sandbox.account.posts) == (2, 2)
-    assert "progress cannot be shown" in caplog.text
-    assert "artifact could not be created" in caplog.text
-
-
-def test_progress_moves_on_after_a_failure(
-    generator: NanoBananaGenerator,
-    bucket: S3Bucket,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    told: list[str] = []
-
-    def away_at_first(_id: Any, _percent: float, description: str) -> None:
-        told.append(description)
-        if len(told) == 1:
-            raise RuntimeError("Prefect is away")
-
-    monkeypatch.setattr("prefect_nanobanana.report._live.update_progress_artifact", away_at_first)
-    monkeypatch.setattr("prefect_nanobanana.report._live.UPDATE_SECONDS", 0.0)
-    generate_images(prompts=["a", "b"], generator=generator, bucket=bucket)
-    assert told[-1].startswith("2 of 2 prompts: 2 stored; 2 credits spent")
-    assert caplog.text.count("progress cannot be shown") == 1

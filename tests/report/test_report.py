@@ -25,9 +25,10 @@ from prefect_nanobanana.report._artifacts import (
     table_rows,
 )
 from prefect_nanobanana.report._gallery import gallery_page
+from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._live import progress_line
 from prefect_nanobanana.report._report import build_report, manifest
-from prefect_nanobanana.report._text import GalleryItem, balance_note, summary
+from prefect_nanobanana.report._summary import balance_note, summary
 from prefect_nanobanana.s3._store import ObjectStore
 
 HOSTILE = "<img src=x onerror=alert(1)>|**b**\n\n</td></table># [x](javascript:1) `c` $x$ \\ ~~s~~"
@@ -63,7 +64,7 @@ def _report(*outcomes: Outcome, **changes: Any) -> RunReport:
         "gallery_uri": "s3://p/f/b/index.html",
         **changes,
     }
-    return build_report("b", len(outcomes), outcomes, **settings)
+    return build_report("b", len(outcomes), [GalleryItem(o) for o in outcomes], **settings)
 
 
 def _told(report: RunReport, thumbnail: str = "data:image/webp;base64,AAAA") -> list[GalleryItem]:
@@ -94,7 +95,7 @@ def test_counts_that_do_not_add_up_raise(positions: list[int]) -> None:
         build_report(
             "b",
             2,
-            outcomes,
+            [GalleryItem(o) for o in outcomes],
             balance_before=None,
             balance_after=None,
             manifest_uri=None,
@@ -147,7 +148,7 @@ def test_the_balance_falls_back_to_what_answers_said() -> None:
 
 def test_the_manifest_names_every_image() -> None:
     report = _report(_outcome(1, prompt="ä\nb"), _outcome(2, "warning", message="no"))
-    rows = [json.loads(row) for row in manifest(report.outcomes).decode().splitlines()]
+    rows = [json.loads(row) for row in manifest(_told(report)).decode().splitlines()]
     assert [row["status"] for row in rows] == ["stored", "warning"]
     assert rows[0]["prompt"]["prompt"] == "ä\nb"
     assert rows[0]["images"][0]["key"] == "f/b/images/x-1.png"

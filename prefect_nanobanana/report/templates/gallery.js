@@ -109,6 +109,11 @@
     if (!picture) return;
     // First the preview, at once; then the picture itself, if it can be had from here.
     const small = picture.querySelector("img"), link = file.querySelector("a");
+    if (!small) { // a film, or another file that could not be checked: a link, never a picture
+      note.textContent = `This file (${picture.textContent}) is not shown here, as it could not be checked. `;
+      note.append((link ?? file.querySelector(".uri")).cloneNode(true));
+      return;
+    }
     large.alt = prompt.length > 250 ? prompt.slice(0, 250) + "…" : prompt;
     large.width = small.getAttribute("width");
     large.height = small.getAttribute("height");

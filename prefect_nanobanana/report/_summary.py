@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from prefect_nanobanana.models import Credits, Outcome, OutcomeStatus, RunReport
+from prefect_nanobanana._common.text import counted, in_credits, number
+from prefect_nanobanana.models import OutcomeStatus, PendingReport, RunReport
 
 NAMES: dict[OutcomeStatus, tuple[str, str]] = {
     "stored": ("stored", "stored"),
@@ -16,16 +16,13 @@ NAMES: dict[OutcomeStatus, tuple[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class GalleryItem:
-    """An outcome with what the pages show of it: small pictures as `data:` URLs, one per image."""
+def summary(report: RunReport | PendingReport) -> str:
+    """The run in one line, as `18 stored, 2 warnings; 40 credits used, 960 left`.
 
-    outcome: Outcome
-    thumbnails: tuple[str, ...] = ()
-
-
-def summary(report: RunReport) -> str:
-    """The run in one line, as `18 stored, 2 warnings; 40 credits used, 960 left`."""
+    For `copy_pending`: `3 images copied, 1 generation waiting`.
+    """
+    if isinstance(report, PendingReport):
+        return _pending(report)
     counts: dict[OutcomeStatus, int] = {
         "stored": report.stored,
         "warning": report.warnings,
@@ -34,12 +31,25 @@ def summary(report: RunReport) -> str:
         "skipped": report.skipped,
     }
     line = f"{counts_line(counts)}; {in_credits(report.credits_used)} used"
+    if report.prompts_estimated:
+        line += f" (an estimate for {counted(report.prompts_estimated, 'prompt')})"
     if report.credits_reused:
-        line += f", {report.credits_reused} paid earlier"
+        line += f", {number(report.credits_reused)} paid earlier"
     if report.remaining_credits is not None:
-        line += f", {report.remaining_credits} left"
+        line += f", {number(report.remaining_credits)} left"
     if report.credits_unexplained:
         line += f"; {balance_note(report)}"
+    if report.unpublished:
+        line += f"; could not be published: {', '.join(report.unpublished)}"
+    return line
+
+
+def _pending(report: PendingReport) -> str:
+    line = f"{counted(report.images, 'image')} copied"
+    if report.waiting:
+        line += f", {counted(report.waiting, 'generation')} waiting"
+    if report.lost:
+        line += f", {counted(report.lost, 'generation')} lost ({in_credits(report.credits_lost)})"
     return line
 
 
@@ -51,29 +61,23 @@ def counts_line(counts: Mapping[OutcomeStatus, int]) -> str:
 
 def balance_note(report: RunReport) -> str:
     """Say how far the account's balance agrees with what this run accounts for."""
-    gap, risk = report.credits_unexplained, report.credits_at_risk
+    gap, risk, estimated = report.credits_unexplained, report.credits_at_risk, report.prompts_estimated
     maybe = f"; requests without an answer cost up to {in_credits(risk)}" if risk else ""
+    if estimated:
+        maybe += f"; what {counted(estimated, 'prompt')} cost is an estimate, as the API did not say"
     if gap is None:
         return "the account's balance could not be read, so the books were not compared" + maybe
     if gap == 0:
         settled = ", so requests without an answer seem to have cost nothing" if risk else ""
-        return "the account's balance agrees" + settled
+        confirmed = ", so what was estimated seems to be right" if estimated else ""
+        return f"the account's balance agrees{settled}{confirmed}"
     if gap < 0:
         lost = f"the account lost {in_credits(-gap)} less than this run accounts for"
-        return f"{lost}: refunds or a purchase{maybe}"
+        why = "" if estimated else ": refunds or a purchase"
+        return f"{lost}{why}{maybe}"
     text = f"the account lost {in_credits(gap)} more than this run has answers for{maybe}"
     others = report.credits_of_others
     if others:
         least = "at least " if risk else ""
         text += f"; {least}{in_credits(others)} were spent by someone else on the same account"
     return text
-
-
-def counted(number: Credits, what: str) -> str:
-    """A number of things, as `1 credit` or `2 credits`."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
-
-
-def in_credits(amount: Credits) -> str:
-    """An amount, as `1 credit`."""
-    return counted(amount, "credit")

@@ -1,0 +1,119 @@
+"""Web addresses without what is secret in them, and without what changes each time they are signed."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+LONGEST_SHOWN = 200
+"""No message, log or record holds more characters of an address."""
+
+# Case is ignored. What images are processed with (`x-oss-process`) says which image it is, and stays.
+_SIGNATURE = re.compile(
+    r"x-amz-.*|x-goog-.*|x-(oss|tos|cos|obs|ms)-(?!process).*|awsaccesskeyid|googleaccessid"
+    r"|ossaccesskeyid|key-pair-id|signature|sig|expires|security-token|hmac|hdnts|hdnea|hdntl|__token__"
+    r"|__gda__|q-(sign-algorithm|ak|sign-time|key-time|header-list|url-param-list|signature)"
+)
+"""What S3, Google, Alibaba, Volcano, Tencent, Huawei, CloudFront and Akamai sign addresses with."""
+_COMPANIONS = {
+    # Azure's shared access signature, whose short names mean something else without it.
+    "sig": {
+        "sv",
+        "ss",
+        "srt",
+        "sr",
+        "st",
+        "se",
+        "sp",
+        "spr",
+        "sip",
+        "si",
+        "ses",
+        "sdd",
+        "skoid",
+        "sktid",
+        "skt",
+        "ske",
+        "sks",
+        "skv",
+        "saoid",
+        "suoid",
+        "scid",
+    },
+    "signature": {"policy", "hash-algorithm", "accesskeyid"},  # CloudFront, Huawei
+    "expires": {"token", "token_path", "token_ver", "verify"},  # Bunny and others
+    "hm": {"ex", "is", "hm"},  # Discord
+}
+"""Parameters that belong to a signature only beside the one that is named first."""
+_SECRET = re.compile(
+    r"(.*[_-])?(token|auth|authorization|key|apikey|password|passwd|pwd|secret|session|sessionid|jwt)"
+)
+"""Parameters that are never shown, but may well say which image it is."""
+_JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+_USERINFO = re.compile(r"^([a-z][a-z0-9+.-]*:)?//[^/?#]*@", re.IGNORECASE)
+
+
+def unsigned(url: str) -> str:
+    """A URL without the query parameters that are a signature: the same however often it is signed.
+
+    Args:
+        url: Any text.
+
+    Returns:
+        The URL; to the letter what was given if it is not signed.
+    """
+    return _without(url, _signature_names(url))
+
+
+def without_signature(url: str, longest: int | None = None) -> str:
+    """A URL fit for records, manifests, pages, logs and errors.
+
+    Args:
+        url: Any text.
+        longest: At most so many characters; by default as many as there are.
+
+    Returns:
+        The URL without user name, password, signature and other secrets of its query; of a `data:` URL
+        its kind only.
+    """
+    if url[:5].lower() == "data:":
+        return url[:40].partition(",")[0] + ",..."
+    signature = _signature_names(url)
+    clean = _without(url, signature, _SECRET)
+    clean = _USERINFO.sub(lambda found: f"{found[1] or ''}//", clean)
+    # A password with an unescaped slash is cut off, too, and then looks like a port and a path.
+    host = re.match(r"([a-z][a-z0-9+.-]*:)?//[^/?#\[\]]*:(?!\d*([/?#]|$))", clean, re.IGNORECASE)
+    if host is not None and "@" in clean:
+        clean = f"{host[1] or ''}//{clean.rpartition('@')[2]}"
+    if longest is not None and len(clean) > longest:
+        clean = clean[: longest - 3] + "..."
+    return clean
+
+
+def _name_and_value(parameter: str) -> tuple[str, str]:
+    name, _, value = parameter.partition("=")
+    # Addresses that were copied out of HTML have their separators escaped.
+    return unquote(name).strip().lower().removeprefix("amp;"), unquote(value)
+
+
+def _signature_names(url: str) -> set[str]:
+    """The names, in lower case, of those parameters that are a signature."""
+    given = dict(map(_name_and_value, re.split("[?&#]", url)[1:]))
+    names = {name for name, value in given.items() if _SIGNATURE.fullmatch(name) or _JWT.match(value)}
+    for name, companions in _COMPANIONS.items():
+        if name in given and (name in names or companions <= given.keys()):
+            names |= companions & given.keys()
+    return names
+
+
+def _without(url: str, names: set[str], secret: re.Pattern[str] | None = None) -> str:
+    def stays(parameter: str) -> bool:
+        name, _ = _name_and_value(parameter)
+        return name not in names and not (secret and "=" in parameter and secret.fullmatch(name))
+
+    head, *rest = re.split("([?#])", url)
+    for mark, part in zip(rest[::2], rest[1::2], strict=True):
+        given = part.split("&")
+        kept = [parameter for parameter in given if stays(parameter)]
+        head += mark + "&".join(kept) if len(kept) == len(given) or kept else ""
+    return head

@@ -1,0 +1,185 @@
+"""What the jobs of a run share: whether it goes on, what it may spend, and what is said of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from prefect_nanobanana._common.task_names import run_name
+from prefect_nanobanana._common.text import counted, in_credits
+from prefect_nanobanana.batch._budget import Budget
+from prefect_nanobanana.batch._job import Job, NotSent
+from prefect_nanobanana.batch._outcomes import Ended
+from prefect_nanobanana.batch._plan import Plan
+from prefect_nanobanana.errors import (
+    AccessNotEnabled,
+    AuthenticationFailed,
+    BucketNotUsable,
+    CreditsUsedUp,
+    LedgerError,
+    ModelNotAllowed,
+    NanoBananaError,
+    NotCharged,
+    QuotaExceeded,
+    ServerBusy,
+)
+from prefect_nanobanana.models import CEILING_REACHED, Credits, Generation, OutcomeStatus
+from prefect_nanobanana.progress import Tracker, Watcher
+from prefect_nanobanana.report import emit_image_missing
+
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+HOPELESS = (CreditsUsedUp, AuthenticationFailed, AccessNotEnabled, QuotaExceeded)
+"""Refusals that no other prompt of the run would escape."""
+
+
+class RunControl:
+    """What the jobs of a run share; the `RunHandle` of its jobs.
+
+    Args:
+        plan: What the run is to do.
+        logger: Gets one line per prompt.
+        watcher: Is told how far the run is.
+    """
+
+    def __init__(self, plan: Plan, logger: Logger, watcher: Watcher | None) -> None:
+        self._logger = logger
+        self._prices = plan.prices
+        self._budget = Budget(plan.max_credits, plan.prices)
+        self._expected = {p.position: p.price or 0 for p in plan.prompts if p.action == "ask"}
+        self._tracker = Tracker(len(plan.prompts), expected=plan.price, also=watcher)
+        self._lock = threading.Lock()
+        self._stopped: str | None = None
+        self._refunds = False
+        self._refused_models: dict[str, str] = {}
+
+    @property
+    def stopped(self) -> str | None:
+        """Why nothing more is sent; None while the run goes on."""
+        return self._stopped
+
+    @property
+    def refunds(self) -> bool:
+        """Whether the account may have got credits back, so that its balance proves nothing."""
+        return self._refunds
+
+    def why_not(self, job: Job) -> str | None:
+        """Why a job cannot be asked for: the run was stopped, or its model needs another plan."""
+        with self._lock:
+            return self._stopped or self._refused_models.get(job.planned.request.model)
+
+    def stop(self, why: str, error: NanoBananaError | None = None) -> None:
+        """Send nothing more."""
+        with self._lock:
+            if self._stopped is None:
+                self._stopped = why
+                if error is not None:
+                    self._logger.error("Nothing more is asked for: %s", error)
+
+    def price(self, job: Job) -> Credits | None:
+        """What the job's request costs in credits, by all that is known now."""
+        return self._prices.of(job.record.request)
+
+    # Money.
+
+    def reserve(self, job: Job) -> bool:
+        """Set credits aside for a job whose turn has come; False if the ceiling is reached."""
+        return self._budget.reserve(job.planned.position, job.planned.request)
+
+    def settle(self, job: Job) -> None:
+        """Count what a job has cost this run, or may have."""
+        spent = 0 if job.reused or job.record.safe_to_send else job.spending(self.price(job)).worst
+        self._budget.settle(job.planned.position, spent)
+
+    def admit(self, job: Job) -> None:
+        """A request is about to leave.
+
+        Raises:
+            NotSent: If it must not, as the run was stopped or its ceiling is reached.
+        """
+        if self._stopped is None and not self._budget.confirm(job.planned.position, job.planned.request):
+            raise NotSent(CEILING_REACHED)
+        if self._stopped is not None:
+            raise NotSent(self._stopped)
+
+    def refused(self, job: Job, error: NotCharged) -> None:
+        """A request was not charged, and is not under way any more."""
+        self._budget.suspend(job.planned.position)
+        if isinstance(error, ServerBusy):
+            self._refunds = True
+        model = job.planned.request.model
+        needs_plan = isinstance(error, AccessNotEnabled) and self._prices.needs_plan(model)
+        if needs_plan or isinstance(error, ModelNotAllowed):
+            with self._lock:
+                self._refused_models[model] = str(error)
+        elif isinstance(error, HOPELESS):
+            self.stop(str(error), error)  # before the next request can leave
+
+    def paid(self, job: Job, generation: Generation) -> None:
+        """An answer came; what it cost corrects the price for all that is reserved and waits."""
+        told, request = generation.credits_used, job.record.request
+        listed = self._prices.listed(request)
+        if told is None or listed is None:
+            return
+        # That a refusal costs less than a picture says nothing about pictures.
+        says_something = generation.status == "completed" or told > listed
+        if says_something and self._prices.learn(request, told):
+            self._logger.warning(
+                "%s costs more than the API lists: %s for a request that should cost %s",
+                request.model,
+                in_credits(told),
+                listed,
+            )
+
+    # Words.
+
+    def write(self, job: Job) -> bool:
+        """Write a job's record, patiently; whether that succeeded."""
+        try:
+            job.planned.ledger.write(job.record)
+        except (BucketNotUsable, LedgerError) as error:
+            self._unrecorded(job, error)
+            return False
+        return True
+
+    def show(self, job: Job, percent: int, message: str) -> None:
+        """Show how far a generation is."""
+        prompt = job.planned.prompt
+        self._logger.info("%3d %% of %r: %s", percent, run_name(prompt.name or prompt.prompt), message)
+        self._tracker.moved(prompt.prompt, percent)
+
+    def end(self, job: Job, status: OutcomeStatus, message: str | None) -> Ended:
+        """Say the end of a job."""
+        ended = job.end(status, message, self.price(job))
+        outcome, record = ended.item.outcome, job.record
+        level = logging.INFO if status == "stored" else logging.WARNING
+        note = f": {message}" if message else f", {counted(len(outcome.images), 'image')}"
+        cost = in_credits(record.credits_used) + (" paid earlier" if job.reused else "")
+        cost += " (an estimate)" if outcome.credits_estimated else ""
+        self._logger.log(level, "%s: %r%s; %s", status, run_name(record.prompt.prompt), note, cost)
+        self._tracker.ended(
+            record.prompt.prompt,
+            status,
+            images=len(outcome.images),
+            credits=0 if job.reused else record.credits_used,
+            asked=record.asked_by == job.planned.ledger.flow_run and not job.reused,
+            expected=self._expected.get(job.planned.position, 0),
+        )
+        if status in ("warning", "failed", "unknown") and (job.copy_errors or not job.reused):
+            emit_image_missing(job.planned.ledger.batch, outcome)
+        return ended
+
+    def _unrecorded(self, job: Job, error: NanoBananaError) -> None:
+        """Say what could not be written, so that a person can still save it."""
+        self.stop(str(error), error)
+        record = job.record
+        urls = record.generation.image_urls if record.generation else ()
+        self._logger.error(
+            "What became of %r could not be recorded (%s). State: %s, generation: %s, images: %s",
+            run_name(record.prompt.prompt),
+            error,
+            record.state,
+            record.generation_id,
+            " ".join(url for url in urls if not url.startswith("data:")) or "none",
+        )

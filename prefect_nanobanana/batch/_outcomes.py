@@ -1,0 +1,171 @@
+"""How each prompt ended: one outcome per prompt, made of its record."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prefect_nanobanana._common.task_names import run_name
+from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.errors import LedgerError, StorageError
+from prefect_nanobanana.models import Credits, Generation, Outcome, OutcomeStatus
+from prefect_nanobanana.report import GalleryItem
+
+if TYPE_CHECKING:
+    from prefect_nanobanana.batch._ledger import Ledger
+    from prefect_nanobanana.batch._plan import Planned
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a prompt has cost, and may have cost besides, in credits.
+
+    Attributes:
+        used: What it has cost.
+        at_risk: What it may have cost besides, as nothing says what became of a request.
+        estimated: Whether `used` is an estimate, as the API did not say.
+    """
+
+    used: Credits = 0
+    at_risk: Credits = 0
+    estimated: bool = False
+
+    @property
+    def worst(self) -> Credits:
+        """What it has cost at worst."""
+        return self.used + self.at_risk
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of one prompt of a run.
+
+    Attributes:
+        planned: What was to be done.
+        record: What is known of it now.
+        item: Its outcome, with what the pages show of it.
+        copy_errors: Why images were not copied.
+    """
+
+    planned: Planned
+    record: Record
+    item: GalleryItem
+    copy_errors: tuple[Exception, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What people call the prompt: one short line."""
+        return run_name(self.record.prompt.name or self.record.prompt.prompt)
+
+
+def spending_of(record: Record, price: Credits | None) -> Spending:
+    """What the last request for a prompt has cost.
+
+    Args:
+        record: What is known of it.
+        price: What it costs by all that is known, in credits; None if nothing is.
+    """
+    told = record.generation.credits_used if record.generation else None
+    if record.open:
+        return Spending(record.credits_used, 0 if record.credits_used else price or 0)
+    paid = record.state in ("generated", "stored", "warning", "failed", "lost")
+    return Spending(record.credits_used, estimated=paid and told is None)
+
+
+def outcome_of_record(record: Record, price: Credits | None) -> tuple[OutcomeStatus, str | None]:
+    """The end to which earlier runs had brought a prompt, or in which they had died; and why."""
+    match record.state:
+        case "stored" | "warning" | "failed":
+            return record.state, record.message
+        case "lost":
+            return "failed", record.message
+        case "generated":
+            return "failed", record.message or "paid, but its images were not copied yet"
+        case "asked":
+            when = f"{record.asked_at:%Y-%m-%d %H:%M} UTC" if record.asked_at else "some time"
+            why = f"a run asked at {when} and recorded no answer: it died, or is still waiting"
+            return "unknown", f"{why}; {_maybe_paid(price)}"
+        case "submitted":
+            why = (
+                record.message
+                or f"generation {record.generation_id} was begun; its end was not seen yet"
+            )
+            paid = "paid" if record.credits_used else "maybe paid"
+            return "unknown", f"{why}; {paid}, and the batch's next run asks for its end"
+        case "unknown":
+            return "unknown", f"{record.message}; {_maybe_paid(price)}"
+        case _:
+            return "skipped", record.message or "not asked yet"
+
+
+def make_outcome(
+    position: int,
+    record: Record,
+    status: OutcomeStatus,
+    message: str | None,
+    *,
+    reused: bool,
+    spending: Spending = Spending(),  # frozen
+) -> GalleryItem:
+    """Make the outcome of a prompt, and what the pages show of it."""
+    earlier = reused and (record.credits_used > 0 or status == "unknown")
+    generation = record.generation if status != "skipped" else None
+    outcome = Outcome(
+        position=position,
+        prompt=record.prompt,
+        status=status,
+        generation=generation and _without_data(generation),
+        images=tuple(record.images[n] for n in sorted(record.images)),
+        credits_used=record.credits_used + (record.credits_before if earlier else 0),
+        credits_at_risk=spending.at_risk,
+        credits_estimated=spending.estimated,
+        reused=earlier,
+        message=message,
+    )
+    thumbnails = tuple(record.thumbnails.get(n, "") for n in sorted(record.images))
+    return GalleryItem(outcome, thumbnails, record.request.quantity)
+
+
+def recorded_outcomes(
+    ledger: Ledger, logger: logging.Logger | logging.LoggerAdapter[Any], without: Sequence[Ended] = ()
+) -> list[GalleryItem]:
+    """Make outcomes of what earlier runs and lists of the batch left, so that pages go on naming them.
+
+    Args:
+        ledger: The batch's.
+        logger: Is told if the records cannot be read.
+        without: Prompts to leave out, and to count on after.
+
+    Returns:
+        In the order of the lists; what was never asked is left out if others are. Nothing if the records
+        cannot be read.
+    """
+    try:
+        found = ledger.read_others([ended.record.key for ended in without])
+    except (StorageError, LedgerError) as error:
+        logger.warning("The other records of batch %r could not be read: %s", ledger.batch, error)
+        return []
+    records = sorted(found.values(), key=lambda r: (r.position or sys.maxsize, r.key))
+    kept = [record for record in records if not (without and record.safe_to_send)]
+    return [
+        make_outcome(position, record, *outcome_of_record(record, None), reused=True)
+        for position, record in enumerate(kept, len(without) + 1)
+    ]
+
+
+def _maybe_paid(price: Credits | None) -> str:
+    if price is None:
+        return "maybe paid, at an unknown price, and not asked again"
+    return f"maybe paid ({price} credit{'' if price == 1 else 's'}), and not asked again"
+
+
+def _without_data(generation: Generation) -> Generation:
+    """The generation without pictures in its URLs, which would swell reports and manifests."""
+    urls = tuple(
+        url.partition(",")[0] + ",..." if url.startswith("data:") else url
+        for url in generation.image_urls
+    )
+    return generation.model_copy(update={"image_urls": urls})

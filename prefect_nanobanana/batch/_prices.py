@@ -1,0 +1,81 @@
+"""What requests cost: the catalogue's prices, corrected by what answers say."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+
+from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.models import Credits, ImageModel, ImageRequest
+
+CAUTION = 10
+"""Until an answer has confirmed a model's price, a ceiling holds if it is up to so many times higher."""
+
+
+class Prices:
+    """What requests cost; safe to use from many threads.
+
+    Args:
+        models: The catalogue, by name.
+    """
+
+    def __init__(self, models: Mapping[str, ImageModel]) -> None:
+        self._models = models
+        self._factors: dict[str, Decimal] = {}
+        self._lock = threading.Lock()
+
+    def of(self, request: ImageRequest) -> Credits | None:
+        """What a request costs in credits, by all that is known; None if that is nothing."""
+        listed = self.listed(request)
+        with self._lock:
+            factor = self._factors.get(request.model, Decimal(1))
+        # An answer may have shown that it costs more; that it costs less once proves nothing.
+        return listed if listed is None or factor <= 1 else _number(_exact(listed) * factor)
+
+    def at_worst(self, request: ImageRequest) -> Credits | None:
+        """The same, on the safe side while no answer has confirmed the model's price."""
+        price = self.of(request)
+        with self._lock:
+            confirmed = request.model in self._factors
+        return price if price is None or confirmed else price * CAUTION
+
+    def listed(self, request: ImageRequest) -> Credits | None:
+        """What it costs by the catalogue, in credits; None if the model or its price is not listed."""
+        model = self._models.get(request.model)
+        return request.cost(model) if model else None
+
+    def needs_plan(self, model: str) -> bool:
+        """Whether the catalogue says that a model needs another plan than the API's own."""
+        return model in self._models and self._models[model].requires_pro
+
+    def learn(self, request: ImageRequest, told: Credits) -> bool:
+        """Take note of what an answer says that a request has cost, in credits.
+
+        Returns:
+            Whether that is more than was known.
+        """
+        listed = self.listed(request)
+        if not listed or listed < 0:
+            return False
+        factor = _exact(told) / _exact(listed)
+        with self._lock:
+            known = self._factors.get(request.model)
+            self._factors[request.model] = max(factor, known or factor)
+            return factor > max(1, known or 1)
+
+    def learn_all(self, records: Iterable[Record]) -> None:
+        """Take note of what earlier answers said."""
+        for record in records:
+            told = record.generation.credits_used if record.generation else None
+            if told is not None and record.generation and record.generation.status == "completed":
+                self.learn(record.request, told)
+
+
+def _exact(amount: Credits) -> Decimal:
+    """The number as it was written, without binary fractions."""
+    return Decimal(str(amount))
+
+
+def _number(amount: Decimal) -> Credits:
+    return int(amount) if amount == amount.to_integral_value() else amount

@@ -1,0 +1,234 @@
+"""What is known of one prompt of a batch, and how that changes: a table of states and pure transitions.
+
+    planned      never asked: ask
+    asked        a request left, no answer was recorded: maybe paid, never asked again
+    submitted    the API has begun it and named it: ask for its end, which costs nothing
+    not_charged  asked, and the API said that it charged nothing: ask
+    generated    paid, images wait at their URLs: copy them
+    stored       paid, all images are in S3: nothing to do
+    warning      paid, refused by the safety check: nothing to do
+    failed       paid, no image: nothing to do, unless the API said that it cost nothing
+    unknown      asked, no usable answer came: maybe paid, never asked again
+    lost         paid, but its images were gone before they were copied: nothing to do
+
+A transition returns the record that follows; nothing else changes one.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict
+
+from prefect_nanobanana._common.addresses import without_signature
+from prefect_nanobanana._common.untrusted import is_preview
+from prefect_nanobanana.errors import ApiError
+from prefect_nanobanana.models import (
+    Credits,
+    Generation,
+    ImagePrompt,
+    ImageRequest,
+    StoredImage,
+    Submission,
+)
+
+State = Literal[
+    "planned",
+    "asked",
+    "submitted",
+    "not_charged",
+    "generated",
+    "stored",
+    "warning",
+    "failed",
+    "unknown",
+    "lost",
+]
+
+
+class Record(BaseModel):
+    """What is known of one prompt of a batch.
+
+    Attributes:
+        version: Of this format.
+        key: The prompt's key.
+        prompt: As it was given.
+        request: What the API was, or will be, asked.
+        position: Its place in the list that named it last, from 1; plays no part in the key.
+        state: How far it got.
+        asked_at: When the last request left.
+        asked_by: The flow run that sent it.
+        attempt: Tells that request from all others.
+        generation: What the API answered.
+        generation_id: The id by which its end can be asked for, once an answer named it.
+        answer: The beginning of a paid answer that could not be read, so that a person can.
+        credits_used: What it cost in credits; an estimate where `generation.credits_used` is None.
+        credits_before: What earlier requests for the same cost, before it was asked again on request.
+        offset: How many images those earlier requests yielded; places are counted on from there.
+        images: What is in S3, by place: that of its URL in the generation, from 1, plus the offset.
+        thumbnails: Small pictures as `data:` URLs, by the same places.
+        message: Why, for everything that is not well.
+        updated_at: When this was written.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    version: int = 1
+    key: str
+    prompt: ImagePrompt
+    request: ImageRequest
+    position: int | None = None
+    state: State = "planned"
+    asked_at: datetime | None = None
+    asked_by: str | None = None
+    attempt: str | None = None
+    generation: Generation | None = None
+    generation_id: str | None = None
+    answer: str | None = None
+    credits_used: Credits = 0
+    credits_before: Credits = 0
+    offset: int = 0
+    images: dict[int, StoredImage] = {}
+    thumbnails: dict[int, str] = {}
+    message: str | None = None
+    updated_at: datetime | None = None
+
+    @property
+    def safe_to_send(self) -> bool:
+        """Whether asking cannot pay twice."""
+        told = self.generation.credits_used if self.generation else None
+        return self.state in ("planned", "not_charged") or (self.state == "failed" and told == 0)
+
+    @property
+    def can_be_polled(self) -> bool:
+        """Whether the API can be asked, at no cost, what became of it."""
+        return self.state in ("submitted", "unknown") and self.generation_id is not None
+
+    @property
+    def open(self) -> bool:
+        """Whether a request left and nothing says what it cost."""
+        return self.state in ("asked", "submitted", "unknown")
+
+    @property
+    def missing(self) -> dict[int, str]:
+        """The image URLs that are not in S3 yet, by place."""
+        urls = self.generation.image_urls if self.generation else ()
+        return {n: url for n, url in enumerate(urls, self.offset + 1) if n not in self.images}
+
+    def age_seconds(self) -> float | None:
+        """How long ago its request left, in seconds; None if none has."""
+        return (
+            max(0.0, (datetime.now(UTC) - self.asked_at).total_seconds())
+            if self.asked_at is not None
+            else None
+        )
+
+    # The transitions.
+
+    def listed(self, position: int, prompt: ImagePrompt, request: ImageRequest) -> Self:
+        """A list names it at this place; it says what to ask as long as nothing was asked."""
+        if self.safe_to_send:
+            return self._with(position=position, prompt=prompt, request=request)
+        return self._with(position=position)
+
+    def asking(self, prompt: ImagePrompt, request: ImageRequest, flow_run: str | None) -> Self:
+        """A request leaves. What earlier ones have cost and stored is kept."""
+        return self._with(
+            prompt=prompt,
+            request=request,
+            state="asked",
+            asked_at=datetime.now(UTC),
+            asked_by=flow_run,
+            attempt=uuid4().hex,
+            credits_before=self.credits_before + self.credits_used,
+            credits_used=0,
+            offset=self.offset + (len(self.generation.image_urls) if self.generation else 0),
+            generation=None,
+            generation_id=None,
+            answer=None,
+            message=None,
+        )
+
+    def submitted(self, submission: Submission, credits: Credits) -> Self:
+        """The API has named the generation, and has taken, or will take, `credits`."""
+        return self._with(
+            state="submitted", generation_id=submission.generation_id, credits_used=credits
+        )
+
+    def answered(self, generation: Generation, credits: Credits) -> Self:
+        """The generation has ended, and has cost `credits`."""
+        return self._with(
+            generation=generation,
+            message=generation.message,
+            state="generated" if generation.status == "completed" else generation.status,
+            generation_id=generation.generation_id or self.generation_id,
+            credits_used=credits,
+        )
+
+    def not_charged(self, why: str | None) -> Self:
+        """The request cost nothing."""
+        return self._with(state="not_charged", message=why)
+
+    def unanswered(self, error: Exception | None) -> Self:
+        """A request left, and nothing says what came of it."""
+        changes: dict[str, Any] = {"message": str(error or "no answer was recorded")}
+        gone = isinstance(error, ApiError) and error.status_code == 404
+        if self.state != "submitted" or gone:
+            changes["state"] = "unknown"
+        if isinstance(error, ApiError):
+            changes["generation_id"] = self.generation_id or error.generation_id
+            changes["answer"] = getattr(error, "body_excerpt", None)
+        return self._with(**changes)
+
+    def copied(self, place: int, image: StoredImage, thumbnail: str) -> Self:
+        """One of its images is in S3."""
+        return self._with(
+            images={**self.images, place: image}, thumbnails={**self.thumbnails, place: thumbnail}
+        )
+
+    def stored(self) -> Self:
+        """All its images are in S3."""
+        return self._with(state="stored", message=None)
+
+    def not_copied(self, why: str) -> Self:
+        """Images still wait at their URLs."""
+        return self._with(message=why)
+
+    def lost(self, why: str) -> Self:
+        """Its images are gone."""
+        return self._with(state="lost", message=why)
+
+    def written(self) -> Self:
+        """It is about to be written: what references are signed with is not kept."""
+        urls = self.request.reference_image_urls
+        request = self.request.model_copy(
+            update={"reference_image_urls": tuple(without_signature(url) for url in urls)}
+        )
+        prompt, own = self.prompt, self.prompt.reference_image_urls
+        if own:
+            prompt = prompt.model_copy(
+                update={"reference_image_urls": [without_signature(url) for url in own]}
+            )
+        return self._with(prompt=prompt, request=request, updated_at=datetime.now(UTC))
+
+    def _with(self, **changes: Any) -> Self:
+        return self.model_copy(update=changes)
+
+
+def read_record(content: bytes) -> Record:
+    """Read a record as input from strangers: whoever may write the bucket may have written it.
+
+    Returns:
+        The record, without small pictures that are none.
+
+    Raises:
+        ValueError: If it is no record.
+    """
+    try:
+        record = Record.model_validate_json(content)
+    except RecursionError:
+        raise ValueError("too deep") from None
+    whole = {n: text for n, text in record.thumbnails.items() if not text or is_preview(text)}
+    return record.model_copy(update={"thumbnails": whole})

@@ -1,0 +1,207 @@
+"""The stages that a prompt passes: asked for, waited for, copied; each in threads of its own."""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+from prefect_nanobanana.batch._control import RunControl
+from prefect_nanobanana.batch._copying import Copying
+from prefect_nanobanana.batch._job import Job, NotSent
+from prefect_nanobanana.batch._ledger import Claimed
+from prefect_nanobanana.batch._outcomes import Ended, outcome_of_record
+from prefect_nanobanana.batch._plan import Action, action_of
+from prefect_nanobanana.batch._task_runs import generate_task, wait_task
+from prefect_nanobanana.batch._timing import Timing
+from prefect_nanobanana.errors import (
+    BucketNotUsable,
+    CreditsUsedUp,
+    LedgerError,
+    NanoBananaError,
+    NeverDelivered,
+)
+from prefect_nanobanana.generator import NanoBananaGenerator
+from prefect_nanobanana.images import Copier
+from prefect_nanobanana.models import CEILING_REACHED, Submission
+
+ASYNC_THREADS = 200
+"""Async generations of one run in flight at most; the API's own bound is learned from its refusals."""
+SETTLING_THREADS = 32
+LEAST_AHEAD, MOST_AHEAD = 2, 32
+"""Threads beyond the account's slots, one per slot: so many are ready to send when slots become free.
+
+All of them may do so at the same moment, and it takes Prefect a while to begin a task run.
+"""
+
+
+class Stages:
+    """The threads of a run. Use it in a `with` statement.
+
+    Args:
+        prompts: How many there are.
+        generator: How images are made.
+        copier: Copies them.
+        control: What the run's jobs share.
+        timing: How long is waited.
+    """
+
+    def __init__(
+        self,
+        prompts: int,
+        generator: NanoBananaGenerator,
+        copier: Copier,
+        control: RunControl,
+        timing: Timing,
+    ) -> None:
+        self._generator = generator
+        self._control = control
+        self._timing = timing
+        self._copies = Copying(copier, control)
+        slots = generator.credentials.max_concurrent_requests
+        threads = slots + max(LEAST_AHEAD, min(slots, MOST_AHEAD))
+        if generator.mode == "async":
+            threads = max(threads, min(ASYNC_THREADS, prompts))
+        self._asking = ThreadPoolExecutor(threads, thread_name_prefix="generate")
+        self._settling = ThreadPoolExecutor(SETTLING_THREADS, thread_name_prefix="settle")
+        self._copying = ThreadPoolExecutor(Copier.THREADS, thread_name_prefix="copy")
+
+    def __enter__(self) -> Stages:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            # Cancelled: nothing new is asked, but answers that are paid for are waited for and kept.
+            self._control.stop("the run was cancelled")
+        self._asking.shutdown(cancel_futures=True)
+        self._settling.shutdown(cancel_futures=True)
+        self._copying.shutdown()
+
+    def pass_through(self, jobs: Iterable[tuple[Job, Action]]) -> dict[Job, Ended]:
+        """Do with each job what is to be done.
+
+        Returns:
+            The ends of those that have ended; the others have no answer.
+        """
+        under_way = [(job, self._start(job, action)) for job, action in jobs]
+        ended: dict[Job, Ended] = {}
+        for job, future in under_way:
+            found = future.result()
+            while isinstance(found, Future):  # a stage hands on to the next one
+                found = found.result()
+            if found is not None:
+                ended[job] = found
+        return ended
+
+    def _start(self, job: Job, action: Action) -> Future[Any]:
+        match action:
+            case "ask":
+                return _submit(self._asking, self._ask, job)
+            case "await_end":
+                return _submit(self._settling, self._await_end, job)
+            case "await_other":
+                return _submit(self._settling, self._await_other, job)
+            case "copy":
+                return _submit(self._copying, self._copies.finish, job)
+            case "reuse":
+                return _submit(self._settling, self._end_as_recorded, job)
+
+    def _ask(self, job: Job) -> Any:
+        why = self._control.why_not(job)
+        if why is None and not self._control.reserve(job):
+            why = CEILING_REACHED
+        if why is not None:
+            return self._end_unasked(job, why)
+        try:
+            prompt = job.planned.prompt
+            self._call(job, lambda: generate_task(prompt, self._generator, job, return_state=True))
+        finally:
+            self._control.settle(job)
+        if isinstance(job.error, Claimed):
+            return _submit(self._settling, self._await_other, job)
+        return self._next(job)
+
+    def _await_end(self, job: Job) -> Any:
+        """Ask for the end of what an earlier run has begun. Costs nothing."""
+        record = job.record
+        submission = Submission(
+            generation_id=str(record.generation_id),
+            credits_used=record.credits_used or None,
+            model=record.request.model,
+            mode=self._generator.mode,
+        )
+        elapsed = record.age_seconds()
+        self._call(
+            job,
+            lambda: wait_task(
+                record.prompt, self._generator, submission, elapsed, job, return_state=True
+            ),
+        )
+        return self._next(job)
+
+    def _await_other(self, job: Job) -> Any:
+        """Wait until another run of the batch, which has this prompt in hand, has its answer."""
+        planned = job.planned
+        while self._control.stopped is None:
+            try:
+                record = planned.ledger.read_again(job.record.key)
+            except NanoBananaError as error:
+                return self._control.end(job, "failed", str(error))
+            if record is None:
+                break
+            job.seen(record)
+            age = record.age_seconds() or 0.0
+            young = age < self._timing.await_other_for
+            # Between two tries of the other run its record says "not charged": it will ask again.
+            if not young or not (record.state == "asked" or record.safe_to_send):
+                break
+            time.sleep(self._timing.look_again_after)
+        action = action_of(job.record, planned.ledger.flow_run)
+        if action == "ask":
+            return self._end_unasked(job, "another run of this batch has it in hand")
+        return self._start(job, action)
+
+    def _call(self, job: Job, work: Callable[[], Any]) -> None:
+        try:
+            found = work().data
+        except Exception as error:  # Prefect's own, as when its server is away
+            found = error
+        result = getattr(found, "result", found)
+        job.ended_with(result if isinstance(result, Exception) else None)
+
+    def _next(self, job: Job) -> Any:
+        record, error = job.record, job.error
+        if record.state == "generated":
+            return _submit(self._copying, self._copies.finish, job)
+        if isinstance(error, (NeverDelivered, BucketNotUsable, LedgerError)):
+            self._control.stop(str(error), error)  # no other prompt would do better
+        if record.state == "unknown" and record.generation_id is None and not job.reused:
+            return None  # the account's balance may show that it cost nothing
+        if record.open or record.state in ("warning", "failed"):
+            return self._end_as_recorded(job)
+        if isinstance(error, CreditsUsedUp | NotSent):
+            return self._end_unasked(job, str(error))
+        return self._control.end(job, "failed", str(error or "it was not asked"))
+
+    def _end_as_recorded(self, job: Job) -> Ended:
+        status, message = outcome_of_record(job.record, self._control.price(job))
+        return self._control.end(job, status, message)
+
+    def _end_unasked(self, job: Job, why: str) -> Ended:
+        """End a job that was not asked: as it was before, if it was to be asked again."""
+        if job.record.safe_to_send:
+            return self._control.end(job, "skipped", why)
+        return self._end_as_recorded(job)
+
+
+def _submit(pool: ThreadPoolExecutor, work: Callable[[Job], Any], job: Job) -> Future[Any]:
+    # Prefect finds the flow run that a task belongs to in the context.
+    return pool.submit(contextvars.copy_context().run, work, job)

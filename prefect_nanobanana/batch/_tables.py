@@ -1,0 +1,242 @@
+"""Lists of prompts as people and programs write them: lines, tables and JSON become rows."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import difflib
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import PurePath
+from typing import Any
+
+from prefect_nanobanana._common.characters import quoted
+from prefect_nanobanana.errors import MAX_PROBLEMS, InvalidInput
+from prefect_nanobanana.models import ImagePrompt
+
+COLUMNS = tuple(ImagePrompt.model_fields)
+_OTHER_NAMES = {
+    "prompt": "text description caption instruction instructions positive prompts",
+    "name": "id title filename file file_name label key slug",
+    "aspect_ratio": "aspect ratio aspectratio size format",
+    "quantity": "count n number num images num_images number_of_images variants batch_size",
+    "model": "engine model_name checkpoint",
+    "reference_image_urls": "reference references reference_images reference_image image image_url "
+    "image_urls input_image input_images init_image url urls",
+}
+"""What other tools call a column."""
+_SAME = {other: ours for ours, others in _OTHER_NAMES.items() for other in others.split()}
+_FORMATS = ".txt, .csv, .tsv, .json, .jsonl"
+_LINE_END = re.compile(r"\r\n|\r|\n")
+"""Not what splitlines() takes for one: texts may hold form feeds, U+2028 and their like."""
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[,;\t|]*', re.IGNORECASE)
+_SPACE = re.compile(r"\s*")
+_DELIMITERS = ",;\t|"
+_WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
+_ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+
+Row = tuple[int, Any]
+"""A line number, and what is there: a text, or an object with columns."""
+
+
+def rows_of(name: str, content: bytes) -> Iterator[Row]:
+    """Read the rows of a list.
+
+    Args:
+        name: The file's name, which says what it is.
+        content: What is in it.
+
+    Raises:
+        InvalidInput: If it cannot be read; names file, line and cure.
+    """
+    kind = PurePath(name).suffix.lower()
+    if kind in _WORKBOOKS or content.startswith((_ZIP, _OLE)):
+        raise InvalidInput(f"{name}: is a workbook or an archive: save the sheet as CSV UTF-8")
+    if kind not in _READERS:
+        raise InvalidInput(f"{name}: cannot be read as prompts: use a {_FORMATS} file")
+    text = _decoded(name, content)
+    if re.match(r"\s*<(!doctype\s+html|html)\b", text, re.IGNORECASE):
+        raise InvalidInput(f"{name}: is a web page and no list: give the address of the file itself")
+    return _READERS[kind](name, text)
+
+
+def unknown_column(column: str) -> str:
+    """Say that there is no such column, and which may be meant."""
+    bare = column.strip().lower().replace(" ", "_").replace("-", "_")[:80]
+    near = [_SAME[bare]] if bare in _SAME else difflib.get_close_matches(bare, COLUMNS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"there is no column {quoted(column)}: {hint}the columns are {', '.join(COLUMNS)}"
+
+
+def _decoded(name: str, content: bytes) -> str:
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if utf_16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = len(re.findall(rb"\r\n|\r|\n", content[: error.start])) + 1
+        raise InvalidInput(
+            f"{name}, line {line}: is not UTF-{16 if utf_16 else 8}: save the file as UTF-8"
+        ) from None
+
+
+def _lines(name: str, text: str) -> Iterator[Row]:
+    cells = _LINE_END.split(text.lstrip(), 1)[0].split("\t")
+    if "prompt" in cells[1:] or (cells[0] == "prompt" and len(cells) > 1):
+        yield from _table(name, text)  # Excel's "Unicode Text"
+        return
+    for number, line in enumerate(_LINE_END.split(text), 1):
+        if line.strip() and line.strip() != "#" and not line.startswith("# "):
+            yield number, line
+
+
+class _Json:
+    """Reads one JSON value after another, and knows the line of each."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name, self._text = name, text
+        self._at, self._line, self._counted = 0, 1, 0
+        self._decoder = json.JSONDecoder(object_pairs_hook=_once)
+
+    def peek(self) -> str:
+        """The next character that is no white space; empty at the end."""
+        space = _SPACE.match(self._text, self._at)
+        self._at = space.end() if space else self._at
+        return self._text[self._at : self._at + 1]
+
+    def skip(self) -> None:
+        """Pass a character."""
+        self._at += 1
+
+    def value(self) -> Row:
+        """Read a value, and say at which line it begins."""
+        self.peek()
+        try:
+            value, end = self._decoder.raw_decode(self._text, self._at)
+        except json.JSONDecodeError as error:
+            self._at = error.pos
+            raise self.wrong(f"is not JSON: {error.msg}") from None
+        except RecursionError:
+            raise self.wrong("is nested too deeply: give a text or an object for each prompt") from None
+        except ValueError as error:
+            raise self.wrong(str(error)) from None
+        line, self._at = self._line_here(), end
+        return line, value
+
+    def wrong(self, why: str) -> InvalidInput:
+        """What is wrong here."""
+        return InvalidInput(f"{self._name}, line {self._line_here()}: {why}")
+
+    def _line_here(self) -> int:
+        self._line += len(_LINE_END.findall(self._text, self._counted, self._at))
+        self._counted = self._at
+        return self._line
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = Counter(name for name, _ in pairs)
+        raise ValueError(f"{quoted(names.most_common(1)[0][0])} is there twice: remove one")
+    return found
+
+
+def _json(name: str, text: str) -> Iterator[Row]:
+    """The values of an array, or those that stand one after another, as in JSON Lines."""
+    found = _Json(name, text)
+    if found.peek() != "[":
+        while found.peek():
+            yield found.value()
+        return
+    after = "["
+    while after != "]":
+        found.skip()
+        if after == "[" and found.peek() == "]":
+            found.skip()
+            break
+        yield found.value()
+        after = found.peek()
+        if after not in (",", "]") or not after:
+            raise found.wrong("is not JSON: a comma or the ] at the end is missing")
+    else:
+        found.skip()
+    if found.peek():
+        raise found.wrong("is not JSON: nothing may follow the array")
+
+
+def _table(name: str, text: str) -> Iterator[Row]:
+    lines = io.StringIO(text, newline="")
+    skipped, start, delimiter = 0, 0, ""
+    while line := lines.readline():
+        told = _SEPARATOR_LINE.fullmatch(line.strip("\r\n "))
+        if told is not None:
+            delimiter = told[1]
+        elif line.strip(f'{_DELIMITERS}" \r\n'):
+            break
+        skipped, start = skipped + 1, lines.tell()
+    lines.seek(start)
+    reader = csv.reader(lines, delimiter=delimiter or _delimiter(name, line), strict=True)
+    try:
+        columns = [column.strip() for column in next(reader, [])]
+        while columns and not columns[-1]:
+            columns.pop()  # Excel saves cells that were emptied
+        _check_columns(f"{name}, line {skipped + 1}", columns)
+        start = skipped + reader.line_num + 1
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield start, _row(f"{name}, line {start}", columns, cells)
+            start = skipped + reader.line_num + 1
+    except csv.Error as error:
+        raise InvalidInput(f"{name}, line {skipped + reader.line_num}: is not CSV: {error}") from None
+
+
+def _delimiter(name: str, header: str) -> str:
+    """What separates the columns that there are: spreadsheets in much of Europe take semicolons."""
+
+    def known(delimiter: str) -> int:
+        return sum(cell.strip(' "\r\n') in COLUMNS for cell in header.split(delimiter))
+
+    usual = _DELIMITERS if name.lower().endswith((".csv", ".txt")) else "\t"
+    return max(usual, key=lambda delimiter: (known(delimiter), header.count(delimiter)))
+
+
+def _check_columns(place: str, columns: list[str]) -> None:
+    if not columns:
+        return  # an empty file, which is an empty list
+    unknown = [column for column in columns if column and column not in COLUMNS]
+    problems = [unknown_column(column) for column in unknown[:MAX_PROBLEMS]]
+    if len(unknown) > MAX_PROBLEMS:
+        problems[-1] = f"there are {len(unknown)} such columns: name them in the first line"
+    problems += [f"the column {c!r} is there twice: remove one" for c in COLUMNS if columns.count(c) > 1]
+    if "prompt" not in columns and not problems:
+        problems = ["there is no column 'prompt': name the columns in the first line"]
+    if problems:
+        raise InvalidInput(*[f"{place}: {problem}" for problem in problems])
+
+
+def _row(place: str, columns: list[str], cells: list[str]) -> dict[str, Any]:
+    if any(cell.strip() for cell in cells[len(columns) :]):
+        raise InvalidInput(
+            f"{place}: has {len(cells)} cells for {len(columns)} columns: put quotes around text with "
+            "commas"
+        )
+    row: dict[str, Any] = {"prompt": ""}
+    for column, cell in zip(columns, map(str.strip, cells), strict=False):
+        if cell and not column:
+            raise InvalidInput(f"{place}: {quoted(cell, 40)} is in a column without a name: give it one")
+        if cell:
+            row[column] = cell.split() if column == "reference_image_urls" else cell
+    return row
+
+
+_READERS: dict[str, Callable[[str, str], Iterator[Row]]] = {
+    ".txt": _lines,
+    ".csv": _table,
+    ".tsv": _table,
+    ".tab": _table,
+    ".json": _json,
+    ".jsonl": _json,
+    ".ndjson": _json,
+}

@@ -1,0 +1,111 @@
+"""Where the images of an answer are, in all the forms that were seen. No I/O here."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urljoin
+
+from prefect_nanobanana.client._payload import parse, text_of
+
+RESERVE = 4
+"""So many more URLs are kept than images were asked for."""
+MAX_URL_CHARACTERS = 16_384
+_NAMED = ("imageUrls", "outputImageUrls", "imageUrl", "outputImageUrl", "image_urls", "image_url")
+_GENERAL = ("output", "outputs", "images", "image")
+"""Fields that may as well hold something else, as what was sent."""
+_IN_OBJECTS = (*_NAMED, "url", "urls", "uri", "src", "images", "b64_json", "base64")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_ADDRESS = re.compile(r"https?://|//?[^/\s]|data:", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64,}={0,2}")
+_KINDS = {
+    b"\x89PNG": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF8": "image/gif",
+    b"RIFF": "image/webp",
+    b"BM": "image/bmp",
+}
+
+
+def urls_of(
+    facts: Mapping[str, Any], base_url: str, quantity: int, *, named_only: bool = False
+) -> tuple[tuple[str, ...], int]:
+    """Find the URLs of images.
+
+    Args:
+        facts: What the answer says.
+        base_url: The API's address, against which relative URLs are resolved.
+        quantity: How many images were asked for.
+        named_only: Whether to look only where nothing but made images can be.
+
+    Returns:
+        The URLs, at most `quantity` and a small reserve; and how many more there were.
+    """
+    for field in _NAMED if named_only else (*_NAMED, *_GENERAL):
+        found = [
+            url
+            for text in _texts(facts.get(field))
+            if (url := _whole(base_url, text, sure=field in _NAMED)) is not None
+        ]
+        if found:
+            most = max(1, quantity) + RESERVE
+            return tuple(found[:most]), max(0, len(found) - most)
+    return (), 0
+
+
+def _texts(value: Any, depth: int = 0) -> Iterator[str]:
+    """The texts in which URLs may stand: one, a list, objects that name them, or JSON in a text."""
+    if isinstance(value, str):
+        text = text_of(value)
+        if text is None:
+            return
+        if text.startswith("[") and depth == 0:
+            try:
+                yield from _texts(parse(text.encode()), 1)
+            except ValueError:
+                yield text
+        elif depth == 0 and _picture(text) is None and text[:5].lower() != "data:":
+            yield from re.split(r",?\s+|,(?=https?://)", text)
+        else:
+            yield text
+    elif isinstance(value, list) and depth < 3:
+        for item in value:
+            yield from _texts(item, depth + 1)
+    elif isinstance(value, dict) and depth < 3:
+        for field in _IN_OBJECTS:
+            found = list(_texts(value.get(field), depth + 1))
+            if found:
+                yield from found
+                return
+
+
+def _whole(base_url: str, text: str, *, sure: bool) -> str | None:
+    """An image's URL as it can be fetched; None if the text is no URL."""
+    picture = _picture(text)
+    if picture is not None:
+        return picture
+    if not sure and not _ADDRESS.match(text):
+        return None
+    if len(text) > MAX_URL_CHARACTERS and text[:5].lower() != "data:":
+        return None
+    if _SCHEME.match(text):
+        return text  # to the letter: signatures are over the exact text
+    try:
+        return urljoin(base_url.rstrip("/") + "/", text)
+    except ValueError:
+        return text  # it cannot be fetched, but what was paid is still told
+
+
+def _picture(text: str) -> str | None:
+    """The `data:` URL of a bare base64 picture; None for any other text."""
+    start = "".join(text[:200].split())
+    if not _BASE64.match(start):
+        return None
+    head = base64.urlsafe_b64decode(start[:32].replace("+", "-").replace("/", "_"))
+    kind = next((kind for magic, kind in _KINDS.items() if head.startswith(magic)), None)
+    if kind is None and head[4:8] == b"ftyp":
+        kind = "image/avif" if head[8:11] == b"avi" else "application/octet-stream"
+    whole = "".join(text.split())
+    return f"data:{kind};base64,{whole}" if kind and _BASE64.fullmatch(whole) else None

@@ -1,0 +1,51 @@
+"""The account that pays for a run."""
+
+# Prefect's loggers are loggers and adapters of them.
+import logging
+from typing import Any
+
+from prefect_nanobanana.credentials import NanoBananaCredentials
+from prefect_nanobanana.errors import ApiError
+from prefect_nanobanana.models import Credits
+
+
+class Account:
+    """The account that pays for a run; it is asked, at no cost, what it has before the run.
+
+    Args:
+        credentials: Whose it is.
+        logger: Is told what cannot be read.
+
+    Attributes:
+        models: The models that the API offers.
+        before: The account's credits before the run.
+
+    Raises:
+        ApiError: If the account cannot be used.
+    """
+
+    def __init__(
+        self, credentials: NanoBananaCredentials, logger: logging.Logger | logging.LoggerAdapter[Any]
+    ) -> None:
+        self._credentials = credentials
+        self._logger = logger
+        with credentials.get_client() as client:
+            self.models = client.models()
+            self.before = client.credits()
+        self.prepare()
+
+    def prepare(self, requests: int = 0) -> None:
+        """Have slots leased for requests that are on their way.
+
+        Task runs of many prompts begin at once, and Prefect's server then answers leases late.
+        """
+        self._credentials.slots.prepare(requests)
+
+    def balance(self) -> Credits | None:
+        """The account's credits now; None if they cannot be read, which is said."""
+        try:
+            with self._credentials.get_client() as client:
+                return client.credits()
+        except ApiError as error:
+            self._logger.warning("The account's balance could not be read: %s", error)
+            return None

@@ -1,0 +1,67 @@
+"""The values that the package hands around. Those that it hands to users are frozen."""
+
+from prefect_nanobanana.models.base import (
+    Credits,
+    Text,
+    describe_errors,
+    exact_credits,
+    json_number,
+    refuse_half_characters,
+)
+from prefect_nanobanana.models.generations import (
+    URL_LIFETIME_DAYS,
+    Generation,
+    GenerationStatus,
+    Mode,
+    StoredImage,
+    Submission,
+)
+from prefect_nanobanana.models.outcomes import (
+    CEILING_REACHED,
+    AskAgain,
+    Outcome,
+    OutcomeStatus,
+    PendingReport,
+    RunReport,
+)
+from prefect_nanobanana.models.prompts import (
+    DEFAULT_ASPECT_RATIO,
+    DEFAULT_MODEL,
+    MAX_PROMPT_CHARACTERS,
+    MAX_QUANTITY,
+    ImageModel,
+    ImagePrompt,
+    ImageRequest,
+    clean_reference_urls,
+    prompt_problems,
+)
+
+__all__ = [
+    "CEILING_REACHED",
+    "DEFAULT_ASPECT_RATIO",
+    "DEFAULT_MODEL",
+    "MAX_PROMPT_CHARACTERS",
+    "MAX_QUANTITY",
+    "URL_LIFETIME_DAYS",
+    "AskAgain",
+    "Credits",
+    "Generation",
+    "GenerationStatus",
+    "ImageModel",
+    "ImagePrompt",
+    "ImageRequest",
+    "Mode",
+    "Outcome",
+    "OutcomeStatus",
+    "PendingReport",
+    "RunReport",
+    "StoredImage",
+    "Submission",
+    "Text",
+    "clean_reference_urls",
+    "describe_errors",
+    "exact_credits",
+    "json_number",
+    "prompt_problems",
+    "refuse_half_characters",
+]

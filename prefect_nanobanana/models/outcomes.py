@@ -1,0 +1,145 @@
+"""What became of the prompts of a run, and what that cost."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from prefect_nanobanana.models.base import Credits, Frozen
+from prefect_nanobanana.models.generations import Generation, StoredImage
+from prefect_nanobanana.models.prompts import ImagePrompt
+
+OutcomeStatus = Literal["stored", "warning", "failed", "unknown", "skipped"]
+AskAgain = Literal["warnings", "failed", "unknown"]
+CEILING_REACHED = "max_credits is reached"
+"""The message of prompts that were skipped as a run may spend no more."""
+
+
+class Outcome(Frozen):
+    """What became of one prompt of a run.
+
+    Attributes:
+        position: Its place in the list, from 1.
+        prompt: The prompt; its text is `.prompt`.
+        status: `stored` (all its images are in S3), `warning` (paid, refused by the safety check),
+            `failed`, `unknown` (asked, maybe paid, no answer), `skipped` (never asked).
+        generation: What the API made of it, if it was asked and answered.
+        images: Its images in S3.
+        credits_used: What it cost in credits, by this run or, if `reused`, by an earlier one.
+        credits_at_risk: What may have been paid besides: the price of each request without an answer.
+        credits_estimated: Whether `credits_used` is an estimate, as the API did not say.
+        reused: Whether it was an earlier run of the batch that asked for it.
+        message: Why, for everything but `stored`.
+    """
+
+    position: int
+    prompt: ImagePrompt
+    status: OutcomeStatus
+    generation: Generation | None = None
+    images: tuple[StoredImage, ...] = ()
+    credits_used: Credits = 0
+    credits_at_risk: Credits = 0
+    credits_estimated: bool = False
+    reused: bool = False
+    message: str | None = None
+
+
+class RunReport(Frozen):
+    """What a run did, and what it cost in credits.
+
+    Attributes:
+        batch: The name of the piece of work.
+        prompts: How many prompts there were; the five counts that follow add up to it.
+        stored: Prompts whose images are all in S3.
+        warnings: Prompts that the safety check refused; paid.
+        failed: Prompts that failed, or whose images could not be copied.
+        unknown: Prompts that were asked and maybe paid, without an answer.
+        skipped: Prompts that were never asked.
+        images: Images in S3.
+        credits_used: Paid by this run, warnings and failed generations included.
+        credits_reused: Paid by earlier runs of the batch for what this one reused.
+        credits_without_image: The part of `credits_used` that no stored image came of.
+        remaining_credits: What the account has left, as last seen.
+        balance_before: The account's credits before the run; None if it could not be read.
+        balance_after: The account's credits after the run; None if it could not be read.
+        manifest_uri: `s3://` address of `manifest.jsonl`.
+        gallery_uri: `s3://` address of `index.html`.
+        outcomes: One per prompt, in the order of the list.
+        unpublished: What of the run could not be published, as `index.html`; the log says why.
+    """
+
+    batch: str
+    prompts: int
+    stored: int
+    warnings: int
+    failed: int
+    unknown: int
+    skipped: int
+    images: int
+    credits_used: Credits
+    credits_reused: Credits
+    credits_without_image: Credits
+    remaining_credits: Credits | None
+    balance_before: Credits | None
+    balance_after: Credits | None
+    manifest_uri: str | None
+    gallery_uri: str | None
+    outcomes: tuple[Outcome, ...]
+    unpublished: tuple[str, ...] = ()
+
+    @property
+    def credits_unexplained(self) -> Credits | None:
+        """Credits that the account lost and this run does not account for; None if not known."""
+        if self.balance_before is None or self.balance_after is None:
+            return None
+        return self.balance_before - self.balance_after - self.credits_used
+
+    @property
+    def credits_at_risk(self) -> Credits:
+        """What this run may have paid besides `credits_used`, at worst: requests without an answer."""
+        return sum(o.credits_at_risk for o in self.outcomes if not o.reused)
+
+    @property
+    def credits_of_others(self) -> Credits | None:
+        """Credits that somebody else spent from the account meanwhile, at least; None if not known.
+
+        While a cost is an estimate, what the account lost besides may be of that, and is nobody else's.
+        """
+        gap = self.credits_unexplained
+        if gap is None or self.prompts_estimated:
+            return None
+        return max(0, gap - self.credits_at_risk)
+
+    @property
+    def prompts_estimated(self) -> int:
+        """Prompts of which the API did not say what they cost this run."""
+        return sum(1 for o in self.outcomes if o.credits_estimated and not o.reused)
+
+    @property
+    def credits_by_status(self) -> dict[str, Credits]:
+        """What was paid, split by outcome: `reused` by earlier runs, the rest by this one."""
+        split: dict[str, Credits] = dict.fromkeys((*get_args(OutcomeStatus), "reused"), 0)
+        for outcome in self.outcomes:
+            split["reused" if outcome.reused else outcome.status] += outcome.credits_used
+        return split
+
+
+class PendingReport(Frozen):
+    """What `copy_pending` found, and what became of it.
+
+    Attributes:
+        batches: The batches in which images were owed.
+        generations: Paid generations whose images were not all in S3.
+        images: Images that were copied now.
+        waiting: Generations that still owe images; the next run tries them again.
+        lost: Generations whose images are gone: their URLs died before they were copied.
+        credits_lost: What the lost ones had cost, in credits.
+        messages: One line per generation that still owes images or lost them.
+    """
+
+    batches: tuple[str, ...]
+    generations: int
+    images: int
+    waiting: int
+    lost: int
+    credits_lost: Credits
+    messages: tuple[str, ...] = ()

@@ -1,0 +1,91 @@
+"""An outcome as it may be shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from prefect_nanobanana._common.addresses import without_signature
+from prefect_nanobanana._common.text import counted, well_formed, without_signatures
+from prefect_nanobanana._common.untrusted import is_preview
+from prefect_nanobanana.models import Outcome
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """An outcome with what the pages show of it.
+
+    What it was made of may come from a record, and a record from anybody who can write the bucket. So it
+    is corrected here, once for all pages: addresses lose userinfo and signature, and only what is a
+    small picture stays a thumbnail.
+
+    Attributes:
+        outcome: What became of a prompt.
+        thumbnails: Small pictures as `data:` URLs, one per image of the outcome; "" where there is none.
+        quantity: How many images the API was asked for; None if that is not known.
+    """
+
+    outcome: Outcome
+    thumbnails: tuple[str, ...] = ()
+    quantity: int | None = None
+
+    def __post_init__(self) -> None:
+        images = self.outcome.images
+        given = (*self.thumbnails, *[""] * len(images))[: len(images)]
+        kept = (
+            thumbnail if image.checked and is_preview(thumbnail) else ""
+            for image, thumbnail in zip(images, given, strict=True)
+        )
+        object.__setattr__(self, "outcome", _presentable(self.outcome))
+        object.__setattr__(self, "thumbnails", tuple(kept))
+
+    @property
+    def delivered(self) -> int:
+        """How many images its generation has yielded, as far as they are in S3."""
+        generation = self.outcome.generation
+        stored = len(self.outcome.images)
+        return min(stored, len(generation.image_urls)) if generation else stored
+
+    @property
+    def count_note(self) -> str | None:
+        """Says so if another number of images came than was asked for."""
+        generation = self.outcome.generation
+        if self.quantity is None or generation is None or generation.status != "completed":
+            return None
+        came = len(generation.image_urls)
+        if came == self.quantity:
+            return None
+        return f"{counted(came, 'picture')} came, {self.quantity} asked for"
+
+    @property
+    def without_image(self) -> Fraction:
+        """The part of its cost that no stored image came of, in credits."""
+        cost = Fraction(self.outcome.credits_used)
+        if not self.outcome.images:
+            return cost
+        lacking = max(0, (self.quantity or 0) - self.delivered)
+        return cost * Fraction(lacking, self.quantity or 1)
+
+
+def _presentable(outcome: Outcome) -> Outcome:
+    changes: dict[str, Any] = {}
+    if outcome.message:
+        changes["message"] = without_signatures(well_formed(outcome.message))
+    if outcome.prompt.reference_image_urls:
+        urls = [without_signature(url) for url in outcome.prompt.reference_image_urls]
+        changes["prompt"] = outcome.prompt.model_copy(update={"reference_image_urls": urls})
+    if outcome.generation is not None:
+        generation = outcome.generation
+        changes["generation"] = generation.model_copy(
+            update={
+                "image_urls": tuple(map(without_signature, generation.image_urls)),
+                "message": generation.message and without_signatures(well_formed(generation.message)),
+            }
+        )
+    if outcome.images:
+        changes["images"] = tuple(
+            image.model_copy(update={"source_url": without_signature(image.source_url)})
+            for image in outcome.images
+        )
+    return outcome.model_copy(update=changes)

@@ -1,0 +1,204 @@
+"""Publishes a run: pages in S3, artifacts, an asset and events in Prefect.
+
+All of it comes after the credits are spent. So each part stands alone: one that cannot be published is
+logged and named in the report, and prevents neither the others nor the run's end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prefect.assets import Asset, AssetProperties, materialize
+from prefect.cache_policies import NO_CACHE
+from pydantic import ValidationError
+
+from prefect_nanobanana._common.text import shortened, without_signatures
+from prefect_nanobanana._common.untrusted import is_below
+from prefect_nanobanana.credentials import NanoBananaCredentials
+from prefect_nanobanana.models import Credits, PendingReport, RunReport
+from prefect_nanobanana.report._artifacts import (
+    artifact_key,
+    create_credits,
+    create_gallery,
+    create_pending,
+    create_results,
+)
+from prefect_nanobanana.report._events import emit_credits_low, emit_run_finished, numbers
+from prefect_nanobanana.report._gallery import gallery_page
+from prefect_nanobanana.report._item import GalleryItem
+from prefect_nanobanana.report._live import LiveArtifact
+from prefect_nanobanana.report._report import build_report, manifest
+from prefect_nanobanana.report._summary import summary
+from prefect_nanobanana.s3 import ObjectStore
+
+MANIFEST = "manifest.jsonl"
+GALLERY = "index.html"
+
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+
+class Publisher:
+    """Shows one batch to people.
+
+    Args:
+        store: Where the batch lies.
+        batch: Its name.
+        logger: Where to say what cannot be published.
+    """
+
+    def __init__(self, store: ObjectStore, batch: str, logger: Logger) -> None:
+        self._store = store
+        self._batch = batch
+        self._logger = logger
+
+    def live(self) -> LiveArtifact:
+        """The run's progress in Prefect's UI: a watcher, to be used in a `with` statement."""
+        return LiveArtifact(artifact_key(self._batch, "progress"), self._logger)
+
+    def report(
+        self,
+        items: Sequence[GalleryItem],
+        *,
+        prompts: int | None = None,
+        balance_before: Credits | None = None,
+        balance_after: Credits | None = None,
+    ) -> RunReport:
+        """Add up what a run did.
+
+        Args:
+            items: One per prompt, in the order of the list.
+            prompts: How many prompts there were; by default one per item.
+            balance_before: The account's credits before the run, if known.
+            balance_after: The account's credits after the run, if known.
+
+        Raises:
+            BooksDoNotBalance: If the outcomes are not one per prompt, in the order of the list.
+        """
+        return build_report(
+            self._batch,
+            len(items) if prompts is None else prompts,
+            items,
+            balance_before=balance_before,
+            balance_after=balance_after,
+            manifest_uri=self._store.uri(self._key(MANIFEST)),
+            gallery_uri=self._store.uri(self._key(GALLERY)),
+        )
+
+    def publish(
+        self, report: RunReport, items: Sequence[GalleryItem], credentials: NanoBananaCredentials
+    ) -> RunReport:
+        """Publish all that people see of a run: pages, asset, artifacts, events.
+
+        Args:
+            report: The run's report.
+            items: The run's outcomes, and after them those of earlier lists of the batch.
+            credentials: Whose account it was: too few credits left in it are an event.
+
+        Returns:
+            The report, which names what could not be published.
+        """
+        report = self.publish_pages(report, items)
+        its = items[: report.prompts]
+        failed = [
+            what
+            for what, publish in (
+                ("asset", lambda: _materialize(report, self._store.uri(self._key()))),
+                # The run page shows the newest artifact first.
+                ("artifact results", lambda: create_results(report)),
+                ("artifact credits", lambda: create_credits(report)),
+                ("artifact gallery", lambda: create_gallery(report, its, self._link)),
+            )
+            if not self._tried(what, publish)
+        ]
+        report = report.model_copy(update={"unpublished": (*report.unpublished, *failed)})
+        self._tried("event run.finished", lambda: emit_run_finished(report, summary(report)))
+        self._tried("event credits.low", lambda: self._warn_of_few_credits(report, credentials))
+        return report
+
+    def publish_pages(self, report: RunReport, items: Sequence[GalleryItem]) -> RunReport:
+        """Write manifest and gallery.
+
+        Args:
+            report: The run's report.
+            items: Its outcomes, and after them those of earlier lists of the batch.
+
+        Returns:
+            The report, without the address of what could not be written.
+        """
+
+        def write_gallery() -> None:
+            page = gallery_page(report, items, self._store)
+            self._store.put(self._key(GALLERY), page, "text/html; charset=utf-8", "page")
+
+        def write_manifest() -> None:
+            rows = manifest(items)
+            self._store.put(self._key(MANIFEST), rows, "application/x-ndjson")
+
+        changes: dict[str, Any] = {}
+        failed = []
+        for field, name, write in (
+            ("gallery_uri", GALLERY, write_gallery),
+            ("manifest_uri", MANIFEST, write_manifest),
+        ):
+            if not self._tried(name, write):
+                changes[field] = None
+                failed.append(name)
+        return report.model_copy(update={**changes, "unpublished": (*report.unpublished, *failed)})
+
+    def _key(self, *parts: str) -> str:
+        return self._store.key(self._batch, *parts)
+
+    def _link(self, key: str) -> str | None:
+        # A record could name any object that we may read: links are made to the batch's own alone.
+        return self._store.link(key) if is_below(key, self._key()) else None
+
+    def _tried(self, what: str, publish: Callable[[], object]) -> bool:
+        return _tried(what, publish, self._logger)
+
+    def _warn_of_few_credits(self, report: RunReport, credentials: NanoBananaCredentials) -> None:
+        left = report.remaining_credits
+        if left is not None and left < credentials.low_credits:
+            emit_credits_low(credentials.account, self._batch, left, credentials.low_credits)
+
+
+def publish_pending(report: PendingReport, logger: Logger) -> None:
+    """Show in Prefect's UI what `copy_pending` found; what cannot be shown is logged."""
+    _tried("artifact nanobanana-pending", lambda: create_pending(report), logger)
+
+
+def _tried(what: str, publish: Callable[[], object], logger: Logger) -> bool:
+    """Publish something, and say whether that worked."""
+    try:
+        publish()
+    except Exception as error:  # whatever it is, the pictures are paid for and stored
+        why = shortened(without_signatures(f"{type(error).__name__}: {error}"))
+        logger.error("%s could not be published: %s", what, why)
+        return False
+    return True
+
+
+def _materialize(report: RunReport, uri: str) -> None:
+    """Have Prefect's catalogue of assets know the batch."""
+    if not report.images:
+        return
+    try:
+        properties = AssetProperties(
+            name=report.batch, description=f"{report.images} images: {summary(report)}"
+        )
+        asset = Asset(key=uri, properties=properties)
+    except ValidationError:  # Prefect takes no such name, as one with spaces
+        return
+
+    def publish() -> None:
+        asset.add_metadata(numbers(report))
+
+    settings: dict[str, Any] = {
+        "name": "publish",
+        "task_run_name": "publish",
+        "retries": 0,
+        "cache_policy": NO_CACHE,
+        "persist_result": False,
+    }
+    materialize(asset, by="prefect-nanobanana", **settings)(publish)()

@@ -1,0 +1,209 @@
+"""A picture is what a browser shows: whole ones are taken as they are, broken ones never."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from odd_pictures import (
+    box,
+    chunk,
+    film,
+    mdat_length,
+    outer_length,
+    picture,
+    turned,
+    with_chunk,
+    with_segment,
+)
+from prefect_aws import S3Bucket
+from servers import Reply, Scripted
+
+from prefect_nanobanana import ImageNotCopied, StoredImage
+from prefect_nanobanana.images import Fetcher
+from prefect_nanobanana.images._picture import Picture
+from prefect_nanobanana.tasks import copy_image_to_s3
+
+PNG, JPEG, WEBP, GIF, AVIF, BMP = map(picture, ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "BMP"))
+PROGRESSIVE = picture("JPEG", progressive=True)
+JSON, PAGE = b'{"workflow": [1, 2, 3]}', b"<!doctype html><p>Not yet"
+NOISE = bytes(range(256)) * 4097  # more than a megabyte
+
+
+def _fetch(reply: Reply, *, thumbnail: bool) -> Picture:
+    with (
+        Fetcher(["127.0.0.1"]) as fetcher,
+        Scripted(lambda _: reply) as host,
+        closing(fetcher.fetch(f"{host.url}/x.png?sig=hush", thumbnail=thumbnail).body) as body,
+    ):
+        assert body.sha256 == hashlib.sha256(reply.body).digest()
+        return fetcher.fetch(host.url, thumbnail=thumbnail).picture
+
+
+WHOLE = {
+    # Bytes behind the end.
+    "jpeg, film": JPEG + film(),
+    "jpeg, picture": JPEG + JPEG,
+    "jpeg, padding": JPEG + bytes(70_000),
+    "jpeg, text": JPEG + JSON,
+    "jpeg, progressive": PROGRESSIVE + b"\xff\xd8\xff\xe0",
+    "png, json": PNG + JSON,
+    "png, megabytes": PNG + NOISE,
+    "png, picture": PNG + JPEG,
+    "png, beginning of a chunk": PNG + b"\0\0\xff\xffIDAT",
+    "gif, json": GIF + JSON,
+    "gif, padding": GIF + bytes(5000),
+    "gif, page": GIF + PAGE,
+    "webp, json": WEBP + JSON,
+    "webp, padding": WEBP + bytes(3000),
+    "avif, json": AVIF + JSON,
+    "avif, padding": AVIF + bytes(3000),
+    # Parts without pixels.
+    "png, text, wrong checksum": with_chunk(PNG, chunk(b"tEXt", b"Comment\0hello", 7)),
+    "png, gamma cut short": with_chunk(PNG, chunk(b"gAMA", b"\0\1")),
+    "png, profile that is none": with_chunk(PNG, chunk(b"iCCP", b"x\0\0nonsense")),
+    "png, time, wrong checksum, behind": with_chunk(PNG, chunk(b"tIME", bytes(7), 1), b"IEND"),
+    "png, name of no chunk": with_chunk(PNG, chunk(b"z\x01p!", b"x")),
+    "png, end, wrong checksum": PNG[:-4] + b"\0\0\0\0",
+    "png, transparency, wrong checksum": with_chunk(PNG, chunk(b"tRNS", bytes(6), 3)),
+    "png, exif, wrong checksum": with_chunk(PNG, chunk(b"eXIf", b"MM", 9)),
+    "png, workflow": with_chunk(PNG, chunk(b"zTXt", b"workflow\0\0" + zlib.compress(NOISE * 3))),
+    "png, international text": with_chunk(
+        PNG, chunk(b"iTXt", b"prompt\0\1\0\0\0" + zlib.compress(b"x" * 80_000_000, 1))
+    ),
+    "png, profile of megabytes": with_chunk(PNG, chunk(b"iCCP", b"p\0\0" + zlib.compress(NOISE * 2))),
+    "jpeg, exif that is none": with_segment(JPEG, 0xE1, b"Exif\0\0nonsense"),
+    "jpeg, photoshop that is none": with_segment(JPEG, 0xED, b"Photoshop 3.0\08BIM\x04"),
+    "jpeg, further pictures that are none": with_segment(JPEG, 0xE2, b"MPF\0II*\0\xff\xff\xff\xff"),
+    "jpeg, end of its thumbnail": with_segment(JPEG, 0xE1, b"Exif\0\0" + JPEG[:600]),
+    "jpeg, fill bytes": JPEG[:2] + b"\xff\xff\xff" + JPEG[2:],
+    "gif, comment": GIF[:-1] + b"\x21\xfe\x05hello\0\0\0;",
+    # A container that is a little wrong about its length.
+    "webp, 1 more": outer_length(WEBP, 1),
+    "webp, 8 more": outer_length(WEBP, 8),
+    "webp, 2 less": outer_length(WEBP, -2),
+    "webp, nothing": outer_length(WEBP, -(len(WEBP) - 8)),
+    "avif, 4 more": mdat_length(AVIF, 4),
+    "avif, open end": mdat_length(AVIF, -int.from_bytes(AVIF[AVIF.index(b"mdat") - 4 :][:4], "big")),
+    # Kinds.
+    "avif": AVIF,
+    "bmp": BMP,
+    "png of 16 bits, interlaced sizes": picture("PNG", (1, 3), "I;16"),
+    "png of 1 bit": picture("PNG", (17, 5), "1"),
+}
+
+
+@pytest.mark.parametrize("thumbnail", [False, True], ids=["checked", "decoded"])
+@pytest.mark.parametrize("case", WHOLE)
+def test_whole_pictures_are_taken_as_they_are(case: str, thumbnail: bool) -> None:
+    seen = _fetch(Reply(WHOLE[case]), thumbnail=thumbnail)
+    assert seen.checked
+    kind = "jpg" if case.startswith("jpeg") else case.partition(",")[0].split()[0]
+    assert (seen.extension, seen.content_type) == (kind, f"image/{kind.replace('jpg', 'jpeg')}")
+    expected = {"png of": [(1, 3), (17, 5)]}.get(case[:6], [(96, 64)])
+    assert (seen.width, seen.height) in expected
+    assert (seen.thumbnail != "") == thumbnail
+
+
+def _short_rows() -> bytes:
+    """A PNG whose checksums are right, and that lacks its last rows."""
+    start = PNG.index(b"IDAT") - 4
+    rows = zlib.compress(bytes(40 * (1 + 3 * 96)))
+    return PNG[:start] + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+BROKEN = {
+    "empty": (b"", "empty"),
+    "page": (PAGE, "HTML"),
+    "page with a mark": (b"\xef\xbb\xbf\r\n<html>", "HTML"),
+    "json": (JSON, "JSON"),
+    "list": (b'\n ["x"]', "JSON"),
+    "text": (b"no such image", "no picture of a known kind"),
+    "png, cut": (PNG[:-30], "cut short"),
+    "png, cut, with a tail": (PNG[:-30] + bytes(5000), "broken|cut short"),
+    "png, a pixel": (PNG[:-30] + b"\x55" + PNG[-29:], "checksum of IDAT"),
+    "png, size": (PNG[:19] + b"\x01" + PNG[20:], "checksum of IHDR"),
+    "png, rows": (_short_rows(), "cut short|broken"),
+    "jpeg, cut": (JPEG[:-2], "cut short"),
+    "jpeg, cut behind its thumbnail": (with_segment(JPEG, 0xE1, b"Exif\0\0" + JPEG)[:-60], "cut short"),
+    "jpeg, no picture": (b"\xff\xd8\xff\xe0\0\4xx\xff\xd9", "broken"),
+    "progressive jpeg, cut": (PROGRESSIVE[: len(PROGRESSIVE) // 2], "cut short"),
+    "gif, cut": (GIF[:-5], "cut short"),
+    "gif, header": (GIF[:13], "cut short"),
+    "webp, cut": (WEBP[:-9], "cut short"),
+    "webp, far too long": (outer_length(WEBP, 2000), "cut short"),
+    "webp, header": (WEBP[:20], "cut short"),
+    "avif, cut": (AVIF[:-9], "cut short"),
+    "avif, half": (AVIF[: len(AVIF) // 2], "cut short"),
+    "avif, header": (AVIF[:32], "cut short"),
+    "bmp, cut": (BMP[:-9], "cut short"),
+    "film, cut": (film()[:-2000], "cut short"),
+    "heic, cut": (film(b"heic")[:-2000], "cut short"),
+}
+
+
+@pytest.mark.parametrize("thumbnail", [False, True], ids=["checked", "decoded"])
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_pictures_are_refused_and_not_lost(case: str, thumbnail: bool) -> None:
+    content, says = BROKEN[case]
+    with pytest.raises(ImageNotCopied, match=rf"http://127.0.0.1:\d+/x.png: .*({says})") as caught:
+        _fetch(Reply(content), thumbnail=thumbnail)
+    assert not caught.value.gone
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_width_and_height_as_a_person_sees_them(kind: str, orientation: int) -> None:
+    for thumbnail in (False, True):
+        seen = _fetch(Reply(turned(kind, orientation)), thumbnail=thumbnail)
+        assert (seen.width, seen.height) == ((64, 96) if orientation >= 5 else (96, 64))
+
+
+UNCHECKED = {
+    "mp4": (film(), "video/mp4"),
+    "mov": (film(b"qt  "), "video/quicktime"),
+    "heic": (film(b"heic"), "image/heic"),
+    "heif": (film(b"mif1"), "image/heif"),
+    "jxl": (b"\xff\x0a" + bytes(500), "image/jxl"),
+    "jxl in boxes": (
+        b"\0\0\0\x0cJXL \r\n\x87\n" + box(b"ftyp", b"jxl ") + box(b"jxlc", b"x"),
+        "image/jxl",
+    ),
+    "webm": (b"\x1aE\xdf\xa3\x9fB\x86\x81\1B\x82\x84webm" + bytes(500), "video/webm"),
+    "mkv": (b"\x1aE\xdf\xa3\x9fB\x86\x81\1B\x82\x88matroska" + bytes(500), "video/x-matroska"),
+    "avi": (b"RIFF\0\2\0\0AVI LIST" + bytes(500), "video/x-msvideo"),
+    "old mov": (box(b"wide", b"") + box(b"mdat", bytes(900)) + box(b"moov", b"x"), "video/quicktime"),
+}
+
+
+@pytest.mark.parametrize("case", UNCHECKED)
+def test_media_that_cannot_be_checked_are_stored_and_marked(
+    bucket: S3Bucket, folder: Path, case: str
+) -> None:
+    content, content_type = UNCHECKED[case]
+    misleading = {"Content-Type": "image/png"}
+    with Scripted(lambda _: Reply(content, headers=misleading)) as host:
+        image = copy_image_to_s3.fn(host.url, bucket, "images/x", trusted_hosts=["127.0.0.1"])
+    assert (image.checked, image.content_type, image.size_bytes) == (False, content_type, len(content))
+    assert (folder / f"images/x.{image.key.rpartition('.')[2]}").read_bytes() == content
+    assert image.model_dump()["checked"] is False
+    assert StoredImage.model_validate_json(image.model_dump_json()) == image
+
+
+@pytest.mark.parametrize("case", UNCHECKED)
+def test_what_may_not_be_whole_is_not_taken_unchecked(case: str) -> None:
+    for reply in (Reply(UNCHECKED[case][0], length=-1), Reply(UNCHECKED[case][0], length=99_999)):
+        with pytest.raises(ImageNotCopied, match="did not say how long it is|IncompleteRead"):
+            _fetch(reply, thumbnail=False)
+
+
+def test_pictures_that_were_checked_are_written_as_before() -> None:
+    record = {"uri": "s3://b/k", "key": "k", "content_type": "image/png", "size_bytes": 1, "sha256": "0"}
+    record |= {"width": 1, "height": 2, "source_url": "https://host/x"}
+    image = StoredImage.model_validate(record)
+    assert image.checked
+    assert image.model_dump(mode="json") == record
