@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from prefect_nanobanana.s3._errors import (
     text,
 )
 from prefect_nanobanana.s3._locations import is_aws, object_url, split_uri
-from prefect_nanobanana.s3._objects import StoredObject
+from prefect_nanobanana.s3._objects import StoredObject, pages
 from prefect_nanobanana.storage_options import Kind, StorageOptions
 
 if TYPE_CHECKING:
@@ -129,9 +129,7 @@ class ObjectStore:
                 raise self._connection.problem(error, key) from None
             except _CUT as error:
                 if not left:
-                    raise StoreUnavailable(
-                        f"{self.uri(key)} cannot be read: its body is cut ({text(error)})"
-                    ) from None
+                    raise self._cut(key, error) from None
                 time.sleep(READ_AGAIN_SECONDS)
             except FAILURES as error:
                 raise self._connection.problem(error, key) from None
@@ -149,9 +147,7 @@ class ObjectStore:
         except FlexibleChecksumError:
             raise ObjectCorrupted(f"{self.uri(key)} does not fit its checksum") from None
         except AttributeError as error:  # see _CUT
-            raise StoreUnavailable(
-                f"{self.uri(key)} cannot be read: its body is cut ({text(error)})"
-            ) from None
+            raise self._cut(key, error) from None
         except FAILURES as error:
             raise self._connection.problem(error, key) from None
 
@@ -207,7 +203,7 @@ class ObjectStore:
             # Named, it is a plain header. Over TLS boto3 sends a trailer: Ceph and rclone answer 411.
             options["ChecksumSHA256"] = b64encode(sha256(body).digest()).decode()
         if "IfMatch" in options:
-            options["IfMatch"] = self._version(options["IfMatch"])
+            options["IfMatch"] = self.capabilities.if_match(options["IfMatch"])
         request = {"Key": key, "Body": body, "ContentType": content_type, **options}
         try:
             stored = self._send(kind, request)
@@ -240,29 +236,17 @@ class ObjectStore:
             BucketNotUsable: If the bucket cannot be listed.
             StorageError: If listing failed for another reason.
         """
-        request = {"Prefix": prefix}
-        while True:
-            page = self._page(request)
+        for page in pages(self._connection, prefix):
             for item in page.get("Contents", []):
                 yield item["Key"], item.get("LastModified") or datetime.now(UTC)
-            if not page.get("IsTruncated"):
-                return
-            token = page.get("NextContinuationToken")
-            if not token or token == request.get("ContinuationToken"):
-                raise StorageError(
-                    f"bucket {self.name!r}: its listing breaks off, and does not say how it goes on"
-                )
-            request["ContinuationToken"] = token
 
     def few(self, prefix: str) -> set[str] | None:
         """The keys that begin with a prefix, if one request finds them all."""
         try:
-            page = self._page({"Prefix": prefix})
+            page = next(pages(self._connection, prefix))
         except StorageError:
             return None
-        return (
-            None if page.get("IsTruncated", True) else {item["Key"] for item in page.get("Contents", [])}
-        )
+        return None if page.get("IsTruncated") else {item["Key"] for item in page.get("Contents", [])}
 
     def read_uri(self, uri: str, max_bytes: int | None = None) -> bytes:
         """Read an `s3://bucket/key` address with this block's credentials.
@@ -302,18 +286,6 @@ class ObjectStore:
                 time.sleep(SEND_AGAIN_SECONDS)
         raise AssertionError("the last try has returned or raised")
 
-    def _page(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        try:
-            page: Mapping[str, Any] = self._connection.call("list_objects_v2", **request)
-            return page
-        except FAILURES as error:
-            raise self._connection.problem(error) from None
-
-    def _version(self, etag: str) -> str | None:
-        """A tag as `If-Match` takes it, which compares strongly; nothing of an empty one."""
-        strong = etag.removeprefix("W/")
-        return (strong.strip('"') if self.capabilities.bare_etags else strong) or None
-
     def _wants_bare_etags(self, key: str, version: str | None) -> bool:
         """Whether a condition failed though the object has that very tag."""
         if self.capabilities.bare_etags or not version:
@@ -323,3 +295,6 @@ class ObjectStore:
             return False
         self._connection.learn(bare_etags=True)
         return True
+
+    def _cut(self, key: str, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(f"{self.uri(key)} cannot be read: its body is cut ({text(error)})")
