@@ -73,7 +73,8 @@ class AnswerCheck:
     def _check_success(self, operation: str, headers: Any, content: bytes) -> None:
         if _PAGE.match(content):
             raise self._not_a_store("answers with an HTML page", content)
-        if operation == "ListObjectsV2" and b"ListBucketResult" not in content:
+        is_listing = b"ListBucketResult" in content or b"<Error>" in content
+        if operation == "ListObjectsV2" and not is_listing:
             raise self._not_a_store("answers a listing with something else", content)
         is_page = "html" in str(headers.get("content-type", "")).lower()
         of_a_store = "etag" in headers or any(name.lower().startswith("x-amz-") for name in headers)

@@ -10,6 +10,7 @@ from base64 import b64decode
 from typing import IO, TYPE_CHECKING, Any
 
 import botocore
+from botocore import handlers
 from botocore.auth import S3SigV4Auth
 from botocore.config import Config
 
@@ -87,7 +88,11 @@ def _made(credentials: AwsCredentials | MinIOCredentials, _: int, checksums: boo
     session = credentials.get_boto3_session()
     client = session.client("s3", config=config, **options)
     events = client.meta.events
-    events.register("before-parse.s3", AnswerCheck(client.meta.endpoint_url))
+    events.register_first("before-parse.s3.*", AnswerCheck(client.meta.endpoint_url))
+    # boto3's own check makes a 500 of a page that is no XML: it comes after ours, in this client alone.
+    if own := getattr(handlers, "_handle_200_error", None):
+        events.unregister("before-parse.s3.*", own)
+        events.register("before-parse.s3.*", own)
     events.register_last("before-call.s3.PutObject", _send_at_once)
     if keys := session.get_credentials():
         signer = _Signer(keys, client.meta.region_name)

@@ -42,6 +42,11 @@ class Capabilities:
             unfit |= _CHECKSUMS
         return {name: value for name, value in request.items() if name not in unfit}
 
+    def if_match(self, etag: str) -> str | None:
+        """A tag as `If-Match` takes it, which compares strongly; nothing of an empty one."""
+        strong = etag.removeprefix("W/")
+        return (strong.strip('"') if self.bare_etags else strong) or None
+
     def after(self, error: ClientError, request: dict[str, Any]) -> Capabilities:
         """What a refusal adds: that a header which its answer names is not known to the store.
 

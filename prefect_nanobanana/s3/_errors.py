@@ -18,10 +18,9 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
+from prefect_nanobanana._common.text import shortened, visible, without_signatures
 from prefect_nanobanana.errors import BucketNotUsable, StorageError, StoreRefuses
 
-MOST_TEXT = 200
-"""Characters of an answer that a message may hold."""
 _UNUSABLE = {
     "NoSuchBucket": "it does not exist: create it, or correct the name in the S3 Bucket block",
     "AccessDenied": "access is denied: grant s3:ListBucket, s3:GetObject and s3:PutObject on it; some "
@@ -95,8 +94,8 @@ class PreconditionFailed(StorageError):
 
 def text(said: object) -> str:
     """What a store or boto3 says, fit for a message: short, on one line, and without a password."""
-    plain = re.sub(r"//[^/@\s]*@", "//", str(said))
-    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", plain).strip()[:MOST_TEXT]
+    without_password = re.sub(r"//[^/@\s]*@", "//", without_signatures(str(said)))
+    return shortened(visible(" ".join(without_password.split())))
 
 
 def code_of(error: ClientError) -> str:

@@ -1,10 +1,13 @@
-"""What a store says of an object."""
+"""What a store says of an object, and of many."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from prefect_nanobanana.errors import StorageError
+from prefect_nanobanana.s3._connection import FAILURES, Connection
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,25 @@ class StoredObject:
     def tag(self) -> str:
         """The tag without its quotes; of most stores it is the MD5."""
         return self.etag.removeprefix("W/").strip('"')
+
+
+def pages(connection: Connection, prefix: str) -> Iterator[Mapping[str, Any]]:
+    """List what begins with a prefix, page by page.
+
+    Raises:
+        BucketNotUsable: If the bucket cannot be listed.
+        StorageError: If listing failed for another reason, or breaks off.
+    """
+    request = {"Prefix": prefix}
+    while True:
+        try:
+            page: Mapping[str, Any] = connection.call("list_objects_v2", **request)
+        except FAILURES as error:
+            raise connection.problem(error) from None
+        yield page
+        if not page.get("IsTruncated"):
+            return
+        token = page.get("NextContinuationToken")
+        if not token or token == request.get("ContinuationToken"):
+            raise StorageError(f"listing {prefix!r} breaks off: the store does not say how it goes on")
+        request["ContinuationToken"] = token

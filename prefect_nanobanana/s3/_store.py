@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import (
     ClientError,
@@ -16,7 +16,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
-from prefect_nanobanana.errors import StorageError
+from prefect_nanobanana.errors import InvalidInput, StorageError
 from prefect_nanobanana.s3._capabilities import CONDITIONS, Capabilities
 from prefect_nanobanana.s3._connection import FAILURES, Connection
 from prefect_nanobanana.s3._errors import (
@@ -29,20 +29,21 @@ from prefect_nanobanana.s3._errors import (
     status_of,
     text,
 )
-from prefect_nanobanana.s3._links import link_to
-from prefect_nanobanana.s3._lists import read_uri
-from prefect_nanobanana.s3._locations import is_aws
-from prefect_nanobanana.s3._objects import StoredObject
+from prefect_nanobanana.s3._locations import is_aws, object_url, split_uri
+from prefect_nanobanana.s3._objects import StoredObject, pages
 from prefect_nanobanana.storage_options import Kind, StorageOptions
 
 if TYPE_CHECKING:
     from prefect_aws import S3Bucket
 
+SIGNED_SECONDS = 7 * 24 * 3600
+"""The longest that S3 allows (its documentation)."""
 SEND_TRIES = 3
 SEND_AGAIN_SECONDS = 0.2
 READ_TRIES = 5
 READ_AGAIN_SECONDS = 0.1
 _CHUNK_BYTES = 64 * 1024
+
 _CUT = (ResponseStreamingError, IncompleteReadError, AttributeError)
 """boto3 does not ask again for a body that is cut, as of an object that is replaced while it is read.
 AttributeError: botocore itself was seen to raise it then (rclone, two runs writing one record)."""
@@ -96,7 +97,17 @@ class ObjectStore:
 
     def link(self, key: str) -> str | None:
         """Where a person can open an object, as the options say; nothing if there is no such address."""
-        return link_to(self._connection, self.options.links, self.name, key)
+        if self.options.links == "none":
+            return None
+        try:
+            if self.options.links == "signed":
+                return self._connection.client.generate_presigned_url(
+                    "get_object", {"Bucket": self.name, "Key": key}, ExpiresIn=SIGNED_SECONDS
+                )
+            meta = self._connection.client.meta
+        except (*FAILURES, StorageError):
+            return None
+        return object_url(meta.endpoint_url, meta.region_name, self.name, key)
 
     def find(self, key: str) -> tuple[bytes, str] | None:
         """Read an object.
@@ -118,9 +129,7 @@ class ObjectStore:
                 raise self._connection.problem(error, key) from None
             except _CUT as error:
                 if not left:
-                    raise StoreUnavailable(
-                        f"{self.uri(key)} cannot be read: its body is cut ({text(error)})"
-                    ) from None
+                    raise self._cut(key, error) from None
                 time.sleep(READ_AGAIN_SECONDS)
             except FAILURES as error:
                 raise self._connection.problem(error, key) from None
@@ -138,9 +147,7 @@ class ObjectStore:
         except FlexibleChecksumError:
             raise ObjectCorrupted(f"{self.uri(key)} does not fit its checksum") from None
         except AttributeError as error:  # see _CUT
-            raise StoreUnavailable(
-                f"{self.uri(key)} cannot be read: its body is cut ({text(error)})"
-            ) from None
+            raise self._cut(key, error) from None
         except FAILURES as error:
             raise self._connection.problem(error, key) from None
 
@@ -196,7 +203,7 @@ class ObjectStore:
             # Named, it is a plain header. Over TLS boto3 sends a trailer: Ceph and rclone answer 411.
             options["ChecksumSHA256"] = b64encode(sha256(body).digest()).decode()
         if "IfMatch" in options:
-            options["IfMatch"] = self._version(options["IfMatch"])
+            options["IfMatch"] = self.capabilities.if_match(options["IfMatch"])
         request = {"Key": key, "Body": body, "ContentType": content_type, **options}
         try:
             stored = self._send(kind, request)
@@ -229,29 +236,17 @@ class ObjectStore:
             BucketNotUsable: If the bucket cannot be listed.
             StorageError: If listing failed for another reason.
         """
-        request = {"Prefix": prefix}
-        while True:
-            page = self._page(request)
+        for page in pages(self._connection, prefix):
             for item in page.get("Contents", []):
                 yield item["Key"], item.get("LastModified") or datetime.now(UTC)
-            if not page.get("IsTruncated"):
-                return
-            token = page.get("NextContinuationToken")
-            if not token or token == request.get("ContinuationToken"):
-                raise StorageError(
-                    f"bucket {self.name!r}: its listing breaks off, and does not say how it goes on"
-                )
-            request["ContinuationToken"] = token
 
     def few(self, prefix: str) -> set[str] | None:
         """The keys that begin with a prefix, if one request finds them all."""
         try:
-            page = self._page({"Prefix": prefix})
+            page = next(pages(self._connection, prefix))
         except StorageError:
             return None
-        return (
-            None if page.get("IsTruncated", True) else {item["Key"] for item in page.get("Contents", [])}
-        )
+        return None if page.get("IsTruncated") else {item["Key"] for item in page.get("Contents", [])}
 
     def read_uri(self, uri: str, max_bytes: int | None = None) -> bytes:
         """Read an `s3://bucket/key` address with this block's credentials.
@@ -264,7 +259,20 @@ class ObjectStore:
             InvalidInput: If it cannot be read.
             StorageError: If the store cannot be used.
         """
-        return read_uri(self._connection, uri, max_bytes)
+        place = split_uri(uri)
+        if place is None:
+            raise InvalidInput(f"prompts_from: {text(uri)} is no S3 address: write s3://bucket/key")
+        try:
+            answer = self._connection.call("get_object", Bucket=place[0], Key=place[1])
+            content: bytes = answer["Body"].read(max_bytes)
+            return content
+        except ClientError as error:
+            raise InvalidInput(
+                f"prompts_from: {text(uri)} cannot be read ({answer_of(error)}): check the address, and "
+                "that the bucket block's credentials may read it"
+            ) from None
+        except FAILURES as error:
+            raise self._connection.problem(error) from None
 
     def _send(self, kind: Kind, request: dict[str, Any]) -> StoredObject:
         # Whoever copies an image sends it again, and for longer.
@@ -278,17 +286,6 @@ class ObjectStore:
                 time.sleep(SEND_AGAIN_SECONDS)
         raise AssertionError("the last try has returned or raised")
 
-    def _page(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        try:
-            return cast(Mapping[str, Any], self._connection.call("list_objects_v2", **request))
-        except FAILURES as error:
-            raise self._connection.problem(error) from None
-
-    def _version(self, etag: str) -> str | None:
-        """A tag as `If-Match` takes it, which compares strongly; nothing of an empty one."""
-        strong = etag.removeprefix("W/")
-        return (strong.strip('"') if self.capabilities.bare_etags else strong) or None
-
     def _wants_bare_etags(self, key: str, version: str | None) -> bool:
         """Whether a condition failed though the object has that very tag."""
         if self.capabilities.bare_etags or not version:
@@ -298,3 +295,6 @@ class ObjectStore:
             return False
         self._connection.learn(bare_etags=True)
         return True
+
+    def _cut(self, key: str, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(f"{self.uri(key)} cannot be read: its body is cut ({text(error)})")

@@ -23,9 +23,7 @@ EXPECTED: dict[str, Any] = json.loads((FIXTURE / "expected.json").read_text("utf
 
 
 @pytest.fixture
-def batch_of_version_1(
-    s3: LocalS3, sandbox: Sandbox, make_bucket: Callable[..., S3Bucket]
-) -> S3Bucket:
+def batch_of_version_1(s3: LocalS3, sandbox: Sandbox, make_bucket: Callable[..., S3Bucket]) -> S3Bucket:
     """The batch as it lay in its bucket, and the API with what it owed."""
     books = json.loads((FIXTURE / "sandbox.json").read_text("utf-8"))
     bucket = make_bucket(bucket_folder=books["bucket_folder"])
