@@ -63,16 +63,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="how the API is asked; async survives a crash without losing an image (default: sync)",
     )
     parser.add_argument(
-        "--retry-warnings", action="store_true", help="ask, and pay, again for what was refused"
-    )
-    parser.add_argument(
-        "--retry-failed", action="store_true", help="ask, and pay, again for what was paid and failed"
-    )
-    parser.add_argument(
-        "--on-unknown",
-        choices=["keep", "resend"],
-        default="keep",
-        help="resend asks again for what was maybe paid: that may pay twice (default: keep)",
+        "--ask-again",
+        choices=["warnings", "failed", "unknown"],
+        nargs="*",
+        default=[],
+        help="what earlier runs of the batch asked, and is asked, and paid, again",
     )
     parser.add_argument("--model", default="nano-banana", help="default: nano-banana")
     parser.add_argument("--aspect-ratio", default="default", help="as 16:9")
@@ -115,9 +110,7 @@ def main(argv: list[str] | None = None) -> int:
                 batch=options.batch,
                 max_credits=options.max_credits,
                 fail_on=options.fail_on,
-                on_unknown=options.on_unknown,
-                retry_warnings=options.retry_warnings,
-                retry_failed=options.retry_failed,
+                ask_again=options.ask_again,
             )
     except RunFailed as error:
         print_report(error.report)

@@ -40,6 +40,7 @@ class Planned:
         action: `ask` the API; `await_end` of what an earlier run has begun; `await_other`, a run that is
             asking for it at this moment; `copy` images that are paid; or `reuse` what is known.
         ledger: Where its record is.
+        again: Whether it is asked for again if its end cannot be had.
     """
 
     position: int
@@ -49,6 +50,7 @@ class Planned:
     price: Credits | None
     action: Action
     ledger: Ledger
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,10 @@ def make_plan(
         action = action_of(record, ledger.flow_run, ask_again, answer_within)
         if action == "ask":  # what is paid already needs its model no more
             problems += [f"{item.place}: {text}" for text in _problems(request, catalogue)]
-        planned.append(
-            Planned(position, record, item.prompt, request, prices.of(request), action, ledger)
-        )
+        mine = record.asked_by == ledger.flow_run
+        again = action == "await_end" and "unknown" in ask_again and not mine
+        price = prices.of(request)
+        planned.append(Planned(position, record, item.prompt, request, price, action, ledger, again))
     if problems:
         raise InvalidInput(*problems)
     plan = Plan(tuple(planned), prices, max_credits)

@@ -145,6 +145,8 @@ class Stages:
                 record.prompt, self._generator, submission, elapsed, job, return_state=True
             ),
         )
+        if job.record.state == "unknown" and job.planned.again:
+            return self._start(job, "ask")
         return self._next(job)
 
     def _await_other(self, job: Job) -> Any:

@@ -132,7 +132,7 @@ class Exchange:
             return NeverDelivered(f"{self._base_url} cannot be asked ({what})")
         if isinstance(error, httpx.TimeoutException):
             seconds = ask.request["extensions"]["timeout"]["read"]
-            return UnknownOutcome(f"no whole answer within {seconds:g} s ({what})")
+            return UnknownOutcome(f"no answer within {seconds:g} s ({what})")
         return UnknownOutcome(f"the connection was lost after the request was sent ({what})")
 
     def _broken(self, ask: Ask, receiver: Receiver | None, error: Exception) -> Answer:

@@ -1,7 +1,5 @@
 """What is asked again on request, and how earlier versions said that."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Literal

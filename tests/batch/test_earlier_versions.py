@@ -1,4 +1,4 @@
-"""A batch that an earlier version wrote is resumed: nothing that is paid is asked for, nothing changes its key."""
+"""A batch that an earlier version wrote is resumed: nothing paid is asked for, and no key changes."""
 
 from __future__ import annotations
 

@@ -551,7 +551,7 @@ def test_storage_options_that_the_store_refuses(
         "prompts": [*"abcdef"],
     }
     sandbox.latency = (0.4, 0.4)
-    with pytest.raises(RunFailed, match="mend storage_class") as caught:
+    with pytest.raises(RunFailed, match="correct storage_class") as caught:
         generate_images(storage=StorageOptions(storage_class="WARM_AND_DRY"), **settings)
     report = caught.value.report
     assert (report.stored, report.credits_used) == (0, sandbox.account.charged)

@@ -237,5 +237,5 @@ def test_events_that_cannot_be_sent_cost_nothing(caplog: pytest.LogCaptureFixtur
     outcome = item.outcome.model_copy(update={"message": "\ud800", "position": object()})
     with caplog.at_level(logging.WARNING):
         emit_image_missing("b", outcome)
-        emit_image_stored("b", 1, "\ud800", object(), gallery_item(1).outcome.images[0])  # type: ignore[arg-type]
+        emit_image_stored("b", 1, "\ud800", 1, gallery_item(1).outcome.images[0])
     assert caplog.text.count("Error emitting event") == 2
