@@ -45,7 +45,7 @@ class Copying:
         if not record.missing:
             written = job.copies_ended(None)
             unwritten = "its record could not be written, so the next run will not know of it"
-            return self._control.end(job, "stored", None if written else unwritten)
+            return self._control.end(job, "stored", job.record.message if written else unwritten)
         if _are_gone(job):
             lost = (
                 f"paid, but {len(record.missing)} images were not copied within {URL_LIFETIME_DAYS} "

@@ -23,6 +23,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict
 
 from prefect_nanobanana._common.addresses import without_signature
+from prefect_nanobanana._common.text import counted
 from prefect_nanobanana._common.untrusted import is_preview
 from prefect_nanobanana.errors import ApiError
 from prefect_nanobanana.models import (
@@ -189,8 +190,13 @@ class Record(BaseModel):
         )
 
     def stored(self) -> Self:
-        """All its images are in S3."""
-        return self._with(state="stored", message=None)
+        """All its images are in S3; says so if fewer came than were asked for, and paid."""
+        generation, message = self.generation, None
+        if generation is not None:
+            came, asked = len(generation.image_urls), self.request.quantity
+            few = f"{counted(came, 'picture')} came, {asked} asked for" if came < asked else None
+            message = generation.message or few
+        return self._with(state="stored", message=message)
 
     def not_copied(self, why: str) -> Self:
         """Images still wait at their URLs."""
