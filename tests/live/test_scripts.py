@@ -105,7 +105,7 @@ from prefect_nanobanana.models import *
 folder = Path({str(tmp_path)!r})
 (folder / "b").mkdir()
 (folder / "x.png").write_bytes(b"changed")
-row = {{"images": [{{"key": "x.png"}}], "generation": {{"image_urls": ["http://h/files/x.png"]}}}}
+row = {{"images": [{{"key": "x.png"}}], "generation": {{"image_urls": ["http://127.0.0.1:9/files/x.png"]}}}}
 (folder / "b/manifest.jsonl").write_text(json.dumps(row) + "\\n")
 report = RunReport(batch="b", prompts=1, stored=0, warnings=0, failed=1, unknown=0, skipped=0, images=1,
     credits_used=1, credits_reused=0, credits_without_image=0, remaining_credits=9, balance_before=10,
