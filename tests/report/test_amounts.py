@@ -81,7 +81,7 @@ def test_amounts_of_tenths_agree_with_the_balance() -> None:
     report = _report(*items, balance_before=1, balance_after=Decimal("0.7"))
     assert report.credits_used == Decimal("0.3")
     assert report.credits_unexplained == 0
-    assert report.credits_by_status["stored"] == 0.3
+    assert report.credits_by_status["stored"] == Decimal("0.3")
     assert summary(report) == "3 stored; 0.3 credits used, 0.7 left"
 
 
