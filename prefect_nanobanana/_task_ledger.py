@@ -22,6 +22,7 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefect_nanobanana._common.runs_above import attempts, runs_above, takes_the_place
+from prefect_nanobanana._common.text import shortened
 from prefect_nanobanana.client import GenerationHooks
 from prefect_nanobanana.errors import (
     AnswerNotUnderstood,
@@ -244,5 +245,4 @@ def _content(storage: Any, path: str) -> bytes | None:
 
 
 def _text(error: Exception) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 200 else text[:197] + "..."
+    return shortened(" ".join(f"{type(error).__name__}: {error}".split()))

@@ -155,6 +155,19 @@ def waiting() -> Iterator[Callable[..., None]]:
 
 
 @pytest.fixture
+def fail_once() -> Callable[[], None]:
+    """A later step that fails in the first attempt only."""
+    left = [1]
+
+    def fail() -> None:
+        if left:
+            left.pop()
+            raise RuntimeError("a later step")
+
+    return fail
+
+
+@pytest.fixture
 def sandbox(nanobanana_sandbox: Sandbox) -> Sandbox:
     nanobanana_sandbox.picture_pixels = 96
     return nanobanana_sandbox

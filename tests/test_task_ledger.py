@@ -31,19 +31,6 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 Fail = Callable[[], None]
 
 
-@pytest.fixture
-def fail_once() -> Fail:
-    """A later step that fails in the first attempt only."""
-    left = [1]
-
-    def fail() -> None:
-        if left:
-            left.pop()
-            raise RuntimeError("a later step")
-
-    return fail
-
-
 def flow_around(generator: NanoBananaGenerator, fail: Fail, **settings: Any) -> Generation:
     @flow(retries=2, **settings)
     def mine() -> Generation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -67,3 +68,13 @@ def bare(host: str) -> str:
     with suppress(UnicodeError):
         return host.encode("idna").decode()
     return host
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """The addresses of a name, as the system knows them.
+
+    Raises:
+        OSError: If it has none.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))

@@ -117,23 +117,19 @@ def _ancestors(run: FlowRun) -> list[RunAbove]:
 
 
 def _flow_run(run: FlowRun, *, local: bool) -> RunAbove:
-    return RunAbove(
-        id=str(run.id),
-        attempt=run.run_count,
-        kind=f"flow {run.flow_id}",
-        name=run.name,
-        scheduled=run.expected_start_time,
-        local=local,
-        may_be_retried=bool(run.empirical_policy.retries) or run.run_count > 1,
-    )
+    return _run(run, f"flow {run.flow_id}", local)
 
 
 def _task_run(run: TaskRun, *, local: bool) -> RunAbove:
+    # Not the whole key: it ends in a hash of the code, which a person may correct before a retry.
+    return _run(run, f"task {run.task_key.rpartition('-')[0] or run.task_key}", local)
+
+
+def _run(run: FlowRun | TaskRun, kind: str, local: bool) -> RunAbove:
     return RunAbove(
         id=str(run.id),
         attempt=run.run_count,
-        # Not the whole key: it ends in a hash of the code, which a person may correct before a retry.
-        kind=f"task {run.task_key.rpartition('-')[0] or run.task_key}",
+        kind=kind,
         name=run.name,
         scheduled=run.expected_start_time,
         local=local,

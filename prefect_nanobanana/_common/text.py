@@ -70,6 +70,11 @@ def counted(value: int | float | Decimal, what: str) -> str:
     return f"{number(value)} {what}" + ("" if value == 1 else "s")
 
 
+def pictures_note(came: int, asked: int) -> str | None:
+    """Says so if another number of pictures came than was asked for."""
+    return None if came == asked else f"{counted(came, 'picture')} came, {asked} asked for"
+
+
 def in_credits(amount: int | float | Decimal) -> str:
     """An amount, as `1 credit`."""
     return counted(amount, "credit")

@@ -222,4 +222,4 @@ class Job(GenerationHooks):
             reused=self.reused,
             spending=self.spending(price),
         )
-        return Ended(self.planned, self._record, item, self.copy_errors)
+        return Ended(self.planned, self._record, item)

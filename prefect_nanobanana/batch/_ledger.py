@@ -10,7 +10,7 @@ checked as input from strangers, as whoever may write the bucket may have writte
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -33,6 +33,13 @@ class Claimed(NanoBananaError):
 
 class _Overtaken(LedgerError):
     """Another run of the batch has sent a request for the same prompt, and written its record."""
+
+
+class _NotCurrent(Exception):
+    """A record was not written, as another one is there than this ledger knows of."""
+
+    def __init__(self, stored: Record | None) -> None:
+        self.stored = stored
 
 
 class Ledger:
@@ -72,7 +79,7 @@ class Ledger:
 
     def exists(self) -> bool:
         """Whether the batch has any record."""
-        return bool(self._known())
+        return any(self._names())
 
     def key(self, *parts: str) -> str:
         """Join parts below the batch's folder."""
@@ -91,12 +98,12 @@ class Ledger:
             BucketNotUsable: If the bucket does not let itself be read.
             LedgerError: If any record that exists cannot be read.
         """
-        known = self._known()
+        known = set(self._names())
         return self._read_all([key for key in wanted if key in known])
 
     def read_others(self, wanted: Iterable[str]) -> dict[str, Record]:
         """Read the records of the batch that are not of these prompts; see `read`."""
-        return self._read_all(sorted(self._known() - set(wanted)))
+        return self._read_all(sorted(set(self._names()) - set(wanted)))
 
     def read_again(self, key: str) -> Record | None:
         """Read one record as it is now.
@@ -123,7 +130,7 @@ class Ledger:
         backoff = Backoff(patience, again=(LedgerError, BucketNotUsable))
         while True:
             try:
-                self._put_current(record)
+                self.write_once(record)
                 self._refused = False
                 return
             except _Overtaken:
@@ -138,7 +145,19 @@ class Ledger:
 
     def write_once(self, record: Record) -> None:
         """Write a record, and give up soon; see `write`."""
-        self._put_current(record)
+        if not self._conditional:
+            return self._put(record)
+        path = self._path(record.key)
+        for _ in range(_WRITE_TRIES):
+            try:
+                return self._put_if_unchanged(record)
+            except _NotCurrent as found:
+                # Two runs may ask for the end of one request, and know the same of it.
+                if found.stored is not None and found.stored.attempt != record.attempt:
+                    raise _Overtaken(
+                        f"the record {path} was written by another run of the batch meanwhile"
+                    ) from None
+        raise LedgerError(f"the record {path} changes all the time")
 
     def claim(self, record: Record) -> None:
         """Write a record only if nobody else has since this ledger read or wrote it.
@@ -154,8 +173,10 @@ class Ledger:
         """
         if not self._conditional and self._attempt(record.key) != self._attempts.get(record.key):
             raise Claimed(_CLAIMED)
-        if not self._put_if_unchanged(record):
-            raise Claimed(_CLAIMED)
+        try:
+            self._put_if_unchanged(record)
+        except _NotCurrent:
+            raise Claimed(_CLAIMED) from None
         if self._conditional is False:
             time.sleep(self._timing.claim)
             if not self.holds(record):
@@ -176,7 +197,7 @@ class Ledger:
         """
         with suppress(PreconditionFailed):
             self._put(record, known_to_exist=True, IfNoneMatch="*")
-        self._put_current(record)
+        self.write_once(record)
         return bool(self._conditional)
 
     def holds(self, record: Record) -> bool:
@@ -191,20 +212,7 @@ class Ledger:
     def _conditional(self) -> bool | None:
         return self.store.capabilities.conditional_writes
 
-    def _put_current(self, record: Record) -> None:
-        if not self._conditional:
-            return self._put(record)
-        path = self._path(record.key)
-        for _ in range(_WRITE_TRIES):
-            if self._put_if_unchanged(record):
-                return None
-            stored = self._find(record.key)
-            # Two runs may ask for the end of one request, and know the same of it.
-            if stored is not None and stored.attempt != record.attempt:
-                raise _Overtaken(f"the record {path} was written by another run of the batch meanwhile")
-        raise LedgerError(f"the record {path} changes all the time")
-
-    def _put_if_unchanged(self, record: Record) -> bool:
+    def _put_if_unchanged(self, record: Record) -> None:
         version = self._versions.get(record.key)
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         try:
@@ -212,10 +220,9 @@ class Ledger:
         except PreconditionFailed:
             # A write whose answer was lost is sent again by boto3, and then meets itself.
             stored = self._find(record.key)
-            if stored is None or not _same(stored, record):
-                return False
+            if stored is None or not stored.is_written(record):
+                raise _NotCurrent(stored) from None
             self._attempts[record.key] = record.attempt
-        return True
 
     def _attempt(self, key: str) -> str | None:
         """Which attempt the stored record is of, if there is one."""
@@ -224,9 +231,8 @@ class Ledger:
 
     def _put(self, record: Record, **condition: Any) -> None:
         body = record.written().model_dump_json(indent=1, exclude_none=True).encode()
-        path = self._path(record.key)
         try:
-            written = self.store.put(path, body, "application/json", **condition)
+            written = self.store.put(self._path(record.key), body, "application/json", **condition)
         except (BucketNotUsable, PreconditionFailed):
             raise
         except StorageError as error:
@@ -234,10 +240,11 @@ class Ledger:
         self._versions[record.key] = written.etag
         self._attempts[record.key] = record.attempt
 
-    def _known(self) -> set[str]:
+    def _names(self) -> Iterator[str]:
+        """The keys of all records, as they are listed."""
         prefix = self.key("records") + "/"
         names = (key.removeprefix(prefix) for key, _ in self.store.keys(prefix))
-        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+        return (name.removesuffix(".json") for name in names if name.endswith(".json"))
 
     def _read_all(self, keys: Sequence[str]) -> dict[str, Record]:
         with ThreadPoolExecutor(POOL_CONNECTIONS // 2) as pool:
@@ -264,9 +271,8 @@ class Ledger:
             raise LedgerError(f"a record could not be read, so nothing is spent: {error}") from None
         if found is None:
             return None
-        content, version = found
-        record = self._parsed(key, content)
-        self._versions[key] = version
+        record = self._parsed(key, found[0])
+        self._versions[key] = found[1]
         return record
 
     def _parsed(self, key: str, content: bytes) -> Record:
@@ -274,27 +280,21 @@ class Ledger:
         try:
             record = read_record(content)
         except ValueError:
-            raise unusable(path, "cannot be read") from None
+            raise _unusable(path, "cannot be read") from None
         if record.version != 1:
             raise LedgerError(f"the record {path} was written by a newer version: update the package")
         if record.key != key:
-            raise unusable(path, f"is that of another prompt, {record.key[:40]!r}")
+            raise _unusable(path, f"is that of another prompt, {record.key[:40]!r}")
         folder = self.key("images")
         for image in record.images.values():
             if not is_below(image.key, folder) or image.uri != self.store.uri(image.key):
-                raise unusable(path, "names an image outside of the batch's folder")
+                raise _unusable(path, "names an image outside of the batch's folder")
         return record
 
 
-def unusable(path: str, why: str) -> LedgerError:
+def _unusable(path: str, why: str) -> LedgerError:
     """The error for a record that is there and cannot be used."""
     return LedgerError(
         f"the record {path} {why}, so nothing is spent: correct it, or remove it if its prompt may be "
         "paid for again"
     )
-
-
-def _same(stored: Record, record: Record) -> bool:
-    """Whether two differ in nothing but when they were written."""
-    written = record.written()
-    return stored.model_copy(update={"updated_at": written.updated_at}) == written

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prefect_nanobanana._common.task_names import run_name
+from prefect_nanobanana._common.text import in_credits
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.errors import LedgerError, StorageError
 from prefect_nanobanana.models import Credits, Generation, Outcome, OutcomeStatus
@@ -47,13 +48,11 @@ class Ended:
         planned: What was to be done.
         record: What is known of it now.
         item: Its outcome, with what the pages show of it.
-        copy_errors: Why images were not copied.
     """
 
     planned: Planned
     record: Record
     item: GalleryItem
-    copy_errors: tuple[Exception, ...] = ()
 
     @property
     def name(self) -> str:
@@ -108,7 +107,7 @@ def make_outcome(
     message: str | None,
     *,
     reused: bool,
-    spending: Spending = Spending(),  # frozen
+    spending: Spending = Spending(),
 ) -> GalleryItem:
     """Make the outcome of a prompt, and what the pages show of it."""
     earlier = reused and (record.credits_used > 0 or status == "unknown")
@@ -159,7 +158,7 @@ def recorded_outcomes(
 def _maybe_paid(price: Credits | None) -> str:
     if price is None:
         return "maybe paid, at an unknown price, and not asked again"
-    return f"maybe paid ({price} credit{'' if price == 1 else 's'}), and not asked again"
+    return f"maybe paid ({in_credits(price)}), and not asked again"
 
 
 def _without_data(generation: Generation) -> Generation:

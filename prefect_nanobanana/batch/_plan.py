@@ -126,8 +126,8 @@ def make_plan(
         action = action_of(record, ledger.flow_run, ask_again, answer_within)
         if action == "ask":  # what is paid already needs its model no more
             problems += [f"{item.place}: {text}" for text in _problems(request, catalogue)]
-        mine = record.asked_by == ledger.flow_run
-        again = action == "await_end" and "unknown" in ask_again and not mine
+        resend = "unknown" in ask_again and not record.asked_in(ledger.flow_run)
+        again = action == "await_end" and resend
         price = prices.of(request)
         planned.append(Planned(position, record, item.prompt, request, price, action, ledger, again))
     if problems:
@@ -155,7 +155,7 @@ def action_of(
         ask_again: What is asked again, though it costs, or may cost, a second time.
         answer_within_seconds: A request without an answer that is younger may still get one.
     """
-    mine = record.asked_by is not None and record.asked_by == flow_run
+    mine = record.asked_in(flow_run)
     age = record.age_seconds()
     old = age is None or age > answer_within_seconds
     match record.state:

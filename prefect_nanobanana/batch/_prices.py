@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 from prefect_nanobanana.batch._record import Record
-from prefect_nanobanana.models import Credits, ImageModel, ImageRequest
+from prefect_nanobanana.models import Credits, ImageModel, ImageRequest, exact_credits
 
 CAUTION = 10
 """Until an answer has confirmed a model's price, a ceiling holds if it is up to so many times higher."""
@@ -31,7 +31,7 @@ class Prices:
         with self._lock:
             factor = self._factors.get(request.model, Decimal(1))
         # An answer may have shown that it costs more; that it costs less once proves nothing.
-        return listed if listed is None or factor <= 1 else _number(_exact(listed) * factor)
+        return listed if listed is None or factor <= 1 else exact_credits(listed * factor)
 
     def at_worst(self, request: ImageRequest) -> Credits | None:
         """The same, on the safe side while no answer has confirmed the model's price."""
@@ -58,7 +58,7 @@ class Prices:
         listed = self.listed(request)
         if not listed or listed < 0:
             return False
-        factor = _exact(told) / _exact(listed)
+        factor = Decimal(told) / Decimal(listed)
         with self._lock:
             known = self._factors.get(request.model)
             self._factors[request.model] = max(factor, known or factor)
@@ -70,12 +70,3 @@ class Prices:
             told = record.generation.credits_used if record.generation else None
             if told is not None and record.generation and record.generation.status == "completed":
                 self.learn(record.request, told)
-
-
-def _exact(amount: Credits) -> Decimal:
-    """The number as it was written, without binary fractions."""
-    return Decimal(str(amount))
-
-
-def _number(amount: Decimal) -> Credits:
-    return int(amount) if amount == amount.to_integral_value() else amount

@@ -23,7 +23,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict
 
 from prefect_nanobanana._common.addresses import without_signature
-from prefect_nanobanana._common.text import counted
+from prefect_nanobanana._common.text import pictures_note
 from prefect_nanobanana._common.untrusted import is_preview
 from prefect_nanobanana.errors import ApiError
 from prefect_nanobanana.models import (
@@ -112,6 +112,10 @@ class Record(BaseModel):
         """Whether a request left and nothing says what it cost."""
         return self.state in ("asked", "submitted", "unknown")
 
+    def asked_in(self, flow_run: str | None) -> bool:
+        """Whether it was this flow run that asked last, in this attempt or in an earlier one."""
+        return self.asked_by is not None and self.asked_by == flow_run
+
     @property
     def missing(self) -> dict[int, str]:
         """The image URLs that are not in S3 yet, by place."""
@@ -194,8 +198,7 @@ class Record(BaseModel):
         generation, message = self.generation, None
         if generation is not None:
             came, asked = len(generation.image_urls), self.request.quantity
-            few = f"{counted(came, 'picture')} came, {asked} asked for" if came < asked else None
-            message = generation.message or few
+            message = generation.message or (pictures_note(came, asked) if came < asked else None)
         return self._with(state="stored", message=message)
 
     def not_copied(self, why: str) -> Self:
@@ -218,6 +221,11 @@ class Record(BaseModel):
                 update={"reference_image_urls": [without_signature(url) for url in own]}
             )
         return self._with(prompt=prompt, request=request, updated_at=datetime.now(UTC))
+
+    def is_written(self, record: Self) -> bool:
+        """Whether this, which was read, is that record as it was written, whenever that was."""
+        written = record.written()
+        return self._with(updated_at=written.updated_at) == written
 
     def _with(self, **changes: Any) -> Self:
         return self.model_copy(update=changes)

@@ -8,7 +8,6 @@ httpx starts anew with each byte: a server that sends one now and then, be it of
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -20,21 +19,12 @@ from urllib.request import getproxies, proxy_bypass
 import httpcore
 import httpx
 
+from prefect_nanobanana._common.origins import resolve
 from prefect_nanobanana._common.tls import tls
 from prefect_nanobanana.errors import BadRequest, InvalidInput
 
 _PIECE = 64 * 1024
 Resolve = Callable[[str, int], list[str]]
-
-
-def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a name, as the system knows them.
-
-    Raises:
-        OSError: If it has none.
-    """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class Addresses:

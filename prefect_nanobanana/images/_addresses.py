@@ -7,11 +7,10 @@ blindly, either could lead into the network that the flow runs in, or to a cloud
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from prefect_nanobanana._common.origins import Origin, bare
+from prefect_nanobanana._common.origins import Origin, bare, resolve
 from prefect_nanobanana.errors import ImageNotCopied, InvalidInput
 
 Address = IPv4Address | IPv6Address
@@ -46,16 +45,6 @@ def is_public(address: Address) -> bool:
             return False
     odd = address.is_multicast or address.is_reserved or any(address in n for n in _NOT_FOR_IMAGES)
     return address.is_global and not odd
-
-
-def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a name, as the system knows them.
-
-    Raises:
-        OSError: If it has none.
-    """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class Addresses:

@@ -13,6 +13,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from prefect_nanobanana._common.http import retry_after_seconds
+from prefect_nanobanana._common.text import shortened
 from prefect_nanobanana._version import __version__
 from prefect_nanobanana.errors import ImageNotCopied
 from prefect_nanobanana.images._addresses import Addresses
@@ -20,7 +21,7 @@ from prefect_nanobanana.images._body import IN_MEMORY_BYTES, Body
 from prefect_nanobanana.images._encodings import CutShort, TooLarge, decoded
 from prefect_nanobanana.images._inline import decode_inline, is_inline
 from prefect_nanobanana.images._network import Connect, ImageNetwork, deadline
-from prefect_nanobanana.images._urls import cut, redirected, shown
+from prefect_nanobanana.images._urls import redirected, shown
 
 MAX_IMAGE_BYTES = 100 * 1024 * 1024
 DOWNLOAD_TIMEOUT_SECONDS = 120.0
@@ -175,7 +176,7 @@ def _why(error: HTTPError) -> str:
     """What urllib3 says, without saying it twice; it may repeat what a host has sent."""
     said = [*map(str, error.args)]
     more = [text for text in said[1:] if text not in said[0]]
-    return cut(f"{type(error).__name__}: {' '.join(said[:1] + more)}")
+    return shortened(f"{type(error).__name__}: {' '.join(said[:1] + more)}")
 
 
 def _length(answer: urllib3.BaseHTTPResponse, url: str) -> int:

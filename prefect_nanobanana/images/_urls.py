@@ -9,10 +9,10 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import urllib3
 
+from prefect_nanobanana._common.addresses import LONGEST_SHOWN
 from prefect_nanobanana._common.origins import PORTS
+from prefect_nanobanana._common.text import shortened
 
-LONGEST_SHOWN = 200
-"""No message, log or record holds more characters of an address or a body."""
 _LONGEST_HOST = 253
 _KEPT = string.ascii_letters + string.digits + string.punctuation
 _WEB = re.compile(r"(https?)://([^/?#\\]*)((?:[/?][^#]*)?)(?:#.*)?", re.IGNORECASE | re.DOTALL)
@@ -88,9 +88,4 @@ def shown(url: str) -> str:
         text = f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
     except ValueError:
         text = re.split("[?#]", start)[0].rpartition("@")[2][:80]
-    return cut("".join(c if c.isprintable() else quote(c, errors="replace") for c in text))
-
-
-def cut(text: str) -> str:
-    """The start of a text, if it is too long to be shown."""
-    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+    return shortened("".join(c if c.isprintable() else quote(c, errors="replace") for c in text))

@@ -80,7 +80,8 @@ def gallery_page(report: RunReport, items: Sequence[GalleryItem], bucket: Object
     for item, its in zip(items, pictures, strict=False):
         card = parts.card.render(
             o=item.outcome,
-            count_note=item.count_note,
+            # A run says it in the message, too; records of earlier versions do not.
+            count_note=None if item.count_note == item.outcome.message else item.count_note,
             pictures=its,
             excerpt=shortened(item.outcome.prompt.prompt, EXCERPT_CHARACTERS),
             why=shortened(item.outcome.message or "", EXCERPT_CHARACTERS),

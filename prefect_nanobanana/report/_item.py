@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from prefect_nanobanana._common.addresses import without_signature
-from prefect_nanobanana._common.text import counted, well_formed, without_signatures
+from prefect_nanobanana._common.text import pictures_note, well_formed, without_signatures
 from prefect_nanobanana._common.untrusted import is_preview
 from prefect_nanobanana.models import Outcome
 
@@ -53,10 +53,7 @@ class GalleryItem:
         generation = self.outcome.generation
         if self.quantity is None or generation is None or generation.status != "completed":
             return None
-        came = len(generation.image_urls)
-        if came == self.quantity:
-            return None
-        return f"{counted(came, 'picture')} came, {self.quantity} asked for"
+        return pictures_note(len(generation.image_urls), self.quantity)
 
     @property
     def without_image(self) -> Fraction:

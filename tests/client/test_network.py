@@ -26,22 +26,25 @@ Call = Callable[..., Any]
 SUCCESS = json.dumps({"success": True, "imageUrls": ["https://i.example/1.png"]}).encode()
 
 
-def _continue(connection: socket.socket) -> None:
+def _endlessly(
+    connection: socket.socket, piece: bytes, *, first: bytes = b"", pause: float = 0.05
+) -> None:
+    connection.sendall(first)
     while True:
-        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        connection.sendall(piece)
+        time.sleep(pause)
+
+
+def _continue(connection: socket.socket) -> None:
+    _endlessly(connection, b"HTTP/1.1 100 Continue\r\n\r\n", pause=0)
 
 
 def _continue_slowly(connection: socket.socket) -> None:
-    while True:
-        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        time.sleep(0.05)
+    _endlessly(connection, b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _drip_headers(connection: socket.socket) -> None:
-    connection.sendall(b"HTTP/1.1 200 OK\r\nX-A: ")
-    while True:
-        connection.sendall(b"a")
-        time.sleep(0.05)
+    _endlessly(connection, b"a", first=b"HTTP/1.1 200 OK\r\nX-A: ")
 
 
 def _drip_status(connection: socket.socket) -> None:
@@ -51,24 +54,17 @@ def _drip_status(connection: socket.socket) -> None:
 
 
 def _drip_body(connection: socket.socket) -> None:
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-    while True:
-        connection.sendall(b" ")
-        time.sleep(0.05)
+    _endlessly(connection, b" ", first=b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
 
 
 def _drip_chunks(connection: socket.socket) -> None:
-    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        connection.sendall(b"1\r\n \r\n")
-        time.sleep(0.05)
+    first = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    _endlessly(connection, b"1\r\n \r\n", first=first)
 
 
 def _drip_events(connection: socket.socket) -> None:
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
-    while True:
-        connection.sendall(b": heartbeat\n\n")
-        time.sleep(0.05)
+    first = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    _endlessly(connection, b": heartbeat\n\n", first=first)
 
 
 def _say_nothing(connection: socket.socket) -> None:

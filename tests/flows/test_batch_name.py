@@ -44,19 +44,6 @@ def ask(generator: NanoBananaGenerator, bucket: S3Bucket) -> Ask:
     return call
 
 
-@pytest.fixture
-def fail_once() -> Fail:
-    """A later step that fails in the first attempt only."""
-    left = [1]
-
-    def fail() -> None:
-        if left:
-            left.pop()
-            raise RuntimeError("a later step")
-
-    return fail
-
-
 def batches(folder: Path) -> set[str]:
     return {path.parent.name for path in folder.glob("*/records")}
 
