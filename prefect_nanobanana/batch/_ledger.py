@@ -47,7 +47,7 @@ class Ledger:
 
     Args:
         store: Where they are.
-        batch: The batch's name.
+        batch: Its name.
         flow_run: Goes into the records, to tell who asked.
         timing: How long it waits.
     """
@@ -147,7 +147,7 @@ class Ledger:
         """Write a record, and give up soon; see `write`."""
         if not self._conditional:
             return self._put(record)
-        path = self._path(record.key)
+        what = f"the record {self._path(record.key)}"
         for _ in range(_WRITE_TRIES):
             try:
                 return self._put_if_unchanged(record)
@@ -155,9 +155,9 @@ class Ledger:
                 # Two runs may ask for the end of one request, and know the same of it.
                 if found.stored is not None and found.stored.attempt != record.attempt:
                     raise _Overtaken(
-                        f"the record {path} was written by another run of the batch meanwhile"
+                        f"{what} was written by another run of the batch meanwhile"
                     ) from None
-        raise LedgerError(f"the record {path} changes all the time")
+        raise LedgerError(f"{what} changes all the time")
 
     def claim(self, record: Record) -> None:
         """Write a record only if nobody else has since this ledger read or wrote it.
@@ -197,7 +197,8 @@ class Ledger:
         """
         with suppress(PreconditionFailed):
             self._put(record, known_to_exist=True, IfNoneMatch="*")
-        self.write_once(record)
+        with suppress(_Overtaken):  # another run asks for it by now, and has written there
+            self.write_once(record)
         return bool(self._conditional)
 
     def holds(self, record: Record) -> bool:
@@ -225,7 +226,6 @@ class Ledger:
             self._attempts[record.key] = record.attempt
 
     def _attempt(self, key: str) -> str | None:
-        """Which attempt the stored record is of, if there is one."""
         record = self._find(key)
         return record.attempt if record else None
 

@@ -91,8 +91,9 @@ def test_a_record_of_a_newer_version(bucket: S3Bucket) -> None:
     ids=["denied", "gone", "odd"],
 )
 def test_the_store_failing_is_never_an_empty_ledger(
-    make_bucket: Any, s3: Any, fault: Reply, kind: type[Exception]
+    make_bucket: Any, s3: Any, waiting: Callable[..., None], fault: Reply, kind: type[Exception]
 ) -> None:
+    waiting(write_again_for=0.0)
     with FaultyS3(s3.endpoint_url) as proxy:
         ledger = Ledger(ObjectStore(make_bucket(endpoint_url=proxy.url)), "b")
         ledger.write(_record())
