@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from prefect_aws import S3Bucket
 
 from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator, RunReport
 from prefect_nanobanana.flows import generate_images
+from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
 from prefect_nanobanana.sandbox.account import GenerationRow
-from prefect_nanobanana.sandbox.s3 import LocalS3
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 FIXTURE = Path(__file__).parents[1] / "fixtures/v0_1"
@@ -23,15 +22,17 @@ EXPECTED: dict[str, Any] = json.loads((FIXTURE / "expected.json").read_text("utf
 
 
 @pytest.fixture
-def batch_of_version_1(s3: LocalS3, sandbox: Sandbox, make_bucket: Callable[..., S3Bucket]) -> S3Bucket:
+def batch_of_version_1(sandbox: Sandbox, make_bucket: Callable[..., S3Bucket]) -> S3Bucket:
     """The batch as it lay in its bucket, and the API with what it owed."""
     books = json.loads((FIXTURE / "sandbox.json").read_text("utf-8"))
     bucket = make_bucket(bucket_folder=books["bucket_folder"])
-    folder = s3.folder / bucket.bucket_name / books["bucket_folder"] / books["batch"]
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(FIXTURE / "batch_v1", folder)
-    for path in (folder / "records").iterdir():
-        path.write_text(path.read_text("utf-8").replace(books["origin"], sandbox.origin), "utf-8")
+    store, origins = ObjectStore(bucket), (books["origin"].encode(), sandbox.origin.encode())
+    # Written through the server, which keeps in memory what it knows of its files.
+    for path in (FIXTURE / "batch_v1").rglob("*.*"):
+        key = store.key(books["batch"], path.relative_to(FIXTURE / "batch_v1").as_posix())
+        content = path.read_bytes()
+        content = content.replace(*origins) if path.suffix == ".json" else content
+        store.put(key, content, "application/octet-stream")
     for row in books["generations"]:
         generation = GenerationRow(**{**row, "references": tuple(row["references"])})
         sandbox.account._rows[generation.generation_id] = generation
