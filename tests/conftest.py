@@ -65,9 +65,9 @@ from prefect_database import put_database  # noqa: E402
 from pydantic import SecretStr  # noqa: E402
 
 from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator, RunFailed, RunReport  # noqa: E402
-from prefect_nanobanana._common import backoff as pace  # noqa: E402
-from prefect_nanobanana.batch._timing import Timing, current_timing, use_timing  # noqa: E402
-from prefect_nanobanana.client import _timings  # noqa: E402
+from prefect_nanobanana._common.backoff import FIRST_DELAY_SECONDS  # noqa: E402
+from prefect_nanobanana.batch._timing import TIMING, Timing  # noqa: E402
+from prefect_nanobanana.client._timings import TIMINGS, Timings  # noqa: E402
 from prefect_nanobanana.flows import generate_images  # noqa: E402
 from prefect_nanobanana.sandbox import Sandbox  # noqa: E402
 from prefect_nanobanana.sandbox.s3 import LocalS3  # noqa: E402
@@ -105,29 +105,23 @@ def harness() -> Iterator[None]:
             yield
 
 
-QUICK_CLIENT = _timings.Timings(
+QUICK_CLIENT = Timings(
     first_poll=0.05, poll_every=0.1, close_poll=0.05, settle_for=0.3, first_delay=0.01
 )
-QUICK: list[tuple[Any, str, Any]] = [
-    (_timings, "DEFAULT", QUICK_CLIENT),
-    (pace, "FIRST_DELAY_SECONDS", 0.01),
-]
-"""Waiting shows nothing: the pace without the waiting, but for what servers ask for."""
 
 
 @contextmanager
 def quick() -> Iterator[None]:
-    """Wait for nothing but servers, and let Prefect's heartbeats be.
+    """Wait for nothing but servers, and let Prefect's heartbeats be: waiting shows nothing.
 
     A flow with heartbeats ends up to a second late: their thread sleeps for whole seconds. Nor are slots
-    shared with other processes, which takes requests to the server: test_keeper.py does that, and all
+    shared with other processes, which takes requests to the server: test_worker.py does that, and all
     tests that run processes of their own.
     """
     with pytest.MonkeyPatch.context() as patch:
-        for module, name, seconds in QUICK:
-            patch.setattr(module, name, seconds)
         patch.setattr(slots, "prefect_is_in_use", lambda: False)
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        heartbeats = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+        with heartbeats, TIMINGS.use(QUICK_CLIENT), FIRST_DELAY_SECONDS.use(0.01):
             yield
 
 
@@ -136,10 +130,8 @@ AT_ONCE = Timing(claim=0.0, settle_after=0.0, await_other_for=0.0, look_again_af
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module, name, seconds in QUICK:
-        monkeypatch.setattr(module, name, seconds)
     monkeypatch.setattr(slots, "prefect_is_in_use", lambda: False)
-    with use_timing(AT_ONCE):
+    with TIMINGS.use(QUICK_CLIENT), FIRST_DELAY_SECONDS.use(0.01), TIMING.use(AT_ONCE):
         yield
 
 
@@ -149,7 +141,7 @@ def waiting() -> Iterator[Callable[..., None]]:
     with ExitStack() as stack:
 
         def wait(**seconds: float) -> None:
-            stack.enter_context(use_timing(replace(current_timing(), **seconds)))
+            stack.enter_context(TIMING.use(replace(TIMING.get(), **seconds)))
 
         yield wait
 

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 
+from prefect_nanobanana._common.adjustable import Adjustable
 from prefect_nanobanana.errors import (
     CertificateNotTrusted,
     NanoBananaError,
@@ -14,7 +15,7 @@ from prefect_nanobanana.errors import (
     QuotaExceeded,
 )
 
-FIRST_DELAY_SECONDS = 0.5
+FIRST_DELAY_SECONDS = Adjustable(0.5)
 LONGEST_DELAY_SECONDS = 20.0
 _FINAL = (CertificateNotTrusted, QuotaExceeded)
 """Trying these again would take longer than anybody waits, whatever they are a kind of."""
@@ -42,7 +43,7 @@ class Backoff:
     ) -> None:
         self._budget = budget_seconds
         self._again = again
-        self._first = FIRST_DELAY_SECONDS if first is None else first
+        self._first = FIRST_DELAY_SECONDS.get() if first is None else first
         self._longest = longest
         self._clock = clock
         self._until: float | None = None

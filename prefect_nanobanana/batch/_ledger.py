@@ -19,7 +19,7 @@ from prefect_nanobanana._common.backoff import Backoff
 from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.batch._keys import check_batch, existing_batch
 from prefect_nanobanana.batch._record import Record, read_record
-from prefect_nanobanana.batch._timing import Timing, current_timing
+from prefect_nanobanana.batch._timing import TIMING, Timing
 from prefect_nanobanana.errors import BucketNotUsable, LedgerError, NanoBananaError, StorageError
 from prefect_nanobanana.s3 import POOL_CONNECTIONS, ObjectStore, PreconditionFailed
 
@@ -62,7 +62,7 @@ class Ledger:
         self.store = store
         self.batch = batch
         self.flow_run = flow_run
-        self._timing = timing or current_timing()
+        self._timing = timing or TIMING.get()
         self._versions: dict[str, str] = {}
         self._attempts: dict[str, str | None] = {}
         self._refused = False

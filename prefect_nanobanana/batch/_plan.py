@@ -12,7 +12,7 @@ from prefect_nanobanana.batch._ledger import Claimed, Ledger
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._prompts import Listed
 from prefect_nanobanana.batch._record import Record
-from prefect_nanobanana.batch._timing import current_timing
+from prefect_nanobanana.batch._timing import TIMING
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.models import (
@@ -115,7 +115,7 @@ def make_plan(
     prices = Prices(catalogue)
     requests = _requests(listed, generator)
     # A request without an answer that is younger may still get one.
-    answer_within = max(current_timing().settle_after, generator.credentials.request_timeout_seconds)
+    answer_within = max(TIMING.get().settle_after, generator.credentials.request_timeout_seconds)
     keys = prompt_keys([item.prompt for item in listed], requests)
     found = _records(ledger, keys)
     prices.learn_all(found.values())

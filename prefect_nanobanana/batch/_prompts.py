@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from prefect_nanobanana._common.adjustable import Adjustable
 from prefect_nanobanana._common.characters import quoted
 from prefect_nanobanana.batch._sources import ReadS3, read_list
 from prefect_nanobanana.batch._tables import COLUMNS, rows_of, unknown_column
@@ -15,7 +16,7 @@ from prefect_nanobanana.errors import MAX_PROBLEMS, InvalidInput
 from prefect_nanobanana.images import Fetcher
 from prefect_nanobanana.models import ImagePrompt, describe_errors, prompt_problems
 
-MAX_PROMPTS = 100_000
+MAX_PROMPTS = Adjustable(100_000)
 """Of one run; each has a task run, a record and a row in the gallery."""
 
 
@@ -51,11 +52,11 @@ def gather_prompts(
     """
     problems: list[str] = []
     listed: list[Listed] = []
-    rows = 0
+    rows, most = 0, MAX_PROMPTS.get()
     for place, row in _rows(prompts, (prompts_from or "").strip(), read_s3, fetcher):
         rows += 1
-        if rows > MAX_PROMPTS:
-            raise InvalidInput(f"{place}: there are more than {MAX_PROMPTS} prompts: split the list")
+        if rows > most:
+            raise InvalidInput(f"{place}: there are more than {most} prompts: split the list")
         try:
             prompt = _prompt(row)
         except ValidationError as error:

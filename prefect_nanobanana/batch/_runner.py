@@ -18,7 +18,7 @@ from prefect_nanobanana.batch._outcomes import Ended, outcome_of_record
 from prefect_nanobanana.batch._plan import Plan
 from prefect_nanobanana.batch._settling import BalanceProof
 from prefect_nanobanana.batch._stages import Stages
-from prefect_nanobanana.batch._timing import Timing, current_timing
+from prefect_nanobanana.batch._timing import TIMING, Timing
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
 from prefect_nanobanana.models import Credits
@@ -55,7 +55,7 @@ class Runner:
         self._logger = logger
         self._balance = balance
         self._watcher = watcher
-        self._timing = timing or current_timing()
+        self._timing = timing or TIMING.get()
 
     def run(self, plan: Plan) -> list[Ended]:
         """Bring every prompt to its end.

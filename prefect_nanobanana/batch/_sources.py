@@ -17,15 +17,16 @@ from urllib.parse import unquote, urlsplit
 from prefect.context import FlowRunContext
 
 from prefect_nanobanana._common.addresses import LONGEST_SHOWN
+from prefect_nanobanana._common.adjustable import Adjustable
 from prefect_nanobanana._common.characters import quoted
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.images import Fetcher
 
 FOLDERS_VARIABLE = "PREFECT_NANOBANANA_PROMPTS_FOLDERS"
 """Names the folders, separated as in PATH, that lists may be read from in runs that a worker starts."""
-MAX_LIST_BYTES = 64 * 1024 * 1024
+MAX_LIST_BYTES = Adjustable(64 * 1024 * 1024)
 """Of a list, as it comes and unpacked."""
-WEB_SECONDS = 60.0
+WEB_SECONDS = Adjustable(60.0)
 """For a whole list, redirects included."""
 _GZIP = b"\x1f\x8b"
 _GZIP_LAYERS = 2
@@ -54,7 +55,7 @@ def read_list(source: str, read_s3: ReadS3, fetcher: Fetcher) -> tuple[str, byte
     scheme = _SCHEME.match(source)
     kind = scheme[1].lower() if scheme else ""
     if kind == "s3":
-        name, content = source.rpartition("/")[2], read_s3(source, MAX_LIST_BYTES + 1)
+        name, content = source.rpartition("/")[2], read_s3(source, MAX_LIST_BYTES.get() + 1)
     elif kind in ("http", "https"):
         name, content = _web_name(source), _read_web(source, fetcher)
     elif kind:
@@ -63,13 +64,13 @@ def read_list(source: str, read_s3: ReadS3, fetcher: Fetcher) -> tuple[str, byte
         )
     else:
         name, content = Path(source).name, _read_path(source)
-    if len(content) > MAX_LIST_BYTES:
+    if len(content) > MAX_LIST_BYTES.get():
         raise _too_large(name)
     return re.sub(r"\.gz$", "", name, flags=re.IGNORECASE), _unpacked(name, content)
 
 
 def _too_large(name: str) -> InvalidInput:
-    return InvalidInput(f"{name}: is larger than {MAX_LIST_BYTES} bytes: split it")
+    return InvalidInput(f"{name}: is larger than {MAX_LIST_BYTES.get()} bytes: split it")
 
 
 def _web_name(url: str) -> str:
@@ -82,7 +83,7 @@ def _web_name(url: str) -> str:
 
 def _read_web(url: str, fetcher: Fetcher) -> bytes:
     try:
-        return fetcher.read(url, max_bytes=MAX_LIST_BYTES, within_seconds=WEB_SECONDS)
+        return fetcher.read(url, max_bytes=MAX_LIST_BYTES.get(), within_seconds=WEB_SECONDS.get())
     except InvalidInput as error:
         raise InvalidInput(f"prompts_from: the list cannot be read: {error}") from None
 
@@ -100,7 +101,7 @@ def _read_path(source: str) -> bytes:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
             with path.open("rb") as file:
-                return file.read(MAX_LIST_BYTES + 1)
+                return file.read(MAX_LIST_BYTES.get() + 1)
     except OSError as error:
         raise _unreadable(source, error.strerror or type(error).__name__) from None
     # A FIFO would be waited for, and a device may never end.
@@ -144,10 +145,10 @@ def _unpacked(name: str, content: bytes) -> bytes:
             break
         unpack = zlib.decompressobj(wbits=31)
         try:
-            content = unpack.decompress(content, MAX_LIST_BYTES + 1)
+            content = unpack.decompress(content, MAX_LIST_BYTES.get() + 1)
         except zlib.error:
             raise InvalidInput(f"{name}: is damaged: pack it anew, or give it unpacked") from None
-        if len(content) > MAX_LIST_BYTES:
+        if len(content) > MAX_LIST_BYTES.get():
             raise _too_large(name)
         if not unpack.eof or unpack.unused_data.strip(b"\0"):
             raise InvalidInput(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+
+from prefect_nanobanana._common.adjustable import Adjustable
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,5 @@ class Timing:
     look_again_after: float = 3.0
 
 
-_current = [Timing()]
-
-
-def current_timing() -> Timing:
-    """How long the runs that start now wait."""
-    return _current[-1]
-
-
-@contextmanager
-def use_timing(timing: Timing) -> Iterator[None]:
-    """Have the runs of this process that start inside of the `with` block wait so long."""
-    _current.append(timing)
-    try:
-        yield
-    finally:
-        _current.remove(timing)
+TIMING = Adjustable(Timing())
+"""How long the runs that start now wait."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prefect_nanobanana._common.adjustable import Adjustable
+
 DEFAULT_REQUEST_TIMEOUT_SECONDS = 180.0
 """The vendor asks for at least 120 s; a generation takes 10 to 60 s (seed document)."""
 
@@ -35,4 +37,5 @@ class Timings:
     longest_delay: float = 20.0
 
 
-DEFAULT = Timings()
+TIMINGS = Adjustable(Timings())
+"""How long the clients that are made now wait, if they are not told."""

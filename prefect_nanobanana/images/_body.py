@@ -11,11 +11,13 @@ import tempfile
 import threading
 from typing import IO
 
+from prefect_nanobanana._common.adjustable import Adjustable
+
 IN_MEMORY_BYTES = 2 * 1024 * 1024
 """Larger bodies go to disk, so that many copies at once do not fill the memory."""
 _PIECE_BYTES = 1024 * 1024
 """Written and hashed at once: many threads that take turns for less lose time over it."""
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = Adjustable(5.0)
 """A large body waits no longer for others: their hosts may be slow."""
 _large = threading.BoundedSemaphore(4 * (os.cpu_count() or 1))
 """Large bodies keep cores and memory busy; with more of them at once, each takes longer than that."""
@@ -119,7 +121,7 @@ class Body:
                 _large.release()
 
     def _go_to_disk(self) -> None:
-        self._counted = _large.acquire(timeout=PATIENCE_SECONDS)
+        self._counted = _large.acquire(timeout=PATIENCE_SECONDS.get())
         self.file = tempfile.TemporaryFile()  # noqa: SIM115 (`close` ends it)
         self._on_disk = True
 

@@ -12,6 +12,7 @@ from typing import NoReturn
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from prefect_nanobanana._common.adjustable import Adjustable
 from prefect_nanobanana._common.http import retry_after_seconds
 from prefect_nanobanana._common.text import shortened
 from prefect_nanobanana._version import __version__
@@ -23,8 +24,8 @@ from prefect_nanobanana.images._inline import decode_inline, is_inline
 from prefect_nanobanana.images._network import Connect, ImageNetwork, deadline
 from prefect_nanobanana.images._urls import redirected, shown
 
-MAX_IMAGE_BYTES = 100 * 1024 * 1024
-DOWNLOAD_TIMEOUT_SECONDS = 120.0
+MAX_IMAGE_BYTES = Adjustable(100 * 1024 * 1024)
+DOWNLOAD_TIMEOUT_SECONDS = Adjustable(120.0)
 """For a whole image, redirects included."""
 MAX_REDIRECTS = 5
 USER_AGENT = f"Mozilla/5.0 (compatible; prefect-nanobanana/{__version__})"
@@ -94,7 +95,13 @@ class Downloader:
                 body.expect(0, length_told=True)
                 body.write(_from_text(url))
             else:
-                self._read(url, body.write, body.expect, MAX_IMAGE_BYTES, DOWNLOAD_TIMEOUT_SECONDS)
+                self._read(
+                    url,
+                    body.write,
+                    body.expect,
+                    MAX_IMAGE_BYTES.get(),
+                    DOWNLOAD_TIMEOUT_SECONDS.get(),
+                )
             body.finish()
         except BaseException:
             body.close()
@@ -202,12 +209,13 @@ def _md5(tag: str) -> str | None:
 
 
 def _from_text(url: str) -> bytes:
-    if len(url) > 4 * MAX_IMAGE_BYTES:
-        raise ImageNotCopied(f"{shown(url)} is larger than {MAX_IMAGE_BYTES} bytes")
+    max_bytes = MAX_IMAGE_BYTES.get()
+    if len(url) > 4 * max_bytes:
+        raise ImageNotCopied(f"{shown(url)} is larger than {max_bytes} bytes")
     try:
         content = decode_inline(url)
     except ValueError:
         raise ImageNotCopied(f"{shown(url)} is no readable data: URL") from None
-    if len(content) > MAX_IMAGE_BYTES:
-        raise ImageNotCopied(f"{shown(url)} is larger than {MAX_IMAGE_BYTES} bytes")
+    if len(content) > max_bytes:
+        raise ImageNotCopied(f"{shown(url)} is larger than {max_bytes} bytes")
     return content

@@ -18,7 +18,6 @@ from prefect_nanobanana.sandbox.faults import Faults
 from prefect_nanobanana.sandbox.pictures import FORMATS
 from prefect_nanobanana.sandbox.wire import HTML, WireHandler
 
-HEARTBEAT_SECONDS = 15.0
 _LIBRARY_AGENTS = re.compile(
     r"^$|python-httpx|python-requests|python-urllib|aiohttp|urllib3|curl/|wget/|go-http-client|boto",
     re.I,
@@ -46,6 +45,7 @@ class Api(Protocol):
     async_capacity: int
     envelope: bool
     stream_ids: bool
+    heartbeat_seconds: float
     url_lifetime_seconds: float
     images: dict[str, bytes]
     requests: list[tuple[str, str, dict[str, str]]]
@@ -208,7 +208,7 @@ class ApiHandler(WireHandler):
         finished = threading.Thread(target=self.api.finish, args=(row, fault), daemon=True)
         finished.start()
         while finished.is_alive():
-            finished.join(HEARTBEAT_SECONDS)
+            finished.join(self.api.heartbeat_seconds)
             if finished.is_alive():
                 self._event({"type": "status", "message": "Processing", "progress": 0})
         if fault in ("reset_after", "stall", "cut"):

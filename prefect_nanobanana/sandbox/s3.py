@@ -9,8 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-START_SECONDS = 20.0
-
 
 class LocalS3:
     """An S3 server on this machine whose buckets are folders. Use it as a context manager.
@@ -31,11 +29,13 @@ class LocalS3:
         access_key: str = "sandbox",
         secret_key: str = "sandbox-secret",
         port: int = 0,
+        start_seconds: float = 20.0,
     ) -> None:
         self.folder = folder
         self.access_key = access_key
         self.secret_key = secret_key
         self.port = port or free_port()
+        self._start_seconds = start_seconds
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -55,7 +55,7 @@ class LocalS3:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        end = time.monotonic() + START_SECONDS
+        end = time.monotonic() + self._start_seconds
         while time.monotonic() < end and self._process.poll() is None:
             with socket.socket() as probe:
                 probe.settimeout(1)

@@ -40,6 +40,7 @@ class Sandbox:
         url_lifetime_seconds: After this an image's URL is dead.
         envelope: Whether answers come wrapped in `data`, as public clients have seen.
         stream_ids: Whether a stream's first event names the generation, which nobody has promised.
+        heartbeat_seconds: How often a stream says that it is still at work.
         poll_faults: As `faults`, for `GET /generate?id=`.
         seed: Makes chance repeatable.
 
@@ -67,6 +68,7 @@ class Sandbox:
         url_lifetime_seconds: float = URL_LIFETIME_SECONDS,
         envelope: bool = False,
         stream_ids: bool = False,
+        heartbeat_seconds: float = 15.0,
         poll_faults: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
@@ -74,6 +76,7 @@ class Sandbox:
         self.faults = Faults(faults, seed)
         self.poll_faults = Faults(poll_faults, seed)
         self.stream_ids = stream_ids
+        self.heartbeat_seconds = heartbeat_seconds
         self.api_key = api_key
         self.url_style: UrlStyle = url_style
         self.envelope = envelope

@@ -20,9 +20,13 @@ from prefect_aws import S3Bucket
 from servers import Reply, Scripted, Seen
 
 from prefect_nanobanana import InvalidInput
-from prefect_nanobanana.batch import _sources
 from prefect_nanobanana.batch._prompts import gather_prompts
-from prefect_nanobanana.batch._sources import FOLDERS_VARIABLE
+from prefect_nanobanana.batch._sources import (
+    FOLDERS_VARIABLE,
+    MAX_LIST_BYTES,
+    WEB_SECONDS,
+    started_by_worker,
+)
 from prefect_nanobanana.images import Fetcher
 from prefect_nanobanana.s3 import ObjectStore
 
@@ -141,7 +145,7 @@ def test_a_script_reads_what_it_likes(lists: Path) -> None:
     def of_a_script() -> list[str]:
         return _from_path(lists / "out.txt")
 
-    assert _sources.started_by_worker() is False
+    assert started_by_worker() is False
     assert of_a_script.fn() == ["a cat"]
 
 
@@ -158,10 +162,7 @@ def test_from_s3(make_bucket: Callable[..., S3Bucket], moto_url: str) -> None:
 
 
 @pytest.mark.parametrize("size", [101, 10_000])
-def test_objects_have_a_bound(
-    make_bucket: Callable[..., S3Bucket], moto_url: str, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    monkeypatch.setattr(_sources, "MAX_LIST_BYTES", 100)
+def test_objects_have_a_bound(make_bucket: Callable[..., S3Bucket], moto_url: str, size: int) -> None:
     store = ObjectStore(make_bucket(endpoint_url=moto_url))
     store.put("big.txt", b"x" * size, "text/plain")
     read: list[int] = []
@@ -171,7 +172,8 @@ def test_objects_have_a_bound(
         read.append(len(content))
         return content
 
-    with pytest.raises(InvalidInput, match="big.txt: is larger than 100 bytes: split it"):
+    refused = pytest.raises(InvalidInput, match="big.txt: is larger than 100 bytes: split it")
+    with MAX_LIST_BYTES.use(100), refused:
         gather_prompts([], f"s3://{store.name}/big.txt", counted, NO_WEB)
     assert read == [101]
 
@@ -268,8 +270,7 @@ def test_what_is_no_url(url: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["told", "endless", "gzip", "gzip twice", "encoded", "encoded twice"])
-def test_lists_of_the_web_have_a_bound(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(_sources, "MAX_LIST_BYTES", 1_000_000)
+def test_lists_of_the_web_have_a_bound(kind: str) -> None:
     once = gzip.compress(b"a\n" * 10_000_000)
     replies = {
         "told": Reply(b"a\n", length=2_000_000),
@@ -280,20 +281,19 @@ def test_lists_of_the_web_have_a_bound(monkeypatch: pytest.MonkeyPatch, kind: st
         "encoded twice": Reply(gzip.compress(once), headers={"Content-Encoding": "gzip, gzip"}),
     }
     began = time.monotonic()
-    with Scripted(lambda _: replies[kind]) as server:
+    with MAX_LIST_BYTES.use(1_000_000), Scripted(lambda _: replies[kind]) as server:
         assert "is larger than 1000000 bytes" in _refused(_from_web, server.url + "/p.txt", "127.0.0.1")
     assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("kind", ["body", "headers", "redirects"])
-def test_lists_of_the_web_have_a_deadline(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(_sources, "WEB_SECONDS", 1.0)
+def test_lists_of_the_web_have_a_deadline(kind: str) -> None:
     replies = {
         "body": Reply(b"a" * 1000, drip_seconds=0.05),
         "headers": Reply(b"", drip_headers=True, drip_seconds=0.05),
         "redirects": Reply(b"", 302, {"Location": "/q.txt"}, stall_seconds=0.6),
     }
     began = time.monotonic()
-    with Scripted(lambda _: replies[kind]) as server:
+    with WEB_SECONDS.use(1.0), Scripted(lambda _: replies[kind]) as server:
         assert "cannot be read" in _refused(_from_web, server.url + "/p.txt", "127.0.0.1")
     assert time.monotonic() - began < 5

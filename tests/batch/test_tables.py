@@ -17,8 +17,8 @@ import pytest
 from lists import NO_WEB, gather, no_s3, refused
 
 from prefect_nanobanana import ImagePrompt, InvalidInput
-from prefect_nanobanana.batch import _prompts, _sources
-from prefect_nanobanana.batch._prompts import gather_prompts
+from prefect_nanobanana.batch._prompts import MAX_PROMPTS, gather_prompts
+from prefect_nanobanana.batch._sources import MAX_LIST_BYTES
 
 _gzip = partial(gzip.compress, mtime=0)  # the same bytes in each of pytest's processes
 READ: dict[str, tuple[str, str | bytes, list[tuple[int, str]]]] = {
@@ -222,24 +222,20 @@ BOMBS: dict[str, Callable[[int], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_bytes_are_bounded_after_unpacking(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_sources, "MAX_LIST_BYTES", 1_000_000)
-    text = refused(tmp_path, "p.txt", BOMBS[kind](1_000_002))
+def test_bytes_are_bounded_after_unpacking(tmp_path: Path, kind: str) -> None:
+    with MAX_LIST_BYTES.use(1_000_000):
+        text = refused(tmp_path, "p.txt", BOMBS[kind](1_000_002))
     assert text == "p.txt: is larger than 1000000 bytes: split it"
     assert len(gather(tmp_path, "q.txt", BOMBS[kind](100_000))) == 50_000
 
 
 @pytest.mark.parametrize("kind", ["gzip", "gzip twice"])
-def test_memory_is_bounded_while_unpacking(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_sources, "MAX_LIST_BYTES", 1_000_000)
+def test_memory_is_bounded_while_unpacking(tmp_path: Path, kind: str) -> None:
     bomb = BOMBS[kind](200_000_000)
     tracemalloc.start()
     try:
-        assert "is larger than" in refused(tmp_path, "p.txt", bomb)
+        with MAX_LIST_BYTES.use(1_000_000):
+            assert "is larger than" in refused(tmp_path, "p.txt", bomb)
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
     finally:
         tracemalloc.stop()
@@ -252,15 +248,20 @@ def test_a_files_name_is_shown_and_not_obeyed(tmp_path: Path, name: str) -> None
     assert ".txt, line 2: prompt: character 2" in text
 
 
-def test_prompts_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_are_bounded(tmp_path: Path) -> None:
     began = time.monotonic()
-    assert _prompts.MAX_PROMPTS == 100_000
+    assert MAX_PROMPTS.get() == 100_000
     text = refused(tmp_path, "p.txt", "a\n" * 300_000)
     assert text == "p.txt, line 100001: there are more than 100000 prompts: split the list"
-    monkeypatch.setattr(_prompts, "MAX_PROMPTS", 3)
-    with pytest.raises(InvalidInput, match="prompts, row 4: there are more than 3 prompts"):
+    with (
+        MAX_PROMPTS.use(3),
+        pytest.raises(InvalidInput, match="prompts, row 4: there are more than 3 prompts"),
+    ):
         gather_prompts(["a"] * 300_000, None, no_s3, NO_WEB)
-    with pytest.raises(InvalidInput, match=r"p\.csv, line 3: there are more than 3 prompts"):
+    with (
+        MAX_PROMPTS.use(3),
+        pytest.raises(InvalidInput, match=r"p\.csv, line 3: there are more than 3 prompts"),
+    ):
         gather(tmp_path, "p.csv", "prompt\na\nb\n", "c", "d")
     assert time.monotonic() - began < 30
 

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from servers import FaultyS3, Reply, Seen, s3_error
 
 from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator, RunFailed, RunReport
-from prefect_nanobanana.batch._timing import current_timing, use_timing
+from prefect_nanobanana.batch._timing import TIMING
 from prefect_nanobanana.flows import generate_images
 from prefect_nanobanana.sandbox import Sandbox
 from prefect_nanobanana.sandbox.s3 import LocalS3
@@ -113,8 +113,8 @@ def run_store_cell(s3: LocalS3, column: str, fault: str) -> str:
             return s3_error(403, "AccessDenied")
 
         # Who may not write will not be let in by waiting.
-        patience = replace(current_timing(), write_again_for=1.0 if fault == "denied" else 60.0)
-        stack.enter_context(use_timing(patience))
+        patience = replace(TIMING.get(), write_again_for=1.0 if fault == "denied" else 60.0)
+        stack.enter_context(TIMING.use(patience))
         proxy.fault = meet
         generator = NanoBananaGenerator(
             credentials=NanoBananaCredentials(

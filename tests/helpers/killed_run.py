@@ -14,12 +14,12 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect_aws import S3Bucket
 
 from prefect_nanobanana import NanoBananaGenerator
-from prefect_nanobanana.batch._timing import Timing, use_timing
-from prefect_nanobanana.client import _timings
+from prefect_nanobanana.batch._timing import TIMING, Timing
+from prefect_nanobanana.client._timings import TIMINGS, Timings
 from prefect_nanobanana.flows import generate_images
 
 if __name__ == "__main__":
-    _timings.DEFAULT = _timings.Timings(first_poll=0.1, poll_every=0.1, close_poll=0.1)
+    polls = Timings(first_poll=0.1, poll_every=0.1, close_poll=0.1)
     for line in sys.stdin:
         child = os.fork()
         if child:
@@ -30,7 +30,7 @@ if __name__ == "__main__":
             settings = json.loads(line)
             quiet = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
             # The run before is dead: its request is not waited for.
-            with quiet, use_timing(Timing(await_other_for=0.0)):
+            with quiet, TIMINGS.use(polls), TIMING.use(Timing(await_other_for=0.0)):
                 generate_images(
                     prompts=settings["prompts"],
                     generator=NanoBananaGenerator.model_validate(settings["generator"]),

@@ -27,10 +27,15 @@ from servers import Reply, Scripted, Seen
 from urllib3.connection import HTTPConnection
 
 from prefect_nanobanana import ImageNotCopied, InvalidInput, NanoBananaCredentials
-from prefect_nanobanana.images import _download, _network
+from prefect_nanobanana.images import _network
 from prefect_nanobanana.images._addresses import Addresses, is_public
 from prefect_nanobanana.images._body import IN_MEMORY_BYTES, Body
-from prefect_nanobanana.images._download import Downloader, TransientDownloadError
+from prefect_nanobanana.images._download import (
+    DOWNLOAD_TIMEOUT_SECONDS,
+    MAX_REDIRECTS,
+    Downloader,
+    TransientDownloadError,
+)
 from prefect_nanobanana.sandbox.pictures import draw
 
 PNG = draw("a cat", seed="1", longest=96)
@@ -166,11 +171,11 @@ def test_redirects_are_bounded(tls: ssl.SSLContext) -> None:
 
     addresses = Addresses(resolve=lambda *_: ["127.0.0.1"], is_public=_only_the_first)
     with Scripted(onward, tls=tls) as host:
-        assert fetch_bytes(f"https://{NAME}:{host.port}/{_download.MAX_REDIRECTS}", addresses) == PNG
+        assert fetch_bytes(f"https://{NAME}:{host.port}/{MAX_REDIRECTS}", addresses) == PNG
         before = len(host.seen)
         with pytest.raises(ImageNotCopied, match="redirects"):
             fetch_bytes(f"https://{NAME}:{host.port}/99", addresses)
-        assert len(host.seen) - before == _download.MAX_REDIRECTS + 1
+        assert len(host.seen) - before == MAX_REDIRECTS + 1
 
 
 def test_another_address_is_tried_when_one_does_not_answer() -> None:
@@ -237,9 +242,8 @@ def test_behind_a_proxy(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
 
 
 def test_a_proxy_with_a_password_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_download, "DOWNLOAD_TIMEOUT_SECONDS", 0.5)
     reply = Reply(PNG, drip_seconds=0.02)
-    with Scripted(lambda _: reply) as proxy:
+    with DOWNLOAD_TIMEOUT_SECONDS.use(0.5), Scripted(lambda _: reply) as proxy:
         monkeypatch.setenv("http_proxy", f"me:p%40ss@127.0.0.1:{proxy.port}")
         with pytest.raises(TransientDownloadError, match="did not arrive within 0.5 s"):
             fetch_bytes(f"http://{NAME}/x.png", Addresses([NAME]))
@@ -310,12 +314,10 @@ def test_nothing_of_the_machine_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pat
     ],
     ids=["body", "headers", "stalled", "redirects"],
 )
-def test_hosts_that_take_their_time_meet_a_deadline(
-    monkeypatch: pytest.MonkeyPatch, reply: Reply
-) -> None:
-    monkeypatch.setattr(_download, "DOWNLOAD_TIMEOUT_SECONDS", 0.5)
+def test_hosts_that_take_their_time_meet_a_deadline(reply: Reply) -> None:
     started = time.monotonic()
     with (
+        DOWNLOAD_TIMEOUT_SECONDS.use(0.5),
         Scripted(lambda _: reply) as host,
         pytest.raises(TransientDownloadError, match="did not arrive within 0.5 s"),
     ):
@@ -332,11 +334,8 @@ def test_hosts_that_take_their_time_meet_a_deadline(
     ],
     ids=["body", "continue", "trailers"],
 )
-def test_hosts_that_never_pause_meet_a_deadline(
-    monkeypatch: pytest.MonkeyPatch, first: bytes, rest: bytes
-) -> None:
+def test_hosts_that_never_pause_meet_a_deadline(first: bytes, rest: bytes) -> None:
     """No socket ever waits for them, so that no time-out of one is met."""
-    monkeypatch.setattr(_download, "DOWNLOAD_TIMEOUT_SECONDS", 0.5)
 
     def chatter() -> None:
         connection, _ = listening.accept()
@@ -350,15 +349,16 @@ def test_hosts_that_never_pause_meet_a_deadline(
         talking = threading.Thread(target=chatter)
         talking.start()
         started = time.monotonic()
-        with pytest.raises(TransientDownloadError, match="did not arrive within 0.5 s"):
+        late = pytest.raises(TransientDownloadError, match="did not arrive within 0.5 s")
+        with DOWNLOAD_TIMEOUT_SECONDS.use(0.5), late:
             fetch_bytes(f"http://127.0.0.1:{listening.getsockname()[1]}/", Addresses(["127.0.0.1"]))
         assert time.monotonic() - started < 5
         talking.join()
 
 
-def test_a_handshake_without_end_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_download, "DOWNLOAD_TIMEOUT_SECONDS", 0.3)
+def test_a_handshake_without_end_meets_the_deadline() -> None:
     with (
+        DOWNLOAD_TIMEOUT_SECONDS.use(0.3),
         socket.create_server(("127.0.0.1", 0)) as mute,
         pytest.raises(TransientDownloadError, match="did not arrive"),
     ):

@@ -70,8 +70,8 @@ def test_large_bodies_wait_for_each_other_and_not_for_ever(monkeypatch: pytest.M
     first.close()
     first.close()
     waiting.join(60)
-    monkeypatch.setattr(_bodies, "PATIENCE_SECONDS", 0.05)
-    _body(IN_MEMORY_BYTES + 1).close()  # its turn did not come; it gives back none
+    with _bodies.PATIENCE_SECONDS.use(0.05):
+        _body(IN_MEMORY_BYTES + 1).close()  # its turn did not come; it gives back none
     assert not turns.acquire(blocking=False)
     ended[0].close()
     assert turns.acquire(blocking=False)

