@@ -229,7 +229,7 @@ def test_what_always_changes_on_the_way_is_never_stored(store: Store) -> None:
     with FaultyS3(store.server.endpoint_url) as proxy, Scripted(lambda _: Reply(PNG)) as host:
         proxy.tamper = lambda seen: _flip_byte(seen) if seen.method == "PUT" else seen.body
         block = store.block(proxy.url)
-        with pytest.raises(StorageError, match=r"BadDigest for pictures/t-.*/images/x\.png"):
+        with pytest.raises(StorageError, match=r"BadDigest: .* for pictures/t-.*/images/x\.png"):
             _copy(block, host.url, retry=0.5)
         assert store.keys(block) == []
         assert _asked(proxy).count("PUT") > 1
@@ -355,9 +355,7 @@ def test_a_whole_run_through_a_network_that_changes_bytes(
     changed: Counter[str] = Counter()
 
     def once(seen: Seen) -> bytes:
-        # Not claims: localstack loses what was there before a put that it refuses, and claims are read.
-        conditions = {"if-match", "if-none-match"} & set(seen.headers)
-        paid = "/images/" in seen.path or ("/records/" in seen.path and not conditions)
+        paid = "/images/" in seen.path or ("/records/" in seen.path and "if-match" in seen.headers)
         if seen.method == "PUT" and paid and not changed[seen.path]:
             changed[seen.path] += 1
             return _flip_byte(seen)

@@ -162,7 +162,7 @@ def _install(command: str, tmp_path: Path) -> None:
     package = tmp_path / "installed/prefect_nanobanana"
     assert (package / "py.typed").exists()
     for name in ("gallery.html.j2", "gallery_card.html.j2", "gallery.css", "gallery.js"):
-        assert (package / name).exists()
+        assert (package / "report/templates" / name).exists()
     assert (package / "sandbox/server.py").exists()
     metadata = next((tmp_path / "installed").glob("*.dist-info"))
     assert "prefect.collections" in (metadata / "entry_points.txt").read_text()
