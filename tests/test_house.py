@@ -22,8 +22,6 @@ PACKAGE = Path(prefect_nanobanana.__file__).parent
 DOORS = {"client": 5, "slots": 2, "s3": 6, "images": 3, "batch": 6, "report": 6}
 """How many names each folder may export at most."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
-STILL_TO_RESHAPE = {"slots/_keeper.py", "slots/_account.py", "slots/_leases.py"}
-"""The slots' thread has yet to become LeaseWorker, Peers and Allocation; nothing may be added here."""
 
 
 def _name(path: Path) -> str:
@@ -33,8 +31,6 @@ def _name(path: Path) -> str:
 @pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_modules_and_classes_fit_on_a_few_screens(path: Path) -> None:
     text = path.read_text("utf-8")
-    if _name(path) in STILL_TO_RESHAPE:
-        return
     assert len(text.splitlines()) <= 300
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ClassDef):
@@ -44,8 +40,7 @@ def test_modules_and_classes_fit_on_a_few_screens(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_objects_write_their_own_attributes(path: Path) -> None:
     """Everybody else calls a method of theirs, or makes a new value."""
-    if _name(path) not in STILL_TO_RESHAPE:
-        assert outside_writes(path.read_text("utf-8"), NAME) == []
+    assert outside_writes(path.read_text("utf-8"), NAME) == []
 
 
 @pytest.mark.parametrize(("room", "most"), DOORS.items())

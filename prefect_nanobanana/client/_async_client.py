@@ -13,7 +13,7 @@ from prefect_nanobanana.client._hooks import GenerationHooks
 from prefect_nanobanana.client._network import AsyncTransport
 from prefect_nanobanana.client._operations import Operations
 from prefect_nanobanana.client._payload import Answer
-from prefect_nanobanana.client._steps import Ask, Board, Sleep, Step, Steps
+from prefect_nanobanana.client._steps import Acquire, Ask, Sleep, Step, Steps
 from prefect_nanobanana.models import (
     DEFAULT_ASPECT_RATIO,
     DEFAULT_MODEL,
@@ -149,10 +149,10 @@ class AsyncNanoBananaClient(Operations):
         match step:
             case Sleep():
                 return await asyncio.sleep(step.seconds)
-            case Board():
-                return await self._gate.aboard(step.first)
+            case Acquire():
+                return await self._gate.in_flight.aacquire(step.first)
             case Ask():
-                async with self._gate.ahold() if step.hooks else nullcontext():
+                async with self._gate.queue.aslot() if step.hooks else nullcontext():
                     with self._watched(step):
                         return self._read(step, await self._send(step))
 

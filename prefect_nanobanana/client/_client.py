@@ -18,7 +18,7 @@ from prefect_nanobanana.client._hooks import GenerationHooks
 from prefect_nanobanana.client._network import Transport
 from prefect_nanobanana.client._operations import Operations
 from prefect_nanobanana.client._payload import Answer
-from prefect_nanobanana.client._steps import Ask, Board, Sleep, Step, Steps
+from prefect_nanobanana.client._steps import Acquire, Ask, Sleep, Step, Steps
 from prefect_nanobanana.models import (
     DEFAULT_ASPECT_RATIO,
     DEFAULT_MODEL,
@@ -200,10 +200,10 @@ class NanoBananaClient(Operations):
         match step:
             case Sleep():
                 return time.sleep(step.seconds)
-            case Board():
-                return self._gate.board(step.first)
+            case Acquire():
+                return self._gate.in_flight.acquire(step.first)
             case Ask():
-                with self._gate.hold() if step.hooks else nullcontext(), self._watched(step):
+                with self._gate.queue.slot() if step.hooks else nullcontext(), self._watched(step):
                     return self._read(step, self._send(step))
 
     def _send(self, ask: Ask) -> Answer:

@@ -12,12 +12,11 @@ from urllib.parse import urlsplit
 import httpx
 
 from prefect_nanobanana._common.http import USER_AGENT
-from prefect_nanobanana.client import _timings
 from prefect_nanobanana.client._gate import Gate, Open
 from prefect_nanobanana.client._payload import Answer, kept, one_line
 from prefect_nanobanana.client._receiving import Receiver
 from prefect_nanobanana.client._steps import Ask, Overbooked
-from prefect_nanobanana.client._timings import DEFAULT_REQUEST_TIMEOUT_SECONDS, Timings
+from prefect_nanobanana.client._timings import DEFAULT_REQUEST_TIMEOUT_SECONDS, TIMINGS, Timings
 from prefect_nanobanana.errors import (
     AnswerNotUnderstood,
     ApiError,
@@ -61,7 +60,7 @@ class Exchange:
         self._retry_for = retry_for_seconds
         self._gate: Gate = gate or Open()
         self._plain_http_hosts = plain_http_hosts
-        self._timings = timings or _timings.DEFAULT
+        self._timings = timings or TIMINGS.get()
         self._max_answer_bytes = max_answer_bytes
         try:
             parts = urlsplit(self._base_url)
@@ -169,7 +168,7 @@ class Exchange:
         if ask.hooks is None:
             yield
             return
-        if ask.boards and self._gate.overbooked():
+        if ask.submits and self._gate.in_flight.overbooked():
             raise Overbooked
         ask.hooks.sending()
         try:
@@ -177,7 +176,7 @@ class Exchange:
         except NotCharged as refusal:
             error = self._final(refusal)
             if isinstance(error, Paced) and not isinstance(error, QuotaExceeded):
-                self._gate.paced(error)
+                self._gate.refused(error)
             ask.hooks.not_charged(error)
             raise error from None
         except UnknownOutcome as error:

@@ -8,57 +8,82 @@ from typing import Protocol
 from prefect_nanobanana.errors import Paced
 
 
+class Queue(Protocol):
+    """Where requests wait for a slot."""
+
+    def slot(self) -> AbstractContextManager[None]:
+        """Hold a slot for as long as the API counts one request."""
+
+    def aslot(self) -> AbstractAsyncContextManager[None]:
+        """The same for async code."""
+
+
+class InFlight(Protocol):
+    """Where async generations wait until the API may accept one more."""
+
+    def acquire(self, first: bool = False) -> None:
+        """Wait until the API may accept one more; `first` goes before others."""
+
+    async def aacquire(self, first: bool = False) -> None:
+        """The same for async code."""
+
+    def release(self) -> None:
+        """It was not submitted, or not accepted."""
+
+    def accepted(self) -> None:
+        """The API has accepted it."""
+
+    def ended(self) -> None:
+        """It was accepted, and has ended."""
+
+    def overbooked(self) -> bool:
+        """Whether more have acquired than may be in flight, as a refusal has shown meanwhile."""
+
+
 class Gate(Protocol):
     """Lets requests through while the account has a free slot (see `prefect_nanobanana.slots`)."""
 
-    def hold(self) -> AbstractContextManager[None]:
-        """Hold a slot for as long as the API counts one request."""
+    @property
+    def queue(self) -> Queue:
+        """Where requests wait for a slot."""
 
-    def ahold(self) -> AbstractAsyncContextManager[None]:
-        """The same for async code."""
+    @property
+    def in_flight(self) -> InFlight:
+        """Where async generations wait until the API may accept one more."""
 
-    def board(self, first: bool) -> None:
-        """Wait until the API may take one more async generation; `first` goes before others."""
+    def refused(self, error: Paced) -> None:
+        """Learn from a refusal: the account's limit, and how long all have to wait."""
 
-    async def aboard(self, first: bool) -> None:
-        """The same for async code."""
+
+class _NoQueue:
+    def slot(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def aslot(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+
+class _NoLimit:
+    def acquire(self, first: bool = False) -> None:
+        pass
+
+    async def aacquire(self, first: bool = False) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+    accepted = ended = release
 
     def overbooked(self) -> bool:
-        """Whether more have boarded than there is room for, as a refusal has shown meanwhile."""
-
-    def boarded(self) -> None:
-        """The API has taken an async generation."""
-
-    def leave(self, boarded: bool) -> None:
-        """An async generation has ended, or (not `boarded`) was never begun."""
-
-    def paced(self, error: Paced) -> None:
-        """Learn from a refusal: the account's limit, and how long all have to wait."""
+        return False
 
 
 class Open:
     """The gate of a client that was given none."""
 
-    def hold(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    queue = _NoQueue()
+    in_flight = _NoLimit()
 
-    def ahold(self) -> AbstractAsyncContextManager[None]:
-        return nullcontext()
-
-    def board(self, first: bool) -> None:
-        pass
-
-    async def aboard(self, first: bool) -> None:
-        pass
-
-    def overbooked(self) -> bool:
-        return False
-
-    def boarded(self) -> None:
-        pass
-
-    def leave(self, boarded: bool) -> None:
-        pass
-
-    def paced(self, error: Paced) -> None:
+    def refused(self, error: Paced) -> None:
         pass

@@ -16,8 +16,8 @@ from prefect_nanobanana.client._hooks import GenerationHooks
 from prefect_nanobanana.client._payload import Answer
 from prefect_nanobanana.client._polling import Stopwatch
 from prefect_nanobanana.client._steps import (
+    Acquire,
     Ask,
-    Board,
     Overbooked,
     Sleep,
     Steps,
@@ -122,27 +122,27 @@ class Operations(Ends):
         self, prompt: str, *, model: str, hooks: GenerationHooks, **settings: Any
     ) -> Steps[Generation]:
         """Submit and wait; one generation of those that the API has room for."""
-        found = yield from self._boarding(prompt, model=model, hooks=hooks, **settings)
+        found = yield from self._submit(prompt, model=model, hooks=hooks, **settings)
         try:
             if isinstance(found, Generation):
                 return found
             return (yield from self._ending(found, hooks, Stopwatch(), quantity=settings["quantity"]))
         finally:
-            self._gate.leave(boarded=True)
+            self._gate.in_flight.ended()
 
     def _submitting(
         self, prompt: str, *, model: str, hooks: GenerationHooks | None, **settings: Any
     ) -> Steps[Submission | Generation]:
         """Submit and do not wait; how many are in flight is then not known here."""
         hooks = hooks or GenerationHooks()
-        found = yield from self._boarding(prompt, model=model, hooks=hooks, **settings)
-        self._gate.leave(boarded=True)
+        found = yield from self._submit(prompt, model=model, hooks=hooks, **settings)
+        self._gate.in_flight.ended()
         return found
 
-    def _boarding(
+    def _submit(
         self, prompt: str, *, model: str, hooks: GenerationHooks, **settings: Any
     ) -> Steps[Submission | Generation]:
-        """Submit, again after each refusal; what comes back has still to `leave`."""
+        """Submit, again after each refusal; what comes back is in flight until it has `ended`."""
         request = self._generate_request(prompt, model=model, mode="async", **settings)
 
         def read(answer: Answer) -> Submission | Generation:
@@ -155,26 +155,26 @@ class Operations(Ends):
             )
 
         backoff = self._backoff(self._retry_for)
-        refused = aboard = False
+        refused = acquired = False
         try:
             while True:
-                yield Board(first=refused)
-                aboard = True
+                yield Acquire(first=refused)
+                acquired = True
                 try:
-                    found: Submission | Generation = yield Ask(request, read, hooks, boards=True)
-                    self._gate.boarded()
+                    found: Submission | Generation = yield Ask(request, read, hooks, submits=True)
+                    self._gate.in_flight.accepted()
                     return found
                 except Overbooked:
                     delay, refused = 0.0, True
                 except NotCharged as error:
                     delay, refused = backoff.delay_seconds(error), True
                 # Others may use the room meanwhile.
-                self._gate.leave(boarded=False)
-                aboard = False
+                self._gate.in_flight.release()
+                acquired = False
                 yield Sleep(delay)
         except BaseException:
-            if aboard:
-                self._gate.leave(boarded=False)
+            if acquired:
+                self._gate.in_flight.release()
             raise
 
     def _credits_of(self) -> Steps[Credits]:

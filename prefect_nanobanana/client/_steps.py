@@ -22,14 +22,14 @@ class Ask:
         read: Makes the step's result of the answer.
         hooks: Is told; None for a request that is never charged and takes no slot of the account.
         stream: Takes the body as it arrives, if it is an event stream.
-        boards: Whether it begins an async generation.
+        submits: Whether it begins an async generation.
     """
 
     request: dict[str, Any]
     read: Callable[[Answer], Any]
     hooks: GenerationHooks | None = None
     stream: EventStream | None = None
-    boards: bool = False
+    submits: bool = False
 
 
 class Overbooked(Exception):
@@ -44,11 +44,11 @@ class Sleep:
 
 
 @dataclass
-class Board:
-    """Wait until the API may take one more async generation."""
+class Acquire:
+    """Wait until the API may accept one more async generation."""
 
     first: bool
 
 
-Step = Ask | Sleep | Board
+Step = Ask | Sleep | Acquire
 Steps = Generator[Step, Any, T]

@@ -4,7 +4,7 @@ An account may have a fixed number of requests open at once, by default one, and
 a run. Whoever asks the API holds a slot for as long as the API counts the request, no longer: not
 while copying to S3, not while waiting to try again, not while an async generation runs. A slot that
 becomes free is handed to the one in this process who has waited longest, at once, be it a thread or a
-coroutine (`_turns`). Which process has how many slots is settled on Prefect's server (`_keeper`).
+coroutine (`_queue`). Which process has how many slots is settled on Prefect's server (`_worker`).
 
 How many async generations may run at once is not told by the API: it is learned from its refusals.
 
@@ -16,20 +16,16 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from prefect_nanobanana.errors import ConcurrencyLimitReached, Paced, ServerBusy
-from prefect_nanobanana.slots._queue import Room, Turns
+from prefect_nanobanana.slots._in_flight import InFlightLimit
+from prefect_nanobanana.slots._queue import FairQueue
+from prefect_nanobanana.slots._timings import DEFAULT, SlotTimings
 
 if TYPE_CHECKING:
-    from prefect_nanobanana.slots._keeper import Keeper
-
-LONGEST_PAUSE_SECONDS = 120.0
-"""No refusal holds everybody back for longer; who then meets another one waits again."""
+    from prefect_nanobanana.slots._worker import LeaseWorker
 
 
 class Slots:
@@ -37,15 +33,20 @@ class Slots:
 
     Args:
         limit: How many requests may be open at once.
+        timings: How long its parts wait.
+
+    Attributes:
+        queue: Where requests wait for a slot.
+        in_flight: Where async generations wait until the API may accept one more.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, timings: SlotTimings = DEFAULT) -> None:
         self._allowed = limit
+        self._timings = timings
         self._learned: int | None = None
-        self._keeper: Keeper | None = None
-        self._typical_seconds = 0.0
-        self.requests = Turns(limit, self._changed)
-        self.room = Room()
+        self._worker: LeaseWorker | None = None
+        self.queue = FairQueue(limit, self._changed)
+        self.in_flight = InFlightLimit(timings.probe_after)
 
     @property
     def limit(self) -> int:
@@ -63,15 +64,13 @@ class Slots:
         Args:
             account: What tells accounts apart, without giving away the key.
         """
-        if self._keeper is None:
-            from prefect_nanobanana.slots._keeper import Keeper
+        if self._worker is None:
+            from prefect_nanobanana.slots._worker import LeaseWorker
 
-            self._keeper = Keeper(
-                account, self.requests, lambda: self.limit, lambda: self._typical_seconds
-            )
-            self.requests.allow(0)
+            self._worker = LeaseWorker(account, self.queue, lambda: self.limit, self._timings)
+            self.queue.resize(0)
         # Prefect's settings are found in the context of the run.
-        self._keeper.context = copy_context()
+        self._worker.work_in(copy_context())
 
     def prepare(self, requests: int = 0) -> None:
         """Have Prefect's server know of this process before its first request.
@@ -79,78 +78,37 @@ class Slots:
         Args:
             requests: How many are on their way: slots are leased for them, before they wait for it.
         """
-        if self._keeper is not None:
-            self._keeper.prepare(requests)
+        if self._worker is not None:
+            self._worker.prepare(requests)
+
+    def close(self) -> None:
+        """Give back what is leased; nothing is leased any more."""
+        if self._worker is not None:
+            self._worker.close()
 
     def _apply(self) -> None:
-        if self._keeper is None:
-            self.requests.allow(self.limit)
+        if self._worker is None:
+            self.queue.resize(self.limit)
         else:
-            self._keeper.poke()
+            self._worker.wake()
 
     def _changed(self) -> None:
-        if self._keeper is not None:
-            self._keeper.poke()
+        if self._worker is not None:
+            self._worker.wake()
 
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            seconds = time.monotonic() - started
-            self._typical_seconds += (seconds - self._typical_seconds) / 4
-            self.requests.give_back()
-
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Hold a slot; wait for one first."""
-        self.requests.take()
-        with self._timed():
-            yield
-
-    @asynccontextmanager
-    async def ahold(self) -> AsyncIterator[None]:
-        """Hold a slot; wait for one first, without blocking the event loop."""
-        await self.requests.atake()
-        with self._timed():
-            yield
-
-    def board(self, first: bool) -> None:
-        """Wait until the API may take one more async generation."""
-        self.room.take(first)
-
-    async def aboard(self, first: bool) -> None:
-        """The same without blocking the event loop."""
-        await self.room.atake(first)
-
-    def overbooked(self) -> bool:
-        """Whether more have boarded than there is room for, as a refusal has shown meanwhile."""
-        return self.room.overbooked()
-
-    def boarded(self) -> None:
-        """The API has taken an async generation."""
-        self.room.taken()
-
-    def leave(self, boarded: bool) -> None:
-        """An async generation has ended, or (not `boarded`) was never begun."""
-        if boarded:
-            self.room.ended()
-        self.room.give_back()
-
-    def paced(self, error: Paced) -> None:
+    def refused(self, error: Paced) -> None:
         """Learn from a refusal: how many requests the account may have, and how long all must wait."""
         if isinstance(error, ServerBusy):
-            self.room.refused()
+            self.in_flight.rejected()
         if isinstance(error, ConcurrencyLimitReached):
             if error.limit:
                 self._learned = error.limit
                 self._apply()
             if error.retry_after_seconds:
-                pause = min(error.retry_after_seconds, LONGEST_PAUSE_SECONDS)
-                self.requests.pause(pause)
-                if self._keeper is not None:
-                    self._keeper.paced(pause)
+                pause = min(error.retry_after_seconds, self._timings.longest_pause)
+                self.queue.pause(pause)
+                if self._worker is not None:
+                    self._worker.announce_pause(pause)
 
 
 _ACCOUNTS: dict[str, Slots] = {}

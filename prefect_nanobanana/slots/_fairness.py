@@ -1,6 +1,6 @@
 """Whose turn it is, when several processes share an account: rules that all of them come to alone.
 
-Each process knows the same of all of them (see `_shared_limit.Peer`), so nobody has to be asked.
+Each process knows the same of all of them (see `_server.Peer`), so nobody has to be asked.
 """
 
 from __future__ import annotations
@@ -8,13 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from prefect_nanobanana.slots._server import Peer
-
-NEWCOMER_SECONDS = 10.0
-"""Who got a slot so long ago gives one up after its request, if somebody waits who is new."""
-TURN_SECONDS = 30.0
-"""The same, if somebody waits who holds none."""
-ODD_SECONDS = 120.0
-"""The same, if somebody waits who holds one less: slots that cannot be divided go round."""
+from prefect_nanobanana.slots._timings import DEFAULT, SlotTimings
 
 
 def line(peers: Iterable[Peer]) -> list[str]:
@@ -38,7 +32,13 @@ def share(me: Peer, others: Iterable[Peer]) -> int:
     return size(me, others) // users
 
 
-def to_give_up(me: Peer, others: Sequence[Peer], giving: int, held_for: float) -> int:
+def to_give_up(
+    me: Peer,
+    others: Sequence[Peer],
+    giving: int,
+    held_for: float,
+    timings: SlotTimings = DEFAULT,
+) -> int:
     """How many of its slots a process is to give up, beyond those that it does already.
 
     Args:
@@ -46,6 +46,7 @@ def to_give_up(me: Peer, others: Sequence[Peer], giving: int, held_for: float) -
         others: All the others that live.
         giving: How many it gives up already, as soon as their requests have ended.
         held_for: For how many seconds it has held the slot that it got last.
+        timings: How long turns last.
 
     Returns:
         One or none; more if the account turns out to have fewer slots than are held.
@@ -67,7 +68,7 @@ def to_give_up(me: Peer, others: Sequence[Peer], giving: int, held_for: float) -
     if donors.index(me) >= poorest:
         return 0  # others hold as many, for longer: it is on them
     ahead = mine - (fewest + giving)
-    turn = ODD_SECONDS if fewest else TURN_SECONDS
+    turn = timings.odd if fewest else timings.turn
     if not all(each.served for each in needy):
-        turn = NEWCOMER_SECONDS
+        turn = timings.newcomer
     return int(ahead >= 2 or (ahead == 1 and held_for >= turn))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from prefect_nanobanana.slots._server import LEASE_SECONDS, SharedLimit
+from prefect_nanobanana.slots._server import SharedLimit
 
 
-@dataclass
+@dataclass(frozen=True)
 class Lease:
     """Slots of this process that were leased together.
 
@@ -25,10 +25,16 @@ class Lease:
 
 
 class Leases:
-    """What one process has leased of one account."""
+    """What one process has leased of one account.
 
-    def __init__(self) -> None:
+    Args:
+        trusted_seconds: A lease that was renewed less long ago cannot have expired.
+    """
+
+    def __init__(self, trusted_seconds: float) -> None:
+        self._trusted_seconds = trusted_seconds
         self._leases: list[Lease] = []
+        self._renewed_at = self._renewed_on = 0.0
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(list(self._leases))
@@ -49,29 +55,36 @@ class Leases:
 
     def add(self, lease: str, slots: int) -> None:
         """Remember a lease that was just taken."""
+        if not self._leases:
+            self._renewed_at, self._renewed_on = time.monotonic(), time.time()
         self._leases.append(Lease(lease, slots, time.monotonic()))
 
-    def renew(self, shared: SharedLimit, asleep: float) -> bool:
-        """Keep them all.
+    def renew(self, shared: SharedLimit, every: float, now: float) -> bool:
+        """Keep them all, if it is time.
 
         Args:
             shared: Where they are from.
-            asleep: How many seconds ago they were renewed last.
+            every: After how many seconds it is time.
+            now: In seconds of the monotonic clock.
 
         Returns:
             Whether one had expired, and is held no more.
         """
-        expired = False
-        for lease in self:
+        if not self._leases or now - self._renewed_at < every:
+            return False
+        # The monotonic clock may stand still while the machine sleeps.
+        asleep = max(now - self._renewed_at, time.time() - self._renewed_on)
+        kept: list[Lease] = []
+        for lease in self._leases:
             if lease.id is None or shared.renew(lease.id):
-                continue
-            if asleep < LEASE_SECONDS - 5:
+                kept.append(lease)
+            elif asleep < self._trusted_seconds:
                 # It cannot have expired: the server was restarted, and has forgotten its leases, though
                 # not how many slots it had leased out. The slots are still ours, and counted.
-                lease.id = None
-            else:
-                self._leases.remove(lease)
-                expired = True
+                kept.append(replace(lease, id=None))
+        expired = len(kept) < len(self._leases)
+        self._leases = kept
+        self._renewed_at, self._renewed_on = now, time.time()
         return expired
 
     def split(self, shared: SharedLimit, giving: int) -> None:
@@ -85,9 +98,12 @@ class Leases:
                 giving -= min(giving, lease.slots)
             elif giving:
                 shared.release(lease.id)
-                self._leases.append(Lease(shared.lease(giving), giving, lease.since))
-                lease.slots -= giving
-                lease.id = shared.lease(lease.slots)
+                rest = lease.slots - giving
+                self._exchange(
+                    lease,
+                    replace(lease, id=shared.lease(giving), slots=giving),
+                    replace(lease, id=shared.lease(rest), slots=rest),
+                )
                 return
 
     def give_back(self, shared: SharedLimit, count: int) -> int:
@@ -105,9 +121,8 @@ class Leases:
                 shared.release_unleased(part)
             else:
                 shared.release(lease.id)
-            lease.slots -= part
-            if not lease.slots:
-                self._leases.remove(lease)
+            rest = lease.slots - part
+            self._exchange(lease, *([replace(lease, slots=rest)] if rest else []))
             given += part
         return given
 
@@ -115,6 +130,14 @@ class Leases:
         """Give everything back."""
         while self._leases:
             self.give_back(shared, min(lease.slots for lease in self._leases))
+
+    def forget(self) -> None:
+        """Know of none any more, as others have given them back."""
+        self._leases = []
+
+    def _exchange(self, lease: Lease, *parts: Lease) -> None:
+        place = self._leases.index(lease)
+        self._leases[place : place + 1] = parts
 
     def _smallest_first(self) -> list[Lease]:
         return sorted(self._leases, key=lambda lease: lease.slots)

@@ -1,30 +1,27 @@
-"""Turns, first come first served, for threads and coroutines; nothing here knows of other processes."""
+"""A queue, first come, first served, for threads and coroutines; it knows of no other process."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-
-PROBE_AFTER_SECONDS = 10.0
-"""So long after the last refusal or success, one async generation more than it took then is tried."""
+from contextlib import asynccontextmanager, contextmanager
 
 
 def _nothing() -> None:
     pass
 
 
-class Turns:
-    """Hands out turns, first come, first served, to threads and coroutines.
+class FairQueue:
+    """Hands out slots, first come, first served, to threads and coroutines.
 
     Args:
         limit: How many may be out at once.
-        changed: Is called whenever somebody has to wait, or a turn that is given back goes to nobody.
-            It is called in the midst of things: it must be quick, and must not come back here.
+        changed: Is called whenever somebody has to wait, or a slot that is released goes to nobody.
+            It is called with the lock held: it must be quick, and must not call the queue.
     """
 
     def __init__(self, limit: float, changed: Callable[[], None] = _nothing) -> None:
@@ -33,6 +30,7 @@ class Turns:
         self._out = 0
         self._waiting: deque[Future[None]] = deque()
         self._pause_until = 0.0
+        self._typical_seconds = 0.0
         self._waking = False
         self._lock = threading.Lock()
 
@@ -43,16 +41,26 @@ class Turns:
 
     @property
     def out(self) -> int:
-        """How many turns are out."""
+        """How many slots are out."""
         return self._out
 
     @property
     def waiting(self) -> int:
-        """How many wait for a turn."""
+        """How many wait for a slot."""
         with self._lock:
-            return sum(not turn.cancelled() for turn in self._waiting)
+            return sum(not each.cancelled() for each in self._waiting)
 
-    def allow(self, limit: float) -> None:
+    @property
+    def typical_seconds(self) -> float:
+        """How many seconds a slot is usually held; 0 if nothing is known."""
+        return self._typical_seconds
+
+    @property
+    def paused_until(self) -> float:
+        """Until when nothing is handed out, in seconds of the monotonic clock."""
+        return self._pause_until
+
+    def resize(self, limit: float) -> None:
         """Set how many may be out at once."""
         with self._lock:
             self._limit = limit
@@ -63,33 +71,58 @@ class Turns:
         with self._lock:
             self._pause_until = max(self._pause_until, time.monotonic() + seconds)
 
-    def take(self, first: bool = False) -> None:
-        """Wait for a turn.
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Hold a slot; wait for one first."""
+        self.acquire()
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._learn(time.monotonic() - started)
+            self.release()
+
+    @asynccontextmanager
+    async def aslot(self) -> AsyncIterator[None]:
+        """Hold a slot; wait for one first, without blocking the event loop."""
+        await self.aacquire()
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._learn(time.monotonic() - started)
+            self.release()
+
+    def _learn(self, seconds: float) -> None:
+        self._typical_seconds += (seconds - self._typical_seconds) / 4
+
+    def acquire(self, first: bool = False) -> None:
+        """Wait for a slot.
 
         Args:
             first: Whether to go before those who wait already.
         """
-        turn = self._queue(first)
+        turn = self._enqueue(first)
         try:
             turn.result()
         except BaseException:
-            # Interrupted while waiting: a turn that was handed over meanwhile goes to the next.
+            # Interrupted while waiting: a slot that was handed over meanwhile goes to the next.
             if not turn.cancel():
-                self.give_back()
+                self.release()
             raise
 
-    async def atake(self, first: bool = False) -> None:
-        """Wait for a turn without blocking the event loop; see `take`."""
-        turn = self._queue(first)
+    async def aacquire(self, first: bool = False) -> None:
+        """Wait for a slot without blocking the event loop; see `acquire`."""
+        turn = self._enqueue(first)
         try:
             await asyncio.wrap_future(turn)
         except BaseException:
             if not turn.cancel():
-                self.give_back()
+                self.release()
             raise
 
-    def give_back(self) -> None:
-        """End a turn."""
+    def release(self) -> None:
+        """Give a slot back."""
         with self._lock:
             self._out -= 1
             out = self._out
@@ -97,7 +130,7 @@ class Turns:
             if self._out == out:
                 self._changed()
 
-    def _queue(self, first: bool) -> Future[None]:
+    def _enqueue(self, first: bool) -> Future[None]:
         turn: Future[None] = Future()
         with self._lock:
             if first:
@@ -120,7 +153,7 @@ class Turns:
             return
         while self._waiting and self._out < self.limit:
             turn = self._waiting.popleft()
-            # Running futures cannot be cancelled: from here on the turn has an owner.
+            # Running futures cannot be cancelled: from here on the slot has an owner.
             if turn.set_running_or_notify_cancel():
                 self._out += 1
                 turn.set_result(None)
@@ -129,43 +162,3 @@ class Turns:
         with self._lock:
             self._waking = False
             self._hand_out()
-
-
-class Room(Turns):
-    """How many async generations the API has room for: as many as it took before it said 503."""
-
-    def __init__(self) -> None:
-        super().__init__(math.inf)
-        self._in_flight = 0
-        self._learned_at = 0.0
-
-    @property
-    def limit(self) -> float:
-        """How many may be in flight at once: a while after a refusal, one more than the API took."""
-        if time.monotonic() - self._learned_at > PROBE_AFTER_SECONDS:
-            return self._limit + 1
-        return self._limit
-
-    def refused(self) -> None:
-        """The API had no room for more than are in flight."""
-        with self._lock:
-            self._limit = max(1, self._in_flight)
-            self._learned_at = time.monotonic()
-
-    def overbooked(self) -> bool:
-        """Whether more are out than there is room for."""
-        with self._lock:
-            return self._out > self.limit
-
-    def taken(self) -> None:
-        """The API took one more."""
-        with self._lock:
-            self._in_flight += 1
-            if self._in_flight > self._limit:
-                self._limit = self._in_flight
-                self._learned_at = time.monotonic()
-
-    def ended(self) -> None:
-        """One that the API took has ended."""
-        with self._lock:
-            self._in_flight -= 1

@@ -30,7 +30,7 @@ REQUEST_TIMEOUT_SECONDS = 10.0
 TAGS = ["nano-banana", "slots"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Peer:
     """What one process says of itself.
 
@@ -66,7 +66,7 @@ class Peer:
         return f"process {self.pid} on {self.host.partition('/')[0]}"
 
 
-@dataclass
+@dataclass(frozen=True)
 class LastSeen:
     """When another process was last seen to live.
 

@@ -30,6 +30,7 @@ from prefect_nanobanana.client._polling import Durations, durations_of
 from prefect_nanobanana.client._sse import EventReader
 from prefect_nanobanana.client._timings import Timings
 from prefect_nanobanana.sandbox import Sandbox
+from prefect_nanobanana.slots._in_flight import InFlightLimit
 
 Ask = Callable[..., Any]
 
@@ -130,7 +131,7 @@ def test_polls_and_look_ups_take_no_slot(
         with generator.credentials.get_client() as client:
             return client.credits(), run.fetch_result()  # type: ignore[union-attr]
 
-    with generator.credentials.slots.hold(), ThreadPoolExecutor(1) as pool:
+    with generator.credentials.slots.queue.slot(), ThreadPoolExecutor(1) as pool:
         credits, generation = pool.submit(work).result(20)
     assert (credits, generation.status) == (99, "completed")
 
@@ -144,34 +145,30 @@ def test_how_many_are_in_flight_follows_what_the_api_takes(
         generations = list(pool.map(lambda n: generator.generate(f"p{n}"), range(12)))
     assert {generation.status for generation in generations} == {"completed"}
     assert sandbox.account.charged == 12, "what was refused was refunded"
-    assert generator.credentials.slots.room.limit <= 4
+    assert generator.credentials.slots.in_flight.limit <= 4
     refused = len(sandbox.account.rows) - 12
     assert refused <= 6, "after the first refusals as many are in flight as the API takes"
 
 
-def test_room_is_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefect_nanobanana.slots._queue import Room
-
-    room = Room()
+def test_one_more_in_flight_is_tried_after_a_while(wait_for: Callable[..., None]) -> None:
+    limit = InFlightLimit(probe_after_seconds=0.3)
     for _ in range(3):
-        room.take()
-    room.taken()
-    room.taken()
-    room.refused()
-    assert room.limit == 2
-    assert room.overbooked()
-    room.give_back()
-    assert not room.overbooked()
-    monkeypatch.setattr("prefect_nanobanana.slots._queue.PROBE_AFTER_SECONDS", -1.0)
-    assert room.limit == 3
-    room.take()
-    room.taken()
-    monkeypatch.setattr("prefect_nanobanana.slots._queue.PROBE_AFTER_SECONDS", 60.0)
-    assert room.limit == 3
+        limit.acquire()
+    limit.accepted()
+    limit.accepted()
+    limit.rejected()
+    assert limit.limit == 2
+    assert limit.overbooked()
+    limit.release()
+    assert not limit.overbooked()
+    wait_for(lambda: limit.limit == 3)
+    limit.acquire()
+    limit.accepted()
+    assert limit.limit == 3
     for _ in range(3):
-        room.ended()
-    room.refused()
-    assert room.limit == 1, "one is always tried"
+        limit.ended()
+    limit.rejected()
+    assert limit.limit == 1, "one is always tried"
 
 
 @pytest.mark.parametrize("status", [401, 404])

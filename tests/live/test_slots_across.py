@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 from prefect_server_process import NO_WEB, PrefectServer
+from pydantic import SecretStr
 
+from prefect_nanobanana import NanoBananaCredentials
 from prefect_nanobanana.sandbox import Sandbox
+from prefect_nanobanana.sandbox.s3 import LocalS3
 
 pytestmark = pytest.mark.server
 WaitFor = Callable[..., None]
@@ -27,7 +30,7 @@ account, threads = sys.argv[1], int(sys.argv[2])
 slots = slots_for(account, int(sys.argv[3]))
 
 def hold():
-    with slots.hold():
+    with slots.queue.slot():
         print("holds", flush=True)
         go.wait()
 
@@ -123,6 +126,57 @@ def test_slots_outlive_a_restart_of_the_server(tmp_path: Path, wait_for: WaitFor
         first.end()
 
 
+RUN = """
+import sys
+from prefect_aws import MinIOCredentials, S3Bucket
+from prefect_aws.client_parameters import AwsClientParameters
+from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator
+from prefect_nanobanana.flows import generate_images
+
+generator = NanoBananaGenerator(credentials=NanoBananaCredentials.from_env(max_concurrent_requests=2))
+login = MinIOCredentials(
+    minio_root_user="sandbox",
+    minio_root_password="sandbox-secret",
+    aws_client_parameters=AwsClientParameters(endpoint_url=sys.argv[1]),
+)
+bucket = S3Bucket(bucket_name="pictures", credentials=login)
+prompts = [f"a cat, number {n}" for n in range(20)]
+report = generate_images(prompts=prompts, generator=generator, bucket=bucket, batch="restarted")
+print(report.stored)
+"""
+
+
+def test_a_run_gives_its_slots_back_though_the_server_was_restarted_meanwhile(
+    tmp_path: Path, sandbox: Sandbox, wait_for: WaitFor
+) -> None:
+    """The server has forgotten the leases, and no lease was renewed between that and the run's end."""
+    key = SecretStr(sandbox.api_key)
+    account = NanoBananaCredentials(api_key=key, base_url=sandbox.base_url).account
+    sandbox.account.limit, sandbox.latency = 2, (1.0, 1.0)
+    with PrefectServer(tmp_path) as server, LocalS3(tmp_path / "s3") as s3:
+        s3.make_bucket("pictures")
+        script = subprocess.Popen(
+            [sys.executable, "-c", RUN, s3.endpoint_url],
+            env={
+                **os.environ,
+                **server.env,
+                "NANO_BANANA_API_KEY": sandbox.api_key,
+                "NANO_BANANA_BASE_URL": sandbox.base_url,
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with script:
+            wait_for(lambda: sandbox.account.posts >= 4, 60)
+            server.stop()
+            server.start()
+            assert _limit(server, account)["active_slots"] == 2
+            output, _ = script.communicate(timeout=120)
+        assert (script.returncode, output.splitlines()[-1]) == (0, "20")
+        assert sandbox.account.charged == 20
+        assert _limit(server, account)["active_slots"] == 0
+
+
 SCRIPT = """
 import os, signal, sys
 from prefect import flow
@@ -131,7 +185,7 @@ from prefect_nanobanana import NanoBananaCredentials
 @flow
 def script(kill: bool) -> None:
     credentials = NanoBananaCredentials.from_env()
-    with credentials.slots.hold():
+    with credentials.slots.queue.slot():
         print("holds", flush=True)
         if kill:
             os.kill(os.getpid(), signal.SIGKILL)

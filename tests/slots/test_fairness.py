@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from prefect_nanobanana.slots._fairness import (
-    NEWCOMER_SECONDS,
-    ODD_SECONDS,
-    TURN_SECONDS,
-    line,
-    share,
-    size,
-    to_give_up,
-)
+from prefect_nanobanana.slots._fairness import line, share, size, to_give_up
 from prefect_nanobanana.slots._server import Peer
+from prefect_nanobanana.slots._timings import DEFAULT
 
 
 def _holder(name: str, held: int, *, waiting: bool = True, since: float = 0.0, limit: int = 4) -> Peer:
@@ -44,7 +39,7 @@ def test_everybody_has_the_same_share() -> None:
     assert share(_holder("a", 0), [_holder("b", 4), _holder("c", 0)]) == 1
 
 
-LONG, SHORT = ODD_SECONDS + 1, NEWCOMER_SECONDS - 1
+LONG, SHORT = DEFAULT.odd + 1, DEFAULT.newcomer - 1
 
 
 @pytest.mark.parametrize(
@@ -81,14 +76,14 @@ def test_of_those_who_hold_as_many_the_one_that_has_for_longest_gives() -> None:
 
 def test_a_newcomer_waits_for_less_than_one_whose_turn_has_passed() -> None:
     me, waiting = _holder("me", 1), _holder("other", 0)
-    assert to_give_up(me, [waiting], 0, TURN_SECONDS - 1) == 0
-    assert to_give_up(me, [waiting], 0, TURN_SECONDS + 1) == 1
-    waiting.served = False
-    assert to_give_up(me, [waiting], 0, NEWCOMER_SECONDS + 1) == 1
-    assert to_give_up(me, [waiting], 0, NEWCOMER_SECONDS - 1) == 0
+    assert to_give_up(me, [waiting], 0, DEFAULT.turn - 1) == 0
+    assert to_give_up(me, [waiting], 0, DEFAULT.turn + 1) == 1
+    waiting = replace(waiting, served=False)
+    assert to_give_up(me, [waiting], 0, DEFAULT.newcomer + 1) == 1
+    assert to_give_up(me, [waiting], 0, DEFAULT.newcomer - 1) == 0
 
 
 def test_the_odd_slot_goes_round_slowly() -> None:
     me, other = _holder("me", 2), _holder("other", 1)
-    assert to_give_up(me, [other], 0, TURN_SECONDS + 1) == 0
-    assert to_give_up(me, [other], 0, ODD_SECONDS + 1) == 1
+    assert to_give_up(me, [other], 0, DEFAULT.turn + 1) == 0
+    assert to_give_up(me, [other], 0, DEFAULT.odd + 1) == 1

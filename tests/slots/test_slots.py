@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from prefect_nanobanana import ConcurrencyLimitReached, NanoBananaCredentials, ServerBusy
 from prefect_nanobanana.sandbox import Sandbox
 from prefect_nanobanana.slots._account import Slots, slots_for
+from prefect_nanobanana.slots._timings import SlotTimings
 
 
 @pytest.mark.parametrize("limit", [1, 3])
@@ -21,7 +22,7 @@ def test_threads_never_exceed_the_limit(limit: int) -> None:
     lock = threading.Lock()
 
     def work(_: int) -> None:
-        with slots.hold():
+        with slots.queue.slot():
             with lock:
                 held[0] += 1
                 most[0] = max(most[0], held[0])
@@ -65,14 +66,14 @@ def test_first_come_first_served() -> None:
     slots, order = Slots(1), list[int]()
 
     def work(number: int) -> None:
-        with slots.hold():
+        with slots.queue.slot():
             order.append(number)
 
-    with slots.hold():
+    with slots.queue.slot():
         threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
         for number, thread in enumerate(threads):
             thread.start()
-            while len(slots.requests._waiting) <= number:
+            while len(slots.queue._waiting) <= number:
                 time.sleep(0.001)
     for thread in threads:
         thread.join(5)
@@ -81,35 +82,34 @@ def test_first_come_first_served() -> None:
 
 def test_a_learned_limit_counts() -> None:
     slots = Slots(4)
-    slots.paced(ConcurrencyLimitReached("x", limit=2))
+    slots.refused(ConcurrencyLimitReached("x", limit=2))
     assert slots.limit == 2
-    slots.paced(ConcurrencyLimitReached("x", limit=9))
+    slots.refused(ConcurrencyLimitReached("x", limit=9))
     assert slots.limit == 4, "never more than the block allows"
-    slots.paced(ConcurrencyLimitReached("x", limit=None))
+    slots.refused(ConcurrencyLimitReached("x", limit=None))
     assert slots.limit == 4
-    slots.paced(ServerBusy("x", retry_after_seconds=60))
-    with slots.hold():
+    slots.refused(ServerBusy("x", retry_after_seconds=60))
+    with slots.queue.slot():
         pass
 
 
 def test_retry_after_holds_everybody_back() -> None:
     slots = Slots(2)
-    slots.paced(ConcurrencyLimitReached("x", retry_after_seconds=0.3))
+    slots.refused(ConcurrencyLimitReached("x", retry_after_seconds=0.3))
     started = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
         waits = list(pool.map(lambda _: _wait(slots, started), range(2)))
     assert min(waits) >= 0.29
 
 
-def test_no_refusal_holds_everybody_back_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefect_nanobanana.slots._account.LONGEST_PAUSE_SECONDS", 0.1)
-    slots = Slots(1)
-    slots.paced(ConcurrencyLimitReached("x", retry_after_seconds=86400))
+def test_no_refusal_holds_everybody_back_for_long() -> None:
+    slots = Slots(1, SlotTimings(longest_pause=0.1))
+    slots.refused(ConcurrencyLimitReached("x", retry_after_seconds=86400))
     assert _wait(slots, time.monotonic()) < 10
 
 
 def _wait(slots: Slots, started: float) -> float:
-    with slots.hold():
+    with slots.queue.slot():
         return time.monotonic() - started
 
 
@@ -117,7 +117,7 @@ def test_a_cancelled_coroutine_gives_its_turn_away() -> None:
     slots = Slots(1)
 
     async def hold_for(seconds: float) -> None:
-        async with slots.ahold():
+        async with slots.queue.aslot():
             await asyncio.sleep(seconds)
 
     async def run() -> None:
@@ -136,25 +136,25 @@ def test_a_cancelled_coroutine_gives_its_turn_away() -> None:
         await asyncio.wait_for(hold_for(0), 2)
 
     asyncio.run(run())
-    assert slots.requests._out == 0
+    assert slots.queue.out == 0
 
 
 def test_an_interrupted_thread_gives_its_slot_back(monkeypatch: pytest.MonkeyPatch) -> None:
     slots = Slots(1)
-    queue = slots.requests._queue
+    enqueue = slots.queue._enqueue
 
     def interrupted(first: bool) -> object:
-        turn = queue(first)
+        turn = enqueue(first)
         monkeypatch.setattr(turn, "result", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
         return turn
 
-    monkeypatch.setattr(slots.requests, "_queue", interrupted)
-    with pytest.raises(KeyboardInterrupt), slots.hold():
+    monkeypatch.setattr(slots.queue, "_enqueue", interrupted)
+    with pytest.raises(KeyboardInterrupt), slots.queue.slot():
         pass
-    assert slots.requests._out == 0
+    assert slots.queue.out == 0
 
 
-def test_one_keeper_per_account() -> None:
+def test_one_object_per_account() -> None:
     one = slots_for("acct-a", 1)
     assert slots_for("acct-a", 3) is one
     assert one.limit == 3

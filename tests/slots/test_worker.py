@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import httpx
@@ -30,33 +30,29 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect_nanobanana import ConcurrencyLimitReached, NanoBananaCredentials, RunReport
 from prefect_nanobanana.sandbox.s3 import free_port
 from prefect_nanobanana.slots import _account as slots_module
-from prefect_nanobanana.slots import _fairness as _sharing
-from prefect_nanobanana.slots import _keeper, _leases
 from prefect_nanobanana.slots._account import Slots
+from prefect_nanobanana.slots._leases import Leases
 from prefect_nanobanana.slots._server import Peer, SharedLimit
+from prefect_nanobanana.slots._timings import SlotTimings
+from prefect_nanobanana.slots._worker import LeaseWorker
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 WaitFor = Callable[..., None]
 IN_USE = slots_module.prefect_is_in_use
-BRISK = {
-    "RENEW_SECONDS": 0.4,
-    "LOOK_SECONDS": 0.2,
-    "LINE_SECONDS": 0.1,
-    "LINGER_SECONDS": 0.1,
-    "EXPECT_SECONDS": 1.0,
-    "LEAVE_SECONDS": 0.3,
-    "GRACE_SECONDS": 0.5,
-    "SETTLE_SECONDS": 0.2,
-    "LEAKED_SECONDS": 0.5,
-}
-
-
-@pytest.fixture(autouse=True)
-def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in BRISK.items():
-        monkeypatch.setattr(_keeper, name, seconds)
-    for name in ("NEWCOMER_SECONDS", "TURN_SECONDS", "ODD_SECONDS"):
-        monkeypatch.setattr(_sharing, name, 0.3)
+BRISK = SlotTimings(
+    renew=0.4,
+    look=0.2,
+    line=0.1,
+    linger=0.1,
+    expect=1.0,
+    leave=0.3,
+    grace=0.5,
+    settle=0.2,
+    leaked=0.5,
+    newcomer=0.3,
+    turn=0.3,
+    odd=0.3,
+)
 
 
 class Patient(SharedLimit):
@@ -78,9 +74,9 @@ class Account:
         self.open = self.most_open = 0
         self._lock = threading.Lock()
 
-    def process(self, limit: int) -> Slots:
+    def process(self, limit: int, timings: SlotTimings = BRISK) -> Slots:
         """A process that uses the account."""
-        slots = Slots(limit)
+        slots = Slots(limit, timings)
         slots.share(self.id)
         self.processes.append(slots)
         return slots
@@ -88,7 +84,7 @@ class Account:
     @contextmanager
     def request(self, slots: Slots) -> Iterator[None]:
         """A request, as the API counts it."""
-        with slots.hold():
+        with slots.queue.slot():
             with self._lock:
                 self.open += 1
                 self.most_open = max(self.most_open, self.open)
@@ -139,8 +135,7 @@ def account(prefect_server: None, wait_for: WaitFor) -> Iterator[Account]:
         account = Account(client)
         yield account
         for slots in account.processes:
-            assert slots._keeper is not None
-            slots._keeper.close()
+            slots.close()
         wait_for(account.at_rest, 120)
 
 
@@ -151,9 +146,13 @@ def test_slots_are_leased_before_they_are_waited_for(account: Account, wait_for:
     wait_for(account.at_rest)  # nobody came for them
 
 
-def _keeper_of(slots: Slots) -> _keeper.Keeper:
-    assert slots._keeper is not None
-    return slots._keeper
+def _worker_of(slots: Slots) -> LeaseWorker:
+    assert slots._worker is not None
+    return slots._worker
+
+
+def _leases_of(slots: Slots) -> Leases:
+    return _worker_of(slots)._allocation.leases
 
 
 def test_a_limit_is_made_and_everything_is_given_back(account: Account, wait_for: WaitFor) -> None:
@@ -208,7 +207,7 @@ def test_coroutines_share_too(account: Account) -> None:
 
     async def work(slots: Slots) -> None:
         nonlocal open_now, most
-        async with slots.ahold():
+        async with slots.queue.aslot():
             open_now += 1
             most = max(most, open_now)
             await asyncio.sleep(0.02)
@@ -225,33 +224,28 @@ def test_a_forgotten_lease_is_still_ours(account: Account, wait_for: WaitFor) ->
     """As after a restart of a server that keeps its leases in memory, though not its counts."""
     first, second = account.process(1), account.process(1)
     with account.request(first):
-        keeper = _keeper_of(first)
-        [lease] = keeper._leases
+        [lease] = _leases_of(first)
         account.client.release_concurrency_slots_with_lease(uuid.UUID(lease.id))
         account.client.increment_concurrency_slots([account.name], 1, "concurrency")
-        wait_for(lambda: lease.id is None)
+        wait_for(lambda: [each.id for each in _leases_of(first)] == [None])
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(second.requests.take)
+            waiting = pool.submit(second.queue.acquire)
             wait_for(lambda: len(account.peers()) == 2)
             time.sleep(1)
             assert not waiting.done()
-            first.requests.give_back()
+            first.queue.release()
             waiting.result(120)
-            second.requests.give_back()
-            first.requests.take()
+            second.queue.release()
+            first.queue.acquire()
 
 
-def test_an_expired_lease_is_leased_again(
-    account: Account, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slots = account.process(1)
+def test_an_expired_lease_is_leased_again(account: Account, wait_for: WaitFor) -> None:
+    slots = account.process(1, replace(BRISK, trusted=0.0))
     with account.at_work(slots) as ended:
         wait_for(lambda: len(ended) > 1)
-        [lease] = _keeper_of(slots)._leases
-        monkeypatch.setattr(_leases, "LEASE_SECONDS", 0.0)
+        [lease] = _leases_of(slots)
         account.client.release_concurrency_slots_with_lease(uuid.UUID(lease.id))
-        wait_for(lambda: lease not in _keeper_of(slots)._leases)
-        monkeypatch.undo()
+        wait_for(lambda: lease not in _leases_of(slots))
         before = len(ended)
         wait_for(lambda: len(ended) > before + 3)
 
@@ -260,7 +254,7 @@ HOLD = """
 import sys, time
 from prefect_nanobanana.slots import slots_for
 slots = slots_for(sys.argv[1], 1)
-with slots.hold():
+with slots.queue.slot():
     print("holds", flush=True)
     sys.stdin.readline()
 """
@@ -290,12 +284,12 @@ def _other_process(account: Account) -> Iterator[subprocess.Popen[str]]:
 def test_a_killed_process_gives_back_what_it_held(account: Account, wait_for: WaitFor) -> None:
     slots = account.process(1)
     with _other_process(account) as process, ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(slots.requests.take)
+        waiting = pool.submit(slots.queue.acquire)
         wait_for(lambda: len(account.peers()) == 2)
         assert not waiting.done()
         os.kill(process.pid, signal.SIGKILL)
         waiting.result(120)  # this server never takes a lease back: we have
-        slots.requests.give_back()
+        slots.queue.release()
 
 
 def test_a_process_that_ends_gives_everything_back(account: Account, wait_for: WaitFor) -> None:
@@ -320,7 +314,7 @@ def test_a_busy_server_is_asked_again_to_take_slots_back(
 
     with account.request(slots):
         monkeypatch.setattr(SharedLimit, method, busy)
-        _keeper_of(slots).close()
+        slots.close()
         wait_for(account.at_rest)
 
 
@@ -337,23 +331,36 @@ def test_who_does_not_know_whether_it_is_counted_leaves_all_the_same(
     slots = account.process(1)
     slots.prepare(1)
     wait_for(lambda: len(account.peers()) == 1)
-    _keeper_of(slots).close()
+    slots.close()
     wait_for(account.at_rest)
 
 
-def test_a_process_killed_on_another_machine_is_known_by_its_silence(
-    account: Account, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_keeper, "SILENT_SECONDS", 1.0)
+def test_a_process_killed_on_another_machine_is_known_by_its_silence(account: Account) -> None:
     with Patient(account.id) as shared:
         shared.resize(1)
         lease = shared.lease()
         assert lease is not None
         shared.enter(Peer("elsewhere", "another/boot", 7, 1, held=1, leases=[lease]))
     started = time.monotonic()
-    with account.request(account.process(1)):
+    with account.request(account.process(1, replace(BRISK, silent=1.0))):
         assert time.monotonic() - started >= 1.0
         assert [each.id for each in account.peers()] != ["elsewhere"]
+
+
+def test_what_a_restarted_server_has_forgotten_is_given_back_at_the_end(
+    account: Account, wait_for: WaitFor
+) -> None:
+    """Between its restart and the end of the run no lease was renewed: nothing told of it before."""
+    first, second = (account.process(3, replace(BRISK, renew=20.0)) for _ in range(2))
+    with account.request(second):
+        with account.request(first), account.request(first):
+            for lease in _leases_of(first):
+                account.client.release_concurrency_slots_with_lease(uuid.UUID(lease.id))
+                account.client.increment_concurrency_slots([account.name], lease.slots, "concurrency")
+            assert account.counted == 3
+        first.close()
+        wait_for(lambda: [each.held for each in account.peers()] == [1])
+        assert account.counted == 1, "and not what another one holds"
 
 
 def test_what_nobody_holds_is_given_back(account: Account, wait_for: WaitFor) -> None:
@@ -385,7 +392,7 @@ def test_a_learned_limit_counts_for_all(account: Account, wait_for: WaitFor) -> 
     first, second = account.process(3), account.process(3)
     with account.at_work(first, threads=3), account.at_work(second, threads=3):
         wait_for(lambda: sum(each.held for each in account.peers()) == 3)
-        first.paced(ConcurrencyLimitReached("x", limit=1))
+        first.refused(ConcurrencyLimitReached("x", limit=1))
         wait_for(lambda: account.size == 1 and account.counted == 1)
         account.most_open = 0
         wait_for(lambda: account.most_open > 0)
@@ -397,10 +404,10 @@ def test_retry_after_is_obeyed_by_other_processes(account: Account, wait_for: Wa
     first, second = account.process(2), account.process(2)
     with account.at_work(second) as ended:
         with account.request(first):
-            wait_for(lambda: len(ended) > 0 and len(_keeper_of(second)._seen) == 1)
-            first.paced(ConcurrencyLimitReached("x", retry_after_seconds=1.5))
-            wait_for(lambda: second.requests._pause_until > 0)
-        until = second.requests._pause_until
+            wait_for(lambda: len(ended) > 0 and len(_worker_of(second)._peers._seen) == 1)
+            first.refused(ConcurrencyLimitReached("x", retry_after_seconds=1.5))
+            wait_for(lambda: second.queue.paused_until > 0)
+        until = second.queue.paused_until
         wait_for(lambda: ended[-1] > until)
     assert [each for each in ended if until - 1 < each < until] == []
 
@@ -427,17 +434,14 @@ def test_a_limit_that_is_switched_off_limits_this_process_only(
     assert "switched off in Prefect" in caplog.text
 
 
-def test_without_a_server_the_process_goes_on_alone(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(_keeper, "ALONE_SECONDS", 0.5)
+def test_without_a_server_the_process_goes_on_alone(caplog: pytest.LogCaptureFixture) -> None:
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
-        slots = Slots(2)
+        slots = Slots(2, replace(BRISK, alone=0.5))
         slots.share("nobody")
-        with slots.hold(), slots.hold():
+        with slots.queue.slot(), slots.queue.slot():
             pass
     assert "shared inside this process only" in caplog.text
-    _keeper_of(slots).close()
+    slots.close()
 
 
 def test_the_main_job_shares_its_slots(
