@@ -258,8 +258,8 @@ def notes(options: argparse.Namespace) -> str:
         "Both limits together are `1 / (1 / download + 1 / upload)`: what those two reach one after the "
         "other. Here the servers and the copies share the cores: none is idle while another works.",
         "The pictures' server says each picture's MD5 as its tag, as image hosts do that are object "
-        "stores. A store that does not check what it gets makes its own tag of that, and the two are "
-        "compared; where the host says none, our copy works it out. A store that checks needs neither.",
+        "stores. Both stores make their own tag of what they get, and the two are compared; where the "
+        "host says none, our copy works it out. Neither is known to check, and nothing is set.",
         "(e) ran in the first round only. It includes Prefect's task runs, the records in the bucket, "
         "thumbnails and the gallery, and its Prefect server takes CPU time from the same machine. (c) "
         "includes the start of rclone.",

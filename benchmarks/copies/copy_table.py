@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 SMALL, LARGE = 1.5, 20.0
-LEAST_OF_LIMIT = {SMALL: 0.8, LARGE: 0.65}
+LEAST_OF_LIMIT = {SMALL: 0.8, LARGE: 0.75}
 LEAST_BY_SCRIPT = 1.5
 LEAST_BY_SCRIPT_WITH_WAIT = 6.0
 MOST_PEAK_MB = 100.0

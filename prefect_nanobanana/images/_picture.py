@@ -46,6 +46,9 @@ _BYTES_PER_PIXEL = {_kinds.JPEG: 6, _kinds.GIF: 5, _kinds.WEBP: 16, _kinds.AVIF:
 """At worst, with what decoders keep besides, as measured; 8 for the others, which may be transparent."""
 MAX_DECODED_BYTES = 1_000_000_000
 """What would take more, as a WebP of more than 62 megapixels, is told by its structure alone."""
+_MOST_INFLATION = 1032
+"""Bytes that one byte of zlib's data can stand for (its documentation)."""
+_ROWS_MISSING = "the picture is broken or cut short (rows are missing)"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Of a PNG, by its colour type."""
 _ADAM7 = (
@@ -94,9 +97,9 @@ class Picture:
 def inspect(file: IO[bytes], *, thumbnail: bool = True, length_told: bool = False) -> Picture:
     """Check that a file is a whole picture, by its structure and its pixels.
 
-    Bytes behind the end, and parts that carry no pixels, may be anything. The pixels of a PNG are
-    unpacked and counted, which takes no memory, and decoded for a thumbnail only; those of other kinds
-    always.
+    Bytes behind the end, and parts that carry no pixels, may be anything. With a thumbnail all pixels
+    are decoded, and those of a PNG counted before. Without one, a PNG's own checksums are checked,
+    which costs a tenth of that and misses no damaged byte; the other kinds are decoded all the same.
 
     Args:
         file: The file, from its start; it is read and rewound.
@@ -144,9 +147,10 @@ def _inspected(data: memoryview, thumbnail: bool, length_told: bool) -> Picture:
         return _upright(kind, *known, turned, checked=False)
     _bound(width * height)
     if kind == _kinds.PNG:
-        _count_png(structure, head)  # the decoder does not miss rows that are not there
-    if kind == _kinds.PNG and not thumbnail:
-        return _upright(kind, width, height, turned)
+        expected = _expected_size(structure, head)
+        if not thumbnail:
+            return _upright(kind, width, height, turned)
+        _count_png(structure, expected)  # the decoder does not miss rows that are not there
     with budget.take(needed + len(data)):
         return apart(functools.partial(_decoded, kind, structure, thumbnail))
 
@@ -193,11 +197,11 @@ def _small(image: Image.Image, turned: int) -> str:
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def _count_png(structure: Structure, head: bytes) -> None:
-    """Check that a PNG has all of its rows.
+def _expected_size(structure: Structure, head: bytes) -> int:
+    """How many bytes the pixels of a PNG are.
 
     Raises:
-        NotAPicture: If not.
+        NotAPicture: If its header makes no sense, or so many cannot be in it.
     """
     depth, colour, interlaced = head[24], head[25], head[28]
     if colour not in _CHANNELS or not structure.width or not structure.height:
@@ -207,12 +211,23 @@ def _count_png(structure: Structure, head: bytes) -> None:
         columns, rows = -(-(structure.width - x) // across), -(-(structure.height - y) // down)
         if columns > 0 and rows > 0:
             expected += rows * (1 + (columns * depth * _CHANNELS[colour] + 7) // 8)
+    if sum(map(len, structure.pixels)) * _MOST_INFLATION < expected:
+        raise NotAPicture(_ROWS_MISSING)
+    return expected
+
+
+def _count_png(structure: Structure, expected: int) -> None:
+    """Check that a PNG has all of its rows.
+
+    Raises:
+        NotAPicture: If not.
+    """
     try:
         size = inflated_size(structure.pixels, expected)
     except zlib.error as error:
         raise NotAPicture(f"the picture is broken ({error})") from None
     if size < expected:
-        raise NotAPicture("the picture is broken or cut short (rows are missing)")
+        raise NotAPicture(_ROWS_MISSING)
 
 
 def _orientation(exif: bytes) -> int:

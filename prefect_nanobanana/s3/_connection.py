@@ -76,6 +76,13 @@ class Connection:
             return client
         return self._client[1]
 
+    @property
+    def sends_checksums(self) -> bool:
+        """Whether uploads carry their checksum: unless the store refuses that, or the block says no."""
+        config: Any = self.client.meta.config
+        wanted = config.request_checksum_calculation != "when_required"
+        return wanted and self._capabilities.accepts_checksums
+
     def call(self, operation: str, **request: Any) -> Any:
         """Send one request, and once more without a header that the store refuses by its name.
 
@@ -94,9 +101,9 @@ class Connection:
         while True:
             known, client = self._capabilities, self.client
             sent = {name: value for name, value in known.fit(request).items() if value is not None}
-            config: Any = client.meta.config
-            if config.request_checksum_calculation == "when_required":
+            if not self.sends_checksums:
                 sent.pop("ChecksumSHA256", None)
+            config: Any = client.meta.config
             if config.response_checksum_validation == "when_required":
                 sent.pop("ChecksumMode", None)
             try:

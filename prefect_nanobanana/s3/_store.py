@@ -85,7 +85,7 @@ class ObjectStore:
         """
         verify = self.options.verify
         aws = verify == "auto" and is_aws(self._connection.client.meta.endpoint_url)
-        return (aws or verify == "store") and self.capabilities.accepts_checksums
+        return (aws or verify == "store") and self._connection.sends_checksums
 
     def key(self, *parts: str) -> str:
         """Join parts below the bucket's folder."""

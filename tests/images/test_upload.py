@@ -355,6 +355,15 @@ def test_which_store_is_known_to_check(
     assert ObjectStore(block, StorageOptions(verify=verify)).checks_uploads is checks
 
 
+@pytest.mark.parametrize("verify", ["auto", "store"])
+def test_what_carries_no_checksum_is_compared(make_bucket: MakeBucket, verify: Any) -> None:
+    block = make_bucket(endpoint_url="https://s3.eu-west-1.amazonaws.com")
+    opened = ObjectStore(block, StorageOptions(verify=verify), Capabilities(accepts_checksums=False))
+    assert not opened.checks_uploads
+    block.credentials.aws_client_parameters.config = {"request_checksum_calculation": "when_required"}
+    assert not ObjectStore(block, StorageOptions(verify=verify)).checks_uploads
+
+
 @pytest.mark.parametrize("verify", ["auto", "store", "compare"])
 @pytest.mark.parametrize("expected", [1, 99])
 def test_no_request_is_signed_wrongly(
