@@ -7,8 +7,10 @@ import functools
 import io
 import mmap
 import struct
+import threading
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import IO
 
@@ -94,6 +96,10 @@ class Picture:
     checked: bool = True
 
 
+_mapped = threading.Lock()
+"""Files on disk are walked through one by one: what is mapped of them counts as memory."""
+
+
 def inspect(file: IO[bytes], *, thumbnail: bool = True, length_told: bool = False) -> Picture:
     """Check that a file is a whole picture, by its structure and its pixels.
 
@@ -137,7 +143,8 @@ def _inspected(data: memoryview, thumbnail: bool, length_told: bool) -> Picture:
     kind = kind_of(head)
     if kind is None:
         raise NotAPicture(no_kind(head))
-    structure = read_structure(kind, data)
+    with _mapped if isinstance(data.obj, mmap.mmap) else nullcontext():
+        structure = read_structure(kind, data)
     width, height, turned = structure.width, structure.height, _orientation(structure.exif)
     needed = width * height * _BYTES_PER_PIXEL.get(kind, 8)
     if not kind.checked or (needed > MAX_DECODED_BYTES and width * height <= MAX_PIXELS):
