@@ -112,7 +112,7 @@ def status_of(error: ClientError) -> int:
 def answer_of(error: ClientError) -> str:
     """The store's own words: its code, and its message if that says more."""
     code, message = code_of(error), error.response.get("Error", {}).get("Message") or ""
-    return text(code if message in ("", code) else f"{code}: {message.rstrip('. ')}")
+    return text(code if message in ("", code) else f"{code}: {message}")
 
 
 def problem(error: Exception, bucket: str, key: str | None = None) -> StorageError:
