@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from copy_pictures import WARM_UP
 
@@ -186,7 +187,10 @@ def flow(work: Work, _: ExitStack) -> Run:
     from prefect_nanobanana.flows import generate_images
 
     credentials = NanoBananaCredentials(
-        api_key=SecretStr("nb_bench"), base_url=work.api_url, max_concurrent_requests=THREADS
+        api_key=SecretStr("nb_bench"),
+        base_url=work.api_url,
+        max_concurrent_requests=THREADS,
+        image_hosts=[f"http://{urlsplit(work.source_url).netloc}"],
     )
     generator = NanoBananaGenerator(credentials=credentials)
     bucket = _block(work)
