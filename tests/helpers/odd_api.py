@@ -148,7 +148,7 @@ class OddApi(Scripted):
             self.charges.append((text, cost))
             made = Made(f"g{len(self.charges)}", answer, self._draw(text, answer.pictures))
             self._made[made.name] = made
-        time.sleep(0.02)  # so that requests meet each other
+        time.sleep(0.05)  # so that requests meet each other
         if answer.end == "unknown":
             return _json({"error": "Internal server error"}, 500)
         if asked["mode"] == "async" or answer.begun:
