@@ -14,7 +14,7 @@ class Budget:
     Credits are set aside when a prompt's turn comes, and once more, at the price that is known then,
     when its request leaves: answers may have told another price meanwhile. While no answer has
     confirmed a model's price, several times of it are set aside, unless the request is the only one
-    under way.
+    under way. A request whose cost no answer told counts likewise, also when it has ended.
 
     Args:
         ceiling: The most that the run may spend, in credits; None for no bound.
@@ -24,8 +24,9 @@ class Budget:
     def __init__(self, ceiling: Credits | None, prices: Prices) -> None:
         self._ceiling = ceiling
         self._prices = prices
-        self._total: Credits = 0
+        self._told: Credits = 0
         self._spent: dict[int, Credits] = {}
+        self._untold: dict[int, ImageRequest] = {}
         self._waiting: dict[int, ImageRequest] = {}
         self._sent: dict[int, ImageRequest] = {}
         self._changed = threading.Condition()
@@ -55,18 +56,22 @@ class Budget:
             self._sent.pop(position, None)
         return self._fits(position, request, self._sent, (self._sent,))
 
-    def settle(self, position: int, spent: Credits) -> None:
-        """Say what a prompt has cost the run so far, or may have: the worst where that is not known.
+    def settle(self, position: int, spent: Credits, untold: ImageRequest | None = None) -> None:
+        """Say what a prompt has cost the run so far.
 
         Args:
             position: The prompt's place in the list.
-            spent: In credits, all its requests of this run together.
+            spent: What answers told, in credits, all its requests of this run together.
+            untold: A request that has cost more, or may have, as no answer told its cost.
         """
         with self._changed:
             self._waiting.pop(position, None)
             self._sent.pop(position, None)
-            self._total += spent - self._spent.get(position, 0)
+            self._untold.pop(position, None)
+            self._told += spent - self._spent.get(position, 0)
             self._spent[position] = spent
+            if untold is not None:
+                self._untold[position] = untold
             self._changed.notify_all()
 
     def _fits(
@@ -80,14 +85,19 @@ class Budget:
             return True
         with self._changed:
             # Requests are set aside, not amounts: what they may cost is corrected while they are.
-            while self._total + (self._prices.of(request) or 0) <= self._ceiling:
+            while self._counted() + (self._prices.of(request) or 0) <= self._ceiling:
                 under_way = [*(other for each in counted for other in each.values())]
-                wanted = sum(self._prices.at_worst(r) or 0 for r in (*under_way, request))
-                if not under_way or self._total + wanted <= self._ceiling:
+                at_worst = (*self._untold.values(), *under_way, request)
+                wanted = sum(self._prices.at_worst(r) or 0 for r in at_worst)
+                if not under_way or self._told + wanted <= self._ceiling:
                     own[position] = request
                     return True
                 self._changed.wait()
             return False
+
+    def _counted(self) -> Credits:
+        """What the run has cost so far, by the prices that are known now."""
+        return self._told + sum(self._prices.of(request) or 0 for request in self._untold.values())
 
     def suspend(self, position: int) -> None:
         """A request was not charged, and waits until it may be sent again."""

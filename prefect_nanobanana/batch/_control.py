@@ -10,8 +10,9 @@ from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana._common.text import counted, in_credits
 from prefect_nanobanana.batch._budget import Budget
 from prefect_nanobanana.batch._job import Job, NotSent
-from prefect_nanobanana.batch._outcomes import Ended
+from prefect_nanobanana.batch._outcomes import Ended, Spending, spending_of
 from prefect_nanobanana.batch._plan import Plan
+from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.errors import (
     AccessNotEnabled,
     AuthenticationFailed,
@@ -47,6 +48,10 @@ class RunControl:
         self._logger = logger
         self._prices = plan.prices
         self._budget = Budget(plan.max_credits, plan.prices)
+        for planned in plan.prompts:
+            if planned.asked_before:
+                spending = spending_of(planned.record, planned.price)
+                self._count(planned.position, planned.record, spending)
         self._expected = {p.position: p.price or 0 for p in plan.prompts if p.action == "ask"}
         self._tracker = Tracker(len(plan.prompts), expected=plan.price, also=watcher)
         self._lock = threading.Lock()
@@ -89,8 +94,15 @@ class RunControl:
 
     def settle(self, job: Job) -> None:
         """Count what a job has cost this run, or may have."""
-        spent = 0 if job.reused or job.record.safe_to_send else job.spending(self.price(job)).worst
-        self._budget.settle(job.planned.position, spent)
+        if job.planned.asked_before:
+            return  # counted already, and not asked again
+        free = job.reused or job.record.safe_to_send
+        spending = Spending() if free else job.spending(self.price(job))
+        self._count(job.planned.position, job.record, spending)
+
+    def _count(self, position: int, record: Record, spending: Spending) -> None:
+        untold = spending.estimated or spending.at_risk
+        self._budget.settle(position, 0 if untold else spending.used, record.request if untold else None)
 
     def admit(self, job: Job) -> None:
         """A request is about to leave.
@@ -151,12 +163,13 @@ class RunControl:
 
     def end(self, job: Job, status: OutcomeStatus, message: str | None) -> Ended:
         """Say the end of a job."""
-        ended = job.end(status, message, self.price(job))
+        confirmed = self._prices.confirmed(job.record.request.model)
+        ended = job.end(status, message, self.price(job), price_confirmed=confirmed)
         outcome, record = ended.item.outcome, job.record
         level = logging.INFO if status == "stored" else logging.WARNING
         note = f": {message}" if message else f", {counted(len(outcome.images), 'image')}"
         cost = in_credits(record.credits_used) + (" paid earlier" if job.reused else "")
-        cost += " (an estimate)" if outcome.credits_estimated else ""
+        cost += " (an estimate)" if outcome.credits_estimated and record.credits_used else ""
         self._logger.log(level, "%s: %r%s; %s", status, run_name(record.prompt.prompt), note, cost)
         self._tracker.ended(
             record.prompt.prompt,

@@ -212,14 +212,24 @@ class Job(GenerationHooks):
             "prompt": record.request.prompt,
         }
 
-    def end(self, status: OutcomeStatus, message: str | None, price: Credits | None) -> Ended:
+    def end(
+        self,
+        status: OutcomeStatus,
+        message: str | None,
+        price: Credits | None,
+        *,
+        price_confirmed: bool = False,
+    ) -> Ended:
         """The end of the prompt in this run."""
+        spending = self.spending(price)
+        if status == "unknown" and not price_confirmed and not self._record.credits_used:
+            spending = replace(spending, estimated=True)  # the catalogue's price, which may be another
         item = make_outcome(
             self.planned.position,
             self._record,
             status,
             message,
             reused=self.reused,
-            spending=self.spending(price),
+            spending=spending,
         )
         return Ended(self.planned, self._record, item)

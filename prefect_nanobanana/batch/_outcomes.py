@@ -34,11 +34,6 @@ class Spending:
     at_risk: Credits = 0
     estimated: bool = False
 
-    @property
-    def worst(self) -> Credits:
-        """What it has cost at worst."""
-        return self.used + self.at_risk
-
 
 @dataclass(frozen=True)
 class Ended:

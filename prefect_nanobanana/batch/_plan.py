@@ -52,6 +52,11 @@ class Planned:
     ledger: Ledger
     again: bool = False
 
+    @property
+    def asked_before(self) -> bool:
+        """Whether an earlier attempt of this run has asked for it, and maybe paid."""
+        return self.record.asked_in(self.ledger.flow_run) and not self.record.safe_to_send
+
 
 @dataclass(frozen=True)
 class Plan:

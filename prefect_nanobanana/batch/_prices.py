@@ -36,9 +36,12 @@ class Prices:
     def at_worst(self, request: ImageRequest) -> Credits | None:
         """The same, on the safe side while no answer has confirmed the model's price."""
         price = self.of(request)
+        return price if price is None or self.confirmed(request.model) else price * CAUTION
+
+    def confirmed(self, model: str) -> bool:
+        """Whether an answer has told what a model really costs."""
         with self._lock:
-            confirmed = request.model in self._factors
-        return price if price is None or confirmed else price * CAUTION
+            return model in self._factors
 
     def listed(self, request: ImageRequest) -> Credits | None:
         """What it costs by the catalogue, in credits; None if the model or its price is not listed."""

@@ -63,20 +63,63 @@ def default_batch_name(
             "could not find this batch again and would pay twice: give `batch=` a name that is the same "
             "in each attempt, or set the retries on this flow"
         )
-    local = [run for run in runs if run.local]
-    if len(local) == 1 or not all(run.local for run in runs[runs.index(local[0]) :]):
+    digest = _digest(runs, prompts, prompts_from, generator, bucket_uri)
+    if digest is None:
         # Random, unlike the first digits where ids begin with the time.
         return _name(own, own.id.replace("-", "")[:8] if own.id[14] == "4" else own.id[-8:])
+    return _name(next(run for run in runs if run.local), digest[:8])
+
+
+def asker(
+    prompts: Sequence[str | ImagePrompt],
+    prompts_from: str | None,
+    generator: NanoBananaGenerator,
+    bucket_uri: str,
+    batch: str | None,
+) -> str:
+    """Name the call that the flow run is made for: the same in each attempt of what is retried above.
+
+    What it asks again on request, and what it may spend, holds for all attempts together.
+
+    Args:
+        prompts: As they were given to the flow.
+        prompts_from: As it was given to the flow.
+        generator: How images are made.
+        bucket_uri: Where they go.
+        batch: The batch's name, if it was given one.
+
+    Returns:
+        The flow run's id; with an addition if flows or tasks above it run in this process.
+    """
+    runs = runs_above()
+    digest = _digest(runs, prompts, prompts_from, generator, bucket_uri, batch)
+    if digest is None:
+        return runs[-1].id
+    return f"{next(run for run in runs if run.local).id}/{digest[:16]}"
+
+
+def _digest(
+    runs: Sequence[RunAbove],
+    prompts: Sequence[str | ImagePrompt],
+    prompts_from: str | None,
+    generator: NanoBananaGenerator,
+    bucket_uri: str,
+    batch: str | None = None,
+) -> str | None:
+    """What tells the call from all others in its outermost run; None if nothing above it is here."""
+    local = [run for run in runs if run.local]
+    if len(local) == 1 or not all(run.local for run in runs[runs.index(local[0]) :]):
+        return None
     asked = {
         "prompts": [_asked(prompt) for prompt in prompts],
         "prompts_from": _without_query(prompts_from),
         "generator": generator.model_dump(mode="json", exclude={"credentials", "reference_image_urls"}),
         "references": [_without_query(url) for url in generator.reference_image_urls],
         "bucket": bucket_uri,
+        **({"batch": batch} if batch else {}),
     }
     call = json.dumps([local[0].id, [run.kind for run in local], asked], sort_keys=True, default=str)
-    digest = hashlib.sha256(f"{call}#{_place(call, attempts(local))}".encode()).hexdigest()
-    return _name(local[0], digest[:8])
+    return hashlib.sha256(f"{call}#{_place(call, attempts(local))}".encode()).hexdigest()
 
 
 def _name(run: RunAbove, digits: str) -> str:

@@ -5,14 +5,13 @@
 from typing import Annotated, Literal, cast
 
 from prefect import flow, get_run_logger
-from prefect.runtime import flow_run
 from prefect_aws import S3Bucket
 from pydantic import Field
 
 from prefect_nanobanana.batch import Ledger, Runner, gather_prompts, make_plan, recorded_outcomes
 from prefect_nanobanana.flows._account import Account
 from prefect_nanobanana.flows._again import asked_again
-from prefect_nanobanana.flows._batch_name import default_batch_name
+from prefect_nanobanana.flows._batch_name import asker, default_batch_name
 from prefect_nanobanana.flows._logs import readable_logs
 from prefect_nanobanana.flows._states import final_state
 from prefect_nanobanana.generator import NanoBananaGenerator
@@ -54,7 +53,8 @@ def generate_images(
         batch: The name of this piece of work, and its folder in the bucket. The same name again
             resumes it and pays for nothing twice. Empty for a new one, named after the day, the
             outermost run and what is asked: the same again when Prefect retries this run or one above.
-        max_credits: The most that this run may spend, in credits. Empty for no bound.
+        max_credits: The most that this run may spend, in credits, all attempts together where Prefect
+            retries it or a run above. Empty for no bound.
         fail_on: What turns the run red: an error, also a warning of the safety check, or nothing.
         ask_again: What earlier runs of the batch have asked and this one asks, and pays, again: warnings
             (refused by the safety check), failed (paid, and failed), unknown (maybe paid, no answer).
@@ -74,19 +74,13 @@ def generate_images(
         RunFailed: If `fail_on` turns the run red; it holds the report, and what was stored stays.
     """
     logger = get_run_logger()
-    run_id = str(flow_run.get_id())
     again = asked_again(ask_again, on_unknown, retry_warnings, retry_failed)
     store = ObjectStore(bucket, storage)
-    name = batch.strip() if batch else ""
-    if not name:
-        name = default_batch_name(
-            prompts,
-            prompts_from,
-            generator,
-            store.uri(store.key()),
-            has_records=lambda batch: Ledger(store, batch).exists(),
-        )
-    ledger = Ledger.open(store, name, run_id)
+    given = batch.strip() if batch else ""
+    call = (prompts, prompts_from, generator, store.uri(store.key()))
+    name = given or default_batch_name(*call, has_records=lambda name: Ledger(store, name).exists())
+    asked_by = asker(*call, given)
+    ledger = Ledger.open(store, name, asked_by)
     with Fetcher(generator.credentials.trusted_hosts, connections=1) as fetcher:
         listed = gather_prompts(prompts, prompts_from, store.read_uri, fetcher)
     account = Account(generator.credentials, logger)

@@ -26,7 +26,8 @@ class Outcome(Frozen):
         images: Its images in S3.
         credits_used: What it cost in credits, by this run or, if `reused`, by an earlier one.
         credits_at_risk: What may have been paid besides: the price of each request without an answer.
-        credits_estimated: Whether `credits_used` is an estimate, as the API did not say.
+        credits_estimated: Whether `credits_used`, or `credits_at_risk` of what is unknown, is an
+            estimate, as the API did not say.
         reused: Whether it was an earlier run of the batch that asked for it.
         message: Why, for everything but `stored`.
     """
@@ -105,14 +106,15 @@ class RunReport(Frozen):
         While a cost is an estimate, what the account lost besides may be of that, and is nobody else's.
         """
         gap = self.credits_unexplained
-        if gap is None or self.prompts_estimated:
+        if gap is None or any(o.credits_estimated and not o.reused for o in self.outcomes):
             return None
         return max(0, gap - self.credits_at_risk)
 
     @property
     def prompts_estimated(self) -> int:
-        """Prompts of which the API did not say what they cost this run."""
-        return sum(1 for o in self.outcomes if o.credits_estimated and not o.reused)
+        """Prompts of which the API did not say what they cost this run; without those at risk."""
+        mine = [o for o in self.outcomes if not o.reused and o.credits_estimated]
+        return sum(1 for o in mine if o.credits_used or o.status != "unknown")
 
     @property
     def credits_by_status(self) -> dict[str, Credits]:
