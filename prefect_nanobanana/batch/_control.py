@@ -176,7 +176,7 @@ class RunControl:
             status,
             images=len(outcome.images),
             credits=0 if job.reused else record.credits_used,
-            asked=record.asked_in(job.planned.ledger.flow_run) and not job.reused,
+            asked=record.asked_in(job.planned.ledger.asked_by) and not job.reused,
             expected=self._expected.get(job.planned.position, 0),
         )
         if status in ("warning", "failed", "unknown") and (job.copy_errors or not job.reused):

@@ -107,7 +107,7 @@ class Job(GenerationHooks):
         """
         self._run.admit(self)
         ledger, before = self.planned.ledger, self._record
-        record = before.asking(self.planned.prompt, self.planned.request, ledger.flow_run)
+        record = before.asking(self.planned.prompt, self.planned.request, ledger.asked_by)
         try:
             ledger.claim(record)
         except Claimed:

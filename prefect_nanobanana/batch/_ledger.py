@@ -48,7 +48,7 @@ class Ledger:
     Args:
         store: Where they are.
         batch: Its name.
-        flow_run: Goes into the records, to tell who asked.
+        asked_by: Goes into the records, to tell who asked.
         timing: How long it waits.
     """
 
@@ -56,26 +56,26 @@ class Ledger:
         self,
         store: ObjectStore,
         batch: str,
-        flow_run: str | None = None,
+        asked_by: str | None = None,
         timing: Timing | None = None,
     ) -> None:
         self.store = store
         self.batch = batch
-        self.flow_run = flow_run
+        self.asked_by = asked_by
         self._timing = timing or TIMING.get()
         self._versions: dict[str, str] = {}
         self._attempts: dict[str, str | None] = {}
         self._refused = False
 
     @classmethod
-    def open(cls, store: ObjectStore, batch: str, flow_run: str | None = None) -> Ledger:
+    def open(cls, store: ObjectStore, batch: str, asked_by: str | None = None) -> Ledger:
         """Open the ledger of a batch that a person has named.
 
         Raises:
             InvalidInput: If the name cannot name a batch.
             StorageError: If the bucket cannot be listed.
         """
-        return cls(store, existing_batch(check_batch(batch), store), flow_run)
+        return cls(store, existing_batch(check_batch(batch), store), asked_by)
 
     def exists(self) -> bool:
         """Whether the batch has any record."""

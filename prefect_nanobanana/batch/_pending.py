@@ -15,7 +15,7 @@ from prefect_nanobanana.s3 import ObjectStore
 
 
 def plan_pending(
-    store: ObjectStore, since: datetime, batches: Collection[str] = (), flow_run: str | None = None
+    store: ObjectStore, since: datetime, batches: Collection[str] = (), asked_by: str | None = None
 ) -> Plan:
     """Decide what to do with images that were paid and are not in S3, of several batches.
 
@@ -23,7 +23,7 @@ def plan_pending(
         store: Where the batches are.
         since: Records that were written before are left out.
         batches: The batches' names; all in the bucket's folder if there are none.
-        flow_run: Goes into the records.
+        asked_by: Goes into the records.
 
     Returns:
         What to do, oldest first, as their URLs die first. Nothing is asked for.
@@ -35,7 +35,7 @@ def plan_pending(
     """
     owed = [
         (record, ledger)
-        for ledger, keys in _ledgers(store, since, batches, flow_run)
+        for ledger, keys in _ledgers(store, since, batches, asked_by)
         for record in ledger.read(keys).values()
         if record.can_be_polled or (record.state == "generated" and record.missing)
     ]
@@ -56,7 +56,7 @@ def plan_pending(
 
 
 def _ledgers(
-    store: ObjectStore, since: datetime, batches: Collection[str], flow_run: str | None
+    store: ObjectStore, since: datetime, batches: Collection[str], asked_by: str | None
 ) -> Iterator[tuple[Ledger, list[str]]]:
     """Find the ledgers in a bucket's folder, and the keys of their records."""
     wanted = {check_batch(name) for name in batches}
@@ -69,4 +69,4 @@ def _ledgers(
         if not wanted or normalize("NFC", match[1]) in wanted:
             found.setdefault(match[1], []).append(match[2])
     for name, keys in found.items():
-        yield Ledger(store, name, flow_run), keys
+        yield Ledger(store, name, asked_by), keys

@@ -55,7 +55,7 @@ class Planned:
     @property
     def asked_before(self) -> bool:
         """Whether an earlier attempt of this run has asked for it, and maybe paid."""
-        return self.record.asked_in(self.ledger.flow_run) and not self.record.safe_to_send
+        return self.record.asked_in(self.ledger.asked_by) and not self.record.safe_to_send
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,10 @@ def make_plan(
     for position, (key, item, request) in enumerate(zip(keys, listed, requests, strict=True), 1):
         record = found.get(key) or Record(key=key.key, prompt=item.prompt, request=request)
         record = record.listed(position, item.prompt, request)
-        action = action_of(record, ledger.flow_run, ask_again, answer_within)
+        action = action_of(record, ledger.asked_by, ask_again, answer_within)
         if action == "ask":  # what is paid already needs its model no more
             problems += [f"{item.place}: {text}" for text in _problems(request, catalogue)]
-        resend = "unknown" in ask_again and not record.asked_in(ledger.flow_run)
+        resend = "unknown" in ask_again and not record.asked_in(ledger.asked_by)
         again = action == "await_end" and resend
         price = prices.of(request)
         planned.append(Planned(position, record, item.prompt, request, price, action, ledger, again))
@@ -148,7 +148,7 @@ def make_plan(
 
 def action_of(
     record: Record,
-    flow_run: str | None,
+    asked_by: str | None,
     ask_again: Collection[AskAgain] = (),
     answer_within_seconds: float = 0.0,
 ) -> Action:
@@ -156,11 +156,11 @@ def action_of(
 
     Args:
         record: What is known of it.
-        flow_run: What this flow run has asked already is not asked again when Prefect retries it.
+        asked_by: What this flow run has asked already is not asked again when Prefect retries it.
         ask_again: What is asked again, though it costs, or may cost, a second time.
         answer_within_seconds: A request without an answer that is younger may still get one.
     """
-    mine = record.asked_in(flow_run)
+    mine = record.asked_in(asked_by)
     age = record.age_seconds()
     old = age is None or age > answer_within_seconds
     match record.state:

@@ -60,7 +60,7 @@ class Record(BaseModel):
         position: Its place in the list that named it last, from 1; plays no part in the key.
         state: How far it got.
         asked_at: When the last request left.
-        asked_by: The flow run that sent it.
+        asked_by: The call that sent it: the id of its flow run, or of the one above it and a digest.
         attempt: Tells that request from all others.
         generation: What the API answered.
         generation_id: The id by which its end can be asked for, once an answer named it.
@@ -112,9 +112,9 @@ class Record(BaseModel):
         """Whether a request left and nothing says what it cost."""
         return self.state in ("asked", "submitted", "unknown")
 
-    def asked_in(self, flow_run: str | None) -> bool:
+    def asked_in(self, asked_by: str | None) -> bool:
         """Whether it was this flow run that asked last, in this attempt or in an earlier one."""
-        return self.asked_by is not None and self.asked_by == flow_run
+        return self.asked_by is not None and self.asked_by == asked_by
 
     @property
     def missing(self) -> dict[int, str]:
@@ -138,14 +138,14 @@ class Record(BaseModel):
             return self._with(position=position, prompt=prompt, request=request)
         return self._with(position=position)
 
-    def asking(self, prompt: ImagePrompt, request: ImageRequest, flow_run: str | None) -> Self:
+    def asking(self, prompt: ImagePrompt, request: ImageRequest, asked_by: str | None) -> Self:
         """A request leaves. What earlier ones have cost and stored is kept."""
         return self._with(
             prompt=prompt,
             request=request,
             state="asked",
             asked_at=datetime.now(UTC),
-            asked_by=flow_run,
+            asked_by=asked_by,
             attempt=uuid4().hex,
             credits_before=self.credits_before + self.credits_used,
             credits_used=0,

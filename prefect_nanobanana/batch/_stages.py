@@ -166,7 +166,7 @@ class Stages:
             if not young or not (record.state == "asked" or record.safe_to_send):
                 break
             time.sleep(self._timing.look_again_after)
-        action = action_of(job.record, planned.ledger.flow_run)
+        action = action_of(job.record, planned.ledger.asked_by)
         if action == "ask":
             return self._end_unasked(job, "another run of this batch has it in hand")
         return self._start(job, action)
