@@ -7,7 +7,7 @@ import ipaddress
 import os
 import re
 from dataclasses import replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -15,14 +15,12 @@ from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from prefect_nanobanana._common.origins import Origin
-from prefect_nanobanana.client import (
-    DEFAULT_BASE_URL,
-    DEFAULT_REQUEST_TIMEOUT_SECONDS,
-    AsyncNanoBananaClient,
-    NanoBananaClient,
-)
+from prefect_nanobanana.client import DEFAULT_BASE_URL, DEFAULT_REQUEST_TIMEOUT_SECONDS
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.slots import Slots, slots_for
+
+if TYPE_CHECKING:
+    from prefect_nanobanana.client import AsyncNanoBananaClient, NanoBananaClient
 
 LOGO_URL = "https://raw.githubusercontent.com/twitter/twemoji/v14.0.2/assets/72x72/1f34c.png"
 DOCUMENTATION_URL = "https://www.nananobanana.com"
@@ -226,6 +224,8 @@ class NanoBananaCredentials(CredentialsBlock):
 
         All clients of an account in this process share the account's slots.
         """
+        from prefect_nanobanana.client import NanoBananaClient
+
         return NanoBananaClient(
             self.api_key.get_secret_value(),
             self.base_url,
@@ -236,6 +236,8 @@ class NanoBananaCredentials(CredentialsBlock):
 
     def get_async_client(self) -> AsyncNanoBananaClient:
         """Return a new client for async code; close it, or use it in an `async with` statement."""
+        from prefect_nanobanana.client import AsyncNanoBananaClient
+
         return AsyncNanoBananaClient(
             self.api_key.get_secret_value(),
             self.base_url,

@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 import httpx
 
 from prefect_nanobanana._common.http import USER_AGENT
+from prefect_nanobanana.client._defaults import DEFAULT_BASE_URL, DEFAULT_REQUEST_TIMEOUT_SECONDS
 from prefect_nanobanana.client._gate import Gate, Open
 from prefect_nanobanana.client._payload import Answer, kept, one_line
 from prefect_nanobanana.client._receiving import Receiver
 from prefect_nanobanana.client._steps import Ask, Overbooked
-from prefect_nanobanana.client._timings import DEFAULT_REQUEST_TIMEOUT_SECONDS, TIMINGS, Timings
+from prefect_nanobanana.client._timings import TIMINGS, Timings
 from prefect_nanobanana.errors import (
     AnswerNotUnderstood,
     ApiError,
@@ -31,8 +32,6 @@ from prefect_nanobanana.errors import (
 )
 from prefect_nanobanana.models import Submission
 
-DEFAULT_BASE_URL = "https://www.nananobanana.com/api/v1"
-"""Where the API is (seed document)."""
 DEFAULT_RETRY_FOR_SECONDS = 900.0
 """How long a request that was not charged is tried again: minutes, as another run may hold the slot."""
 MAX_ANSWER_BYTES = 256 * 1024 * 1024

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from prefect_nanobanana._common.adjustable import Adjustable
 
-DEFAULT_REQUEST_TIMEOUT_SECONDS = 180.0
-"""The vendor asks for at least 120 s; a generation takes 10 to 60 s (seed document)."""
-
 
 @dataclass(frozen=True)
 class Timings:
