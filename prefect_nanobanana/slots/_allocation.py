@@ -143,10 +143,16 @@ class Allocation:
             now=now,
         )
 
+    def see_what_is_known(self, shared: SharedLimit) -> None:
+        """See which leases the server has forgotten, as after a restart, though it counts their slots.
+
+        Only before anything is given back: a lease whose release was not confirmed looks the same.
+        """
+        self._leases.renew(shared, 0.0, time.monotonic())
+
     def end(self, shared: SharedLimit) -> None:
-        """Give everything back, also what a restart of the server has made it forget."""
+        """Give everything back."""
         self._leases.end(shared)
-        self._leaks.give_back_at_once(shared, time.monotonic())
 
     def forget(self) -> None:
         """Know of no lease any more."""

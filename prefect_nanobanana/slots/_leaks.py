@@ -15,9 +15,6 @@ from prefect_nanobanana.slots._server import SharedLimit
 class LeakFinder:
     """Compares what is counted with what is held.
 
-    Everybody tells what he takes before he takes it, and gives it back before he tells: so if nothing
-    has changed around one more look, it is not that the numbers were read at different times.
-
     Args:
         peers: Who holds slots.
         seconds: How long the numbers must have stood before they are believed.
@@ -43,33 +40,12 @@ class LeakFinder:
             return
         if counted <= held or now - self._since < self._seconds or self._peers.place != 0:
             return
-        self._counted, self._held, self._since = 0, 0, now
-        given = self._give_back(shared, counted, mine, now)
-        if given:
-            logger().info("Slots of the account that nobody held are free again: %s.", given)
-
-    def give_back_at_once(self, shared: SharedLimit, now: float) -> None:
-        """Give back what is counted and held by nobody, as this process leaves and may be the last.
-
-        Nothing is logged: while an interpreter shuts down, Prefect's log handler cannot start.
-
-        Args:
-            shared: The limit; all that this process held has been given back.
-            now: In seconds of the monotonic clock.
-        """
-        for _ in range(3):
-            limit = shared.read()
-            if limit is None or self._give_back(shared, limit.active_slots, 0, now) is not None:
-                return
-
-    def _give_back(self, shared: SharedLimit, counted: int, mine: int, now: float) -> int | None:
-        """How many were given back; None if the numbers changed meanwhile."""
+        # Everybody tells what he takes before he takes it, and gives it back before he tells: so if
+        # nothing has changed around one more look, the numbers were not read at different times.
         self._peers.look(shared, now)
-        leaked = counted - mine - self._peers.held_by_others
-        if leaked <= 0:
-            return 0
         limit = shared.read()
-        if limit is None or limit.active_slots != counted:
-            return None
-        shared.release_unleased(leaked)
-        return leaked
+        leaked = counted - mine - self._peers.held_by_others
+        self._counted, self._held, self._since = 0, 0, now
+        if limit is not None and limit.active_slots == counted and leaked > 0:
+            shared.release_unleased(leaked)
+            logger().info("Slots of the account that nobody held are free again: %s.", leaked)

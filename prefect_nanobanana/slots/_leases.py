@@ -74,16 +74,17 @@ class Leases:
             return False
         # The monotonic clock may stand still while the machine sleeps.
         asleep = max(now - self._renewed_at, time.time() - self._renewed_on)
-        kept: list[Lease] = []
-        for lease in self._leases:
+        expired = False
+        for lease in self:
             if lease.id is None or shared.renew(lease.id):
-                kept.append(lease)
-            elif asleep < self._trusted_seconds:
+                continue
+            if asleep < self._trusted_seconds:
                 # It cannot have expired: the server was restarted, and has forgotten its leases, though
                 # not how many slots it had leased out. The slots are still ours, and counted.
-                kept.append(replace(lease, id=None))
-        expired = len(kept) < len(self._leases)
-        self._leases = kept
+                self._exchange(lease, replace(lease, id=None))
+            else:
+                self._exchange(lease)
+                expired = True
         self._renewed_at, self._renewed_on = now, time.time()
         return expired
 
@@ -98,12 +99,11 @@ class Leases:
                 giving -= min(giving, lease.slots)
             elif giving:
                 shared.release(lease.id)
-                rest = lease.slots - giving
-                self._exchange(
-                    lease,
-                    replace(lease, id=shared.lease(giving), slots=giving),
-                    replace(lease, id=shared.lease(rest), slots=rest),
-                )
+                # One by one: if the server fails in between, what is leased by then is known.
+                part = replace(lease, id=shared.lease(giving), slots=giving)
+                rest = replace(lease, id=None, slots=lease.slots - giving)
+                self._exchange(lease, part, rest)
+                self._exchange(rest, replace(rest, id=shared.lease(rest.slots)))
                 return
 
     def give_back(self, shared: SharedLimit, count: int) -> int:

@@ -100,13 +100,21 @@ class Peers:
         with self._pauses_lock:
             self._pauses, self._pause_seconds = self._pauses + 1, seconds
 
-    def join(self, shared: SharedLimit) -> None:
-        """Say that this process uses the account, and see who else does."""
+    def join(self, shared: SharedLimit, limit: int) -> None:
+        """Say that this process uses the account, and see who else does.
+
+        Args:
+            shared: The account's limit.
+            limit: How many slots the account has, as far as this process knows.
+        """
         if self._lock is None:
-            self._me = Peer(
-                uuid.uuid4().hex[:12], this_host(), os.getpid(), self._me.limit, since=time.time()
-            )
-            self._lock = LivenessLock(self._folder, self._me.id)
+            me = uuid.uuid4().hex[:12]
+            self._me = Peer(me, this_host(), os.getpid(), limit, since=time.time())
+            self._lock = LivenessLock(self._folder, me)
+        with self._pauses_lock:
+            # What was told before is not news to those who see this process for the first time.
+            pauses, seconds = self._pauses, self._pause_seconds
+        self._me = replace(self._me, limit=limit, pauses=pauses, pause_seconds=seconds)
         self._others = [each for each in shared.peers() if each.id != self._me.id]
         shared.resize(self.size)
         self.enter(shared)
@@ -141,6 +149,9 @@ class Peers:
 
     def look(self, shared: SharedLimit, now: float) -> None:
         """See who else uses the account."""
+        if now - self._looked_at > 3 * self._timings.look:
+            # The server was away for all: nobody could tell that he lives.
+            self._seen = {name: replace(seen, since=now) for name, seen in self._seen.items()}
         self._others = [
             each
             for each in shared.peers()

@@ -22,6 +22,9 @@ from prefect_nanobanana.slots._queue import FairQueue
 from prefect_nanobanana.slots._server import SharedLimit, SwitchedOff
 from prefect_nanobanana.slots._timings import SlotTimings
 
+CLOSE_SECONDS = 15.0
+"""So long the end of a process waits for its slots to be given back; a busy server takes its time."""
+
 
 class LeaseWorker:
     """Keeps this process's slots of one account.
@@ -85,7 +88,7 @@ class LeaseWorker:
             self._wake.set()
             thread = self._thread
         if thread is not None:
-            thread.join(5)
+            thread.join(CLOSE_SECONDS)
 
     def _work(self) -> None:
         try:
@@ -139,7 +142,7 @@ class LeaseWorker:
     def _join(self) -> SharedLimit:
         shared = SharedLimit(self._account).__enter__()
         try:
-            self._peers.join(shared)
+            self._peers.join(shared, self._limit())
         except BaseException:
             shared.__exit__(None, None, None)
             raise
@@ -156,9 +159,13 @@ class LeaseWorker:
         self._peers.end(told)
 
     def _say_farewell(self, shared: SharedLimit) -> bool:
+        looked = False
         try:
             for pause in (*self._timings.farewell, 0.0):
                 try:
+                    if not looked:
+                        self._allocation.see_what_is_known(shared)
+                        looked = True
                     self._allocation.end(shared)
                     self._peers.leave(shared)
                     return True
@@ -177,7 +184,9 @@ class LeaseWorker:
         if self._lost_server_at is None:
             self._lost_server_at = now
         off = isinstance(error, SwitchedOff)
-        if not self._allocation.held and (off or now - self._lost_server_at >= self._timings.alone):
+        if self._allocation.held:
+            self._alone = False  # it was there again for long enough to lease some
+        elif off or now - self._lost_server_at >= self._timings.alone:
             self._alone = True
         if self._alone and not self._complained:
             self._complained = True

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -149,11 +150,16 @@ print(report.stored)
 def test_a_run_gives_its_slots_back_though_the_server_was_restarted_meanwhile(
     tmp_path: Path, sandbox: Sandbox, wait_for: WaitFor
 ) -> None:
-    """The server has forgotten the leases, and no lease was renewed between that and the run's end."""
+    """The server has forgotten the leases, and no lease was renewed between that and the run's end.
+
+    On a machine so slow that the server is away for longer than leases last, nobody can tell whether it
+    has taken them back: then they come back to the next one who waits for them.
+    """
     key = SecretStr(sandbox.api_key)
     account = NanoBananaCredentials(api_key=key, base_url=sandbox.base_url).account
     sandbox.account.limit, sandbox.latency = 2, (1.0, 1.0)
-    with PrefectServer(tmp_path) as server, LocalS3(tmp_path / "s3") as s3:
+    s3 = LocalS3(tmp_path / "s3")
+    with PrefectServer(tmp_path) as server, _holders(server) as make, s3:
         s3.make_bucket("pictures")
         script = subprocess.Popen(
             [sys.executable, "-c", RUN, s3.endpoint_url],
@@ -168,13 +174,19 @@ def test_a_run_gives_its_slots_back_though_the_server_was_restarted_meanwhile(
         )
         with script:
             wait_for(lambda: sandbox.account.posts >= 4, 60)
+            away = time.monotonic()
             server.stop()
             server.start()
-            assert _limit(server, account)["active_slots"] == 2
+            away = time.monotonic() - away
             output, _ = script.communicate(timeout=120)
         assert (script.returncode, output.splitlines()[-1]) == (0, "20")
         assert sandbox.account.charged == 20
-        assert _limit(server, account)["active_slots"] == 0
+        if away < 50:
+            assert _limit(server, account)["active_slots"] == 0
+        next_one = make(account, limit=2, threads=2)
+        next_one.wait()
+        next_one.wait()
+        next_one.end()
 
 
 SCRIPT = """

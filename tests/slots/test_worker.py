@@ -32,6 +32,7 @@ from prefect_nanobanana.sandbox.s3 import free_port
 from prefect_nanobanana.slots import _account as slots_module
 from prefect_nanobanana.slots._account import Slots
 from prefect_nanobanana.slots._leases import Leases
+from prefect_nanobanana.slots._peers import Peers
 from prefect_nanobanana.slots._server import Peer, SharedLimit
 from prefect_nanobanana.slots._timings import SlotTimings
 from prefect_nanobanana.slots._worker import LeaseWorker
@@ -361,6 +362,72 @@ def test_what_a_restarted_server_has_forgotten_is_given_back_at_the_end(
         first.close()
         wait_for(lambda: [each.held for each in account.peers()] == [1])
         assert account.counted == 1, "and not what another one holds"
+
+
+def test_an_old_pause_is_no_news_to_others_when_a_process_joins_again(
+    account: Account, tmp_path: Path
+) -> None:
+    pauses: list[float] = []
+    with Patient(account.id) as shared:
+        one, other = (Peers(tmp_path, 1, pauses.append, BRISK) for _ in range(2))
+        one.join(shared, 4)
+        assert account.size == 4, "as many as it is told when it joins"
+        one.announce_pause(60)
+        one.tell(shared, held=0, leases=[], waiting=False, now=1.0)
+        one.leave(shared)
+        one.end(told=True)
+        one.join(shared, 4)
+        other.look(shared, 2.0)
+        one.tell(shared, held=0, leases=[], waiting=True, now=3.0)
+        other.look(shared, 4.0)
+        assert pauses == []
+        one.announce_pause(30)
+        one.tell(shared, held=0, leases=[], waiting=True, now=5.0)
+        other.look(shared, 6.0)
+        assert pauses == [30]
+        one.leave(shared)
+        one.end(told=True)
+
+
+def test_those_who_could_not_tell_that_they_live_are_not_dead(account: Account, tmp_path: Path) -> None:
+    """The server was away for longer than a process may be silent."""
+    timings = SlotTimings()
+    with Patient(account.id) as shared:
+        shared.resize(1)
+        shared.enter(Peer("elsewhere", "another/boot", 7, 1, held=1))
+        me = Peers(tmp_path, 1, lambda _: None, timings)
+        me.look(shared, 100.0)
+        me.look(shared, 100.0 + timings.silent + 1)
+        assert me.held_by_others == 1
+        for more in range(2, 100, 3):
+            me.look(shared, 100.0 + timings.silent + more)
+        assert me.held_by_others == 0, "silent, though it could have told"
+
+
+def test_a_lease_that_is_being_split_is_not_lost(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Patient(account.id) as shared:
+        shared.resize(4)
+        leases, really = Leases(trusted_seconds=60), SharedLimit.lease
+        whole = really(shared, 4)
+        assert whole is not None
+        leases.add(whole, 4)
+
+        def fails(shared: SharedLimit, slots: int = 1) -> str | None:
+            if slots == 3:
+                raise httpx.ReadTimeout("busy")
+            return really(shared, slots)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SharedLimit, "lease", fails)
+            with pytest.raises(httpx.ReadTimeout):
+                leases.split(shared, 1)
+        assert leases.held == 4
+        assert len(leases.ids) == 1
+        for lease in leases.ids:
+            shared.release(lease)
+        assert account.counted == 0
 
 
 def test_what_nobody_holds_is_given_back(account: Account, wait_for: WaitFor) -> None:
