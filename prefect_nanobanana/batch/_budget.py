@@ -19,12 +19,13 @@ class Budget:
     Args:
         ceiling: The most that the run may spend, in credits; None for no bound.
         prices: What requests cost.
+        spent: What is spent already, in credits.
     """
 
-    def __init__(self, ceiling: Credits | None, prices: Prices) -> None:
+    def __init__(self, ceiling: Credits | None, prices: Prices, spent: Credits = 0) -> None:
         self._ceiling = ceiling
         self._prices = prices
-        self._told: Credits = 0
+        self._told = spent
         self._spent: dict[int, Credits] = {}
         self._untold: dict[int, ImageRequest] = {}
         self._waiting: dict[int, ImageRequest] = {}

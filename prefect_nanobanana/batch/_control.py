@@ -10,9 +10,10 @@ from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana._common.text import counted, in_credits
 from prefect_nanobanana.batch._budget import Budget
 from prefect_nanobanana.batch._job import Job, NotSent
-from prefect_nanobanana.batch._outcomes import Ended, Spending, spending_of
+from prefect_nanobanana.batch._outcomes import Ended
 from prefect_nanobanana.batch._plan import Plan
 from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.batch._spending import Spending, last_of
 from prefect_nanobanana.errors import (
     AccessNotEnabled,
     AuthenticationFailed,
@@ -47,11 +48,12 @@ class RunControl:
     def __init__(self, plan: Plan, logger: Logger, watcher: Watcher | None) -> None:
         self._logger = logger
         self._prices = plan.prices
-        self._budget = Budget(plan.max_credits, plan.prices)
+        self._budget = Budget(plan.max_credits, plan.prices, plan.spent)
         for planned in plan.prompts:
             if planned.asked_before:
-                spending = spending_of(planned.record, planned.price)
-                self._count(planned.position, planned.record, spending)
+                record, asked_by = planned.record, planned.ledger.asked_by
+                last = last_of(asked_by, record, planned.price)
+                self._count(planned.position, record, last, record.paid_before_by(asked_by))
         self._expected = {p.position: p.price or 0 for p in plan.prompts if p.action == "ask"}
         self._tracker = Tracker(len(plan.prompts), expected=plan.price, also=watcher)
         self._lock = threading.Lock()
@@ -100,9 +102,10 @@ class RunControl:
         spending = Spending() if free else job.spending(self.price(job))
         self._count(job.planned.position, job.record, spending)
 
-    def _count(self, position: int, record: Record, spending: Spending) -> None:
+    def _count(self, position: int, record: Record, spending: Spending, earlier: Credits = 0) -> None:
         untold = spending.estimated or spending.at_risk
-        self._budget.settle(position, 0 if untold else spending.used, record.request if untold else None)
+        told = earlier + (0 if untold else spending.used)
+        self._budget.settle(position, told, record.request if untold else None)
 
     def admit(self, job: Job) -> None:
         """A request is about to leave.

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from prefect_nanobanana.batch._ledger import Claimed
-from prefect_nanobanana.batch._outcomes import Ended, Spending, make_outcome, spending_of
+from prefect_nanobanana.batch._outcomes import Ended, make_outcome
 from prefect_nanobanana.batch._plan import Planned
 from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.batch._spending import Spending, spending_of
 from prefect_nanobanana.client import GenerationHooks
 from prefect_nanobanana.errors import NanoBananaError, NotCharged
 from prefect_nanobanana.images import Copied
@@ -33,6 +34,9 @@ class RunHandle(Protocol):
 
     def paid(self, job: Job, generation: Generation) -> None:
         """An answer came."""
+
+    def price(self, job: Job) -> Credits | None:
+        """What the job's request costs in credits, by all that is known now."""
 
     def stop(self, why: str, error: NanoBananaError | None = None) -> None:
         """Send nothing more."""
@@ -107,7 +111,8 @@ class Job(GenerationHooks):
         """
         self._run.admit(self)
         ledger, before = self.planned.ledger, self._record
-        record = before.asking(self.planned.prompt, self.planned.request, ledger.asked_by)
+        paid = spending_of(before, self._run.price(self)).worst
+        record = before.asking(self.planned.prompt, self.planned.request, ledger.asked_by, paid)
         try:
             ledger.claim(record)
         except Claimed:

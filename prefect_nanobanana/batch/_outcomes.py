@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana._common.text import in_credits
 from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.batch._spending import Spending
 from prefect_nanobanana.errors import LedgerError, StorageError
 from prefect_nanobanana.models import Credits, Generation, Outcome, OutcomeStatus
 from prefect_nanobanana.report import GalleryItem
@@ -19,20 +20,7 @@ if TYPE_CHECKING:
     from prefect_nanobanana.batch._ledger import Ledger
     from prefect_nanobanana.batch._plan import Planned
 
-
-@dataclass(frozen=True)
-class Spending:
-    """What a prompt has cost, and may have cost besides, in credits.
-
-    Attributes:
-        used: What it has cost.
-        at_risk: What it may have cost besides, as nothing says what became of a request.
-        estimated: Whether `used` is an estimate, as the API did not say.
-    """
-
-    used: Credits = 0
-    at_risk: Credits = 0
-    estimated: bool = False
+_NOTHING = Spending()
 
 
 @dataclass(frozen=True)
@@ -53,20 +41,6 @@ class Ended:
     def name(self) -> str:
         """What people call the prompt: one short line."""
         return run_name(self.record.prompt.name or self.record.prompt.prompt)
-
-
-def spending_of(record: Record, price: Credits | None) -> Spending:
-    """What the last request for a prompt has cost.
-
-    Args:
-        record: What is known of it.
-        price: What it costs by all that is known, in credits; None if nothing is.
-    """
-    told = record.generation.credits_used if record.generation else None
-    if record.open:
-        return Spending(record.credits_used, 0 if record.credits_used else price or 0)
-    paid = record.state in ("generated", "stored", "warning", "failed", "lost")
-    return Spending(record.credits_used, estimated=paid and told is None)
 
 
 def outcome_of_record(record: Record, price: Credits | None) -> tuple[OutcomeStatus, str | None]:
@@ -102,7 +76,7 @@ def make_outcome(
     message: str | None,
     *,
     reused: bool,
-    spending: Spending = Spending(),
+    spending: Spending = _NOTHING,
 ) -> GalleryItem:
     """Make the outcome of a prompt, and what the pages show of it."""
     earlier = reused and (record.credits_used > 0 or status == "unknown")

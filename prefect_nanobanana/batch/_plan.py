@@ -12,6 +12,7 @@ from prefect_nanobanana.batch._ledger import Claimed, Ledger
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._prompts import Listed
 from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.batch._spending import last_of
 from prefect_nanobanana.batch._timing import TIMING
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.generator import NanoBananaGenerator
@@ -55,7 +56,7 @@ class Planned:
     @property
     def asked_before(self) -> bool:
         """Whether an earlier attempt of this run has asked for it, and maybe paid."""
-        return self.record.asked_in(self.ledger.asked_by) and not self.record.safe_to_send
+        return self.record.ever_asked_in(self.ledger.asked_by)
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,13 @@ class Plan:
         prompts: One per prompt, in the order of the list.
         prices: What requests cost.
         max_credits: The most that the run may spend, in credits.
+        spent: What earlier attempts of the run spent on prompts that are not in the list any more.
     """
 
     prompts: tuple[Planned, ...]
     prices: Prices
     max_credits: int | None = None
+    spent: Credits = 0
 
     @property
     def to_ask(self) -> int:
@@ -99,6 +102,7 @@ def make_plan(
     max_credits: int | None,
     ask_again: Collection[AskAgain],
     logger: Any,
+    retried: bool = False,
 ) -> Plan:
     """Decide what to do with each prompt; all is checked before anything is spent.
 
@@ -110,6 +114,7 @@ def make_plan(
         max_credits: The most that the run may spend, in credits; None for no bound.
         ask_again: What is asked, and may be paid, again: `warnings`, `failed`, `unknown`.
         logger: Is told what the store does not do.
+        retried: Whether there may have been earlier attempts of this run, with another list.
 
     Raises:
         InvalidInput: If a prompt is wrong, or the ceiling cannot be kept.
@@ -131,13 +136,19 @@ def make_plan(
         action = action_of(record, ledger.asked_by, ask_again, answer_within)
         if action == "ask":  # what is paid already needs its model no more
             problems += [f"{item.place}: {text}" for text in _problems(request, catalogue)]
-        resend = "unknown" in ask_again and not record.asked_in(ledger.asked_by)
+        resend = "unknown" in ask_again and not record.ever_asked_in(ledger.asked_by)
         again = action == "await_end" and resend
         price = prices.of(request)
         planned.append(Planned(position, record, item.prompt, request, price, action, ledger, again))
     if problems:
         raise InvalidInput(*problems)
-    plan = Plan(tuple(planned), prices, max_credits)
+    spent: Credits = 0
+    if retried and max_credits is not None:
+        others = ledger.read_others(each.record.key for each in planned)
+        for record in others.values():
+            last = last_of(ledger.asked_by, record, prices.of(record.request))
+            spent += record.paid_before_by(ledger.asked_by) + last.worst
+    plan = Plan(tuple(planned), prices, max_credits, spent)
     if max_credits is not None:
         _check_ceiling(plan)
     first = next((each for each in planned if each.action == "ask"), None)
@@ -160,7 +171,7 @@ def action_of(
         ask_again: What is asked again, though it costs, or may cost, a second time.
         answer_within_seconds: A request without an answer that is younger may still get one.
     """
-    mine = record.asked_in(asked_by)
+    mine = record.ever_asked_in(asked_by)
     age = record.age_seconds()
     old = age is None or age > answer_within_seconds
     match record.state:
@@ -178,7 +189,7 @@ def action_of(
             return "ask"
         case "asked" if "unknown" in ask_again and not mine and old:
             return "ask"
-        case "asked" if not mine and not old:
+        case "asked" if not record.asked_in(asked_by) and not old:
             return "await_other"
         case _:
             return "reuse"

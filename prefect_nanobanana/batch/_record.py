@@ -67,6 +67,7 @@ class Record(BaseModel):
         answer: The beginning of a paid answer that could not be read, so that a person can.
         credits_used: What it cost in credits; an estimate where `generation.credits_used` is None.
         credits_before: What earlier requests for the same cost, before it was asked again on request.
+        paid_by: What each of the calls that sent those has spent on it at most, in credits.
         offset: How many images those earlier requests yielded; places are counted on from there.
         images: What is in S3, by place: that of its URL in the generation, from 1, plus the offset.
         thumbnails: Small pictures as `data:` URLs, by the same places.
@@ -90,6 +91,7 @@ class Record(BaseModel):
     answer: str | None = None
     credits_used: Credits = 0
     credits_before: Credits = 0
+    paid_by: dict[str, Credits] | None = None
     offset: int = 0
     images: dict[int, StoredImage] = {}
     thumbnails: dict[int, str] = {}
@@ -113,8 +115,17 @@ class Record(BaseModel):
         return self.state in ("asked", "submitted", "unknown")
 
     def asked_in(self, asked_by: str | None) -> bool:
-        """Whether it was this flow run that asked last, in this attempt or in an earlier one."""
+        """Whether it was this call that asked last, in this attempt or in an earlier one."""
         return self.asked_by is not None and self.asked_by == asked_by
+
+    def ever_asked_in(self, asked_by: str | None) -> bool:
+        """Whether this call has asked, and maybe paid, for it, in this attempt or in an earlier one."""
+        before = asked_by is not None and asked_by in (self.paid_by or {})
+        return before or (self.asked_in(asked_by) and not self.safe_to_send)
+
+    def paid_before_by(self, asked_by: str | None) -> Credits:
+        """What a call has spent on it at most before the last request, in credits."""
+        return max(0, (self.paid_by or {}).get(asked_by or "", 0))
 
     @property
     def missing(self) -> dict[int, str]:
@@ -138,9 +149,23 @@ class Record(BaseModel):
             return self._with(position=position, prompt=prompt, request=request)
         return self._with(position=position)
 
-    def asking(self, prompt: ImagePrompt, request: ImageRequest, asked_by: str | None) -> Self:
-        """A request leaves. What earlier ones have cost and stored is kept."""
+    def asking(
+        self, prompt: ImagePrompt, request: ImageRequest, asked_by: str | None, paid: Credits
+    ) -> Self:
+        """A request leaves. What earlier ones have cost and stored is kept.
+
+        Args:
+            prompt: As it is given now.
+            request: What the API is asked.
+            asked_by: The call that sends it.
+            paid: What the last request has cost at most, in credits.
+        """
+        paid_by = self.paid_by
+        if self.asked_by is not None and not self.safe_to_send:
+            before = self.paid_before_by(self.asked_by)
+            paid_by = {**(paid_by or {}), self.asked_by: before + paid}
         return self._with(
+            paid_by=paid_by,
             prompt=prompt,
             request=request,
             state="asked",

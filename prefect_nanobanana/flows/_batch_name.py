@@ -3,10 +3,11 @@
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from prefect_nanobanana._common.addresses import unsigned
 from prefect_nanobanana._common.naming import slug
 from prefect_nanobanana._common.runs_above import (
     Attempts,
@@ -17,7 +18,7 @@ from prefect_nanobanana._common.runs_above import (
 )
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.models import ImagePrompt
+from prefect_nanobanana.models import AskAgain, ImagePrompt
 
 _lock = threading.Lock()
 _calls: dict[str, list[Attempts]] = {}
@@ -63,63 +64,60 @@ def default_batch_name(
             "could not find this batch again and would pay twice: give `batch=` a name that is the same "
             "in each attempt, or set the retries on this flow"
         )
-    digest = _digest(runs, prompts, prompts_from, generator, bucket_uri)
-    if digest is None:
+    local = _local(runs)
+    if local is None:
         # Random, unlike the first digits where ids begin with the time.
         return _name(own, own.id.replace("-", "")[:8] if own.id[14] == "4" else own.id[-8:])
-    return _name(next(run for run in runs if run.local), digest[:8])
+
+    def name(cut: Callable[[str], str]) -> str:
+        asked = _asked(prompts, prompts_from, generator, cut)
+        return _name(local[0], _digest(local, {**asked, "bucket": bucket_uri})[:8])
+
+    found, former = name(unsigned), name(_without_query)  # the second by versions up to 0.1
+    if found != former and is_retried() and not has_records(found) and has_records(former):
+        return former
+    return found
 
 
-def asker(
-    prompts: Sequence[str | ImagePrompt],
-    prompts_from: str | None,
-    generator: NanoBananaGenerator,
-    bucket_uri: str,
-    batch: str | None,
-) -> str:
+def asker(bucket_uri: str, batch: str, ask_again: Collection[AskAgain]) -> str:
     """Name the call that the flow run is made for: the same in each attempt of what is retried above.
 
-    What it asks again on request, and what it may spend, holds for all attempts together.
+    What it asks again on request, and what it may spend, holds for all attempts together, whatever
+    becomes of the list in between. Calls that ask for different things again are different calls.
 
     Args:
-        prompts: As they were given to the flow.
-        prompts_from: As it was given to the flow.
-        generator: How images are made.
-        bucket_uri: Where they go.
-        batch: The batch's name, if it was given one.
+        bucket_uri: Where the images go.
+        batch: The batch's name.
+        ask_again: What it asks again.
 
     Returns:
         The flow run's id; with an addition if flows or tasks above it run in this process.
     """
     runs = runs_above()
-    digest = _digest(runs, prompts, prompts_from, generator, bucket_uri, batch)
-    if digest is None:
+    local = _local(runs)
+    if local is None:
         return runs[-1].id
-    return f"{next(run for run in runs if run.local).id}/{digest[:16]}"
+    call = {"bucket": bucket_uri, "batch": batch, "again": sorted(ask_again)}
+    return f"{local[0].id}/{_digest(local, call)[:16]}"
 
 
-def _digest(
-    runs: Sequence[RunAbove],
-    prompts: Sequence[str | ImagePrompt],
-    prompts_from: str | None,
-    generator: NanoBananaGenerator,
-    bucket_uri: str,
-    batch: str | None = None,
-) -> str | None:
-    """What tells the call from all others in its outermost run; None if nothing above it is here."""
+def is_retried() -> bool:
+    """Whether this run, or one above it, is not the first attempt."""
+    return any(run.attempt > 1 for run in runs_above())
+
+
+def _local(runs: Sequence[RunAbove]) -> list[RunAbove] | None:
+    """The runs of this process, from the outermost; None if there is none above the caller's own."""
     local = [run for run in runs if run.local]
     if len(local) == 1 or not all(run.local for run in runs[runs.index(local[0]) :]):
         return None
-    asked = {
-        "prompts": [_asked(prompt) for prompt in prompts],
-        "prompts_from": _without_query(prompts_from),
-        "generator": generator.model_dump(mode="json", exclude={"credentials", "reference_image_urls"}),
-        "references": [_without_query(url) for url in generator.reference_image_urls],
-        "bucket": bucket_uri,
-        **({"batch": batch} if batch else {}),
-    }
-    call = json.dumps([local[0].id, [run.kind for run in local], asked], sort_keys=True, default=str)
-    return hashlib.sha256(f"{call}#{_place(call, attempts(local))}".encode()).hexdigest()
+    return local
+
+
+def _digest(local: Sequence[RunAbove], call: dict[str, Any]) -> str:
+    """What tells a call from all others in its outermost run."""
+    text = json.dumps([local[0].id, [run.kind for run in local], call], sort_keys=True, default=str)
+    return hashlib.sha256(f"{text}#{_place(text, attempts(local))}".encode()).hexdigest()
 
 
 def _name(run: RunAbove, digits: str) -> str:
@@ -136,14 +134,27 @@ def _place(call: str, mine: Attempts) -> int:
         return place
 
 
-def _asked(prompt: str | ImagePrompt) -> dict[str, Any]:
-    asked = ImagePrompt(prompt=prompt) if isinstance(prompt, str) else prompt
-    fields = asked.model_dump(mode="json", exclude_none=True)
-    if asked.reference_image_urls:
-        fields["reference_image_urls"] = [_without_query(url) for url in asked.reference_image_urls]
-    return fields
+def _asked(
+    prompts: Sequence[str | ImagePrompt],
+    prompts_from: str | None,
+    generator: NanoBananaGenerator,
+    cut: Callable[[str], str],
+) -> dict[str, Any]:
+    """What is asked; `cut` takes signatures from addresses, which are others in each attempt."""
+    listed = []
+    for prompt in prompts:
+        asked = ImagePrompt(prompt=prompt) if isinstance(prompt, str) else prompt
+        fields = asked.model_dump(mode="json", exclude_none=True)
+        if asked.reference_image_urls:
+            fields["reference_image_urls"] = [cut(url) for url in asked.reference_image_urls]
+        listed.append(fields)
+    return {
+        "prompts": listed,
+        "prompts_from": cut(prompts_from) if prompts_from else None,
+        "generator": generator.model_dump(mode="json", exclude={"credentials", "reference_image_urls"}),
+        "references": [cut(url) for url in generator.reference_image_urls],
+    }
 
 
-def _without_query(address: str | None) -> str | None:
-    """An address without what may be a signature, which is another one in each attempt."""
-    return address.partition("?")[0] if address else None
+def _without_query(address: str) -> str:
+    return address.partition("?")[0]

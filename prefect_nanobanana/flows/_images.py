@@ -11,7 +11,7 @@ from pydantic import Field
 from prefect_nanobanana.batch import Ledger, Runner, gather_prompts, make_plan, recorded_outcomes
 from prefect_nanobanana.flows._account import Account
 from prefect_nanobanana.flows._again import asked_again
-from prefect_nanobanana.flows._batch_name import asker, default_batch_name
+from prefect_nanobanana.flows._batch_name import asker, default_batch_name, is_retried
 from prefect_nanobanana.flows._logs import readable_logs
 from prefect_nanobanana.flows._states import final_state
 from prefect_nanobanana.generator import NanoBananaGenerator
@@ -77,10 +77,15 @@ def generate_images(
     again = asked_again(ask_again, on_unknown, retry_warnings, retry_failed)
     store = ObjectStore(bucket, storage)
     given = batch.strip() if batch else ""
-    call = (prompts, prompts_from, generator, store.uri(store.key()))
-    name = given or default_batch_name(*call, has_records=lambda name: Ledger(store, name).exists())
-    asked_by = asker(*call, given)
-    ledger = Ledger.open(store, name, asked_by)
+    folder = store.uri(store.key())
+    name = given or default_batch_name(
+        prompts,
+        prompts_from,
+        generator,
+        folder,
+        has_records=lambda name: Ledger(store, name).exists(),
+    )
+    ledger = Ledger.open(store, name, asker(folder, name, again))
     with Fetcher(generator.credentials.trusted_hosts, connections=1) as fetcher:
         listed = gather_prompts(prompts, prompts_from, store.read_uri, fetcher)
     account = Account(generator.credentials, logger)
@@ -92,6 +97,7 @@ def generate_images(
         max_credits=max_credits,
         ask_again=again,
         logger=logger,
+        retried=is_retried(),
     )
     account.prepare(plan.to_ask)
     logger.info(

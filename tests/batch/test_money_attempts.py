@@ -10,6 +10,7 @@ import pytest
 from flow_checks import statuses
 from prefect import flow
 from prefect_aws import S3Bucket
+from servers import Reply, Scripted, Seen
 
 from prefect_nanobanana import NanoBananaGenerator, RunFailed, RunReport
 from prefect_nanobanana.flows import generate_images
@@ -101,3 +102,90 @@ def test_what_is_asked_again_is_so_in_one_attempt_of_a_flow_above(
 
     parent()
     assert sandbox.account.posts == sandbox.account.charged == (2 if batch else 1)
+
+
+def test_siblings_do_not_erase_each_other(
+    run: Run, sandbox: Sandbox, fail_once: Callable[[], None]
+) -> None:
+    """Each of three calls asks again on purpose; the second attempt of the flow asks for nothing."""
+    for _ in range(6):
+        sandbox.faults.queue("warning")
+
+    @flow(retries=1)
+    def parent() -> None:
+        run("a", fail_on="never")
+        for _ in range(2):
+            run("a", ask_again=["warnings"], fail_on="never")
+        fail_once()
+
+    parent()
+    assert sandbox.account.posts == sandbox.account.charged == 3
+
+
+def test_ceilings_of_siblings_hold_each_for_itself(
+    run: Run, sandbox: Sandbox, fail_once: Callable[[], None]
+) -> None:
+    for _ in range(20):
+        sandbox.faults.queue("warning")
+
+    @flow(retries=1)
+    def parent() -> None:
+        run(*"abcdef", max_credits=3, fail_on="never")
+        run(*"abcdef", max_credits=3, ask_again=["warnings"], fail_on="never")
+        fail_once()
+
+    parent()
+    assert sandbox.account.charged == 6
+
+
+@pytest.mark.parametrize("batch", ["b", None])
+def test_a_ceiling_holds_though_the_list_is_another_one_in_the_next_attempt(
+    run: Run, sandbox: Sandbox, fail_once: Callable[[], None], batch: str | None
+) -> None:
+    lists = iter(["abc", "defg"])
+
+    @flow(retries=1)
+    def parent() -> None:
+        run(*next(lists), batch=batch, max_credits=4, fail_on="never")
+        fail_once()
+
+    parent()
+    assert sandbox.account.charged == (4 if batch else 7), "without a name it is another batch"
+
+
+def test_another_prompt_in_the_list_asks_for_no_other_one_again(
+    run: Run, sandbox: Sandbox, fail_once: Callable[[], None]
+) -> None:
+    sandbox.faults.queue("warning")
+    run("a", fail_on="never")
+    sandbox.faults.queue("warning")
+    lists = iter(["a", "ab"])
+
+    @flow(retries=1)
+    def parent() -> None:
+        run(*next(lists), ask_again=["warnings"], fail_on="never")
+        fail_once()
+
+    parent()
+    assert sandbox.account.charged == 3
+
+
+def test_lists_that_differ_in_their_query_are_never_mixed_up(
+    run: Run, sandbox: Sandbox, fail_once: Callable[[], None]
+) -> None:
+    """The calls come in another order in the second attempt, as those of threads do."""
+    orders = iter(["12", "21"])
+
+    def answer(seen: Seen) -> Reply:
+        return Reply(f"a cat of list {seen.path[-1]}\n".encode())
+
+    with Scripted(answer) as host:
+
+        @flow(retries=1)
+        def parent() -> None:
+            for sheet in next(orders):
+                run(prompts_from=f"{host.url}/list.txt?gid={sheet}", batch=None)
+            fail_once()
+
+        parent()
+    assert sandbox.account.posts == sandbox.account.charged == 2
