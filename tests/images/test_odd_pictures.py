@@ -242,6 +242,7 @@ def _bmp(bits: int, compression: int, masks: bytes = b"", data: bytes = bytes(64
     return b"BM" + struct.pack("<IHHI", whole, 0, 0, 14 + len(head)) + head + data
 
 
+ICON = "image/vnd.microsoft.icon"
 UNCHECKED = {
     # Of a known kind, but of a sort that Pillow does not decode.
     "jpeg of 12 bits": (JPEG[: SOF + 4] + b"\x0c" + JPEG[SOF + 5 :], "image/jpeg"),
@@ -260,6 +261,13 @@ UNCHECKED = {
     "webm": (b"\x1aE\xdf\xa3\x9fB\x86\x81\1B\x82\x84webm" + bytes(500), "video/webm"),
     "mkv": (b"\x1aE\xdf\xa3\x9fB\x86\x81\1B\x82\x88matroska" + bytes(500), "video/x-matroska"),
     "avi": (b"RIFF\0\2\0\0AVI LIST" + bytes(500), "video/x-msvideo"),
+    "ico": (struct.pack("<HHHBBBBHHII", 0, 1, 1, 96, 64, 0, 0, 1, 32, len(PNG), 22) + PNG, ICON),
+    "big tiff": (b"II+\0" + bytes(99), "image/tiff"),
+    "jpeg 2000": (b"\xff\x4f\xff\x51" + bytes(99), "image/j2c"),
+    "photoshop": (b"8BPS\0\1" + bytes(99), "image/vnd.adobe.photoshop"),
+    "part of a film": (box(b"styp", b"msdh") + box(b"moof", b"") + box(b"mdat", b"x"), "video/mp4"),
+    "mpeg": (b"\0\0\1\xba" + bytes(99), "video/mpeg"),
+    "transport stream": ((b"G@\0\x10" + bytes(184)) * 5, "video/mp2t"),
     "old mov": (box(b"wide", b"") + box(b"mdat", bytes(900)) + box(b"moov", b"x"), "video/quicktime"),
 }
 
