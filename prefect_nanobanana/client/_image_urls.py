@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urljoin
 
@@ -16,11 +17,22 @@ MAX_URL_CHARACTERS = 16_384
 _NAMED = ("imageUrls", "outputImageUrls", "imageUrl", "outputImageUrl", "image_urls", "image_url")
 _GENERAL = ("output", "outputs", "images", "image")
 """Fields that may as well hold something else, as what was sent."""
-_IN_OBJECTS = (*_NAMED, "url", "urls", "uri", "src", "images", "b64_json", "base64")
+_IN_OBJECTS = (*_NAMED, "url", "urls", "uri", "src", "images", "image", "b64_json", "base64", "data")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _ADDRESS = re.compile(r"https?://|//?[^/\s]|data:", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64,}={0,2}")
+_WITHOUT_SCHEME = re.compile(r"([\w.+-]+/[\w.+-]+)?[;\s]*base64\s*,", re.IGNORECASE)
+"""How a `data:` URL goes on, where its scheme was left out."""
+_BETWEEN = re.compile(r",[ \n]|\n|[ ,](?=https?://|data:)|[ ](?=//?[^/\s])", re.IGNORECASE)
+"""What stands between URLs in one text; a blank alone may belong to one."""
+_ANY_BLANK = re.compile(r",?[ \n]|,(?=https?://|data:)", re.IGNORECASE)
+"""The same where a text may say something else, too."""
 _KINDS = {
+    b"\xff\x0a": "image/jxl",
+    b"\0\0\0\x0cJXL ": "image/jxl",
+    b"II*\0": "image/tiff",
+    b"MM\0*": "image/tiff",
+    b"\x1aE\xdf\xa3": "video/webm",
     b"\x89PNG": "image/png",
     b"\xff\xd8\xff": "image/jpeg",
     b"GIF8": "image/gif",
@@ -46,7 +58,7 @@ def urls_of(
     for field in _NAMED if named_only else (*_NAMED, *_GENERAL):
         found = [
             url
-            for text in _texts(facts.get(field))
+            for text in _texts(facts.get(field), field in _NAMED)
             if (url := _whole(base_url, text, sure=field in _NAMED)) is not None
         ]
         if found:
@@ -55,27 +67,31 @@ def urls_of(
     return (), 0
 
 
-def _texts(value: Any, depth: int = 0) -> Iterator[str]:
+def _texts(value: Any, sure: bool, depth: int = 0) -> Iterator[str]:
     """The texts in which URLs may stand: one, a list, objects that name them, or JSON in a text."""
     if isinstance(value, str):
         text = text_of(value)
         if text is None:
             return
-        if text.startswith("[") and depth == 0:
-            try:
-                yield from _texts(parse(text.encode()), 1)
-            except ValueError:
-                yield text
-        elif depth == 0 and _picture(text) is None and text[:5].lower() != "data:":
-            yield from re.split(r",?\s+|,(?=https?://)", text)
+        inside = None
+        if text.startswith(("[", "{", '"')) and depth == 0:
+            with suppress(ValueError):
+                inside = parse(text.encode())
+        if inside is not None:
+            yield from _texts(inside, sure, 1)
+        elif text[:5].lower() == "data:":
+            yield from re.split(r"[,\s](?=data:[^,\s]{0,200},)", text, flags=re.IGNORECASE)
+        elif depth == 0 and _picture(text) is None:
+            blanks = re.sub(r"\s+", lambda found: "\n" if "\n" in found[0] else " ", text)
+            yield from filter(None, (_BETWEEN if sure else _ANY_BLANK).split(blanks))
         else:
             yield text
     elif isinstance(value, list) and depth < 3:
         for item in value:
-            yield from _texts(item, depth + 1)
+            yield from _texts(item, sure, depth + 1)
     elif isinstance(value, dict) and depth < 3:
         for field in _IN_OBJECTS:
-            found = list(_texts(value.get(field), depth + 1))
+            found = list(_texts(value.get(field), sure, depth + 1))
             if found:
                 yield from found
                 return
@@ -99,7 +115,10 @@ def _whole(base_url: str, text: str, *, sure: bool) -> str | None:
 
 
 def _picture(text: str) -> str | None:
-    """The `data:` URL of a bare base64 picture; None for any other text."""
+    """The `data:` URL of a picture in base64, bare or without its scheme; None for any other text."""
+    named = _WITHOUT_SCHEME.match(text[:200])
+    if named is not None:
+        return f"data:{named[1] or ''};base64,{text[named.end() :]}"
     start = "".join(text[:200].split())
     if not _BASE64.match(start):
         return None

@@ -6,7 +6,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import NoReturn
 
 import urllib3
@@ -27,7 +27,8 @@ from prefect_nanobanana.images._urls import redirected, shown
 MAX_IMAGE_BYTES = Adjustable(100 * 1024 * 1024)
 DOWNLOAD_TIMEOUT_SECONDS = Adjustable(120.0)
 """For a whole image, redirects included."""
-MAX_REDIRECTS = 5
+MAX_REDIRECTS = 20
+"""As browsers."""
 USER_AGENT = f"Mozilla/5.0 (compatible; prefect-nanobanana/{__version__})"
 """Some image hosts refuse the default agents of libraries with 403, as public clients have seen."""
 
@@ -37,7 +38,8 @@ _PIECE_BYTES = IN_MEMORY_BYTES
 """Read at once. A small image comes as one piece, which is never copied; with many threads, taking turns
 for smaller ones costs much time."""
 
-_GOOD = {200, 203}
+_GOOD = {200, 201, 203, 226}
+"""And 206, where the part is the whole."""
 _GONE = {404, 410}
 """There is no such image, says its host. A CDN may say 404 of one that it has not got yet."""
 _MAY_PASS = {202, 403, 404, 408, 425, 429}
@@ -168,7 +170,7 @@ class Downloader:
             location = answer.get_redirect_location()
             if not location:
                 return answer
-            with closing(answer):
+            with closing(answer), suppress(HTTPError):
                 answer.read(_PIECE_BYTES)  # then the connection can be used again
             at = redirected(at, location)
         raise ImageNotCopied(f"{shown(url)} leads to more than {MAX_REDIRECTS} redirects")
@@ -189,6 +191,9 @@ def _why(error: HTTPError) -> str:
 def _length(answer: urllib3.BaseHTTPResponse, url: str) -> int:
     """How many bytes the body of an answer will have; 0 if it does not say."""
     status = answer.status
+    whole = re.fullmatch(r"bytes 0-(\d{1,18})/(\d{1,18})", answer.headers.get("content-range", ""))
+    if status == 206 and whole and int(whole[1]) + 1 == int(whole[2]):
+        status = 200
     if status not in _GOOD:
         _refuse(f"{shown(url)} answered {status}", status, retry_after_seconds(answer.headers))
     said = answer.headers.get("content-length", "")

@@ -6,11 +6,16 @@ import itertools
 import zlib
 from collections.abc import Iterator
 
+from prefect_nanobanana.images._kinds import HEAD_BYTES, kind_of
+
 MAX_LAYERS = 4
 _PIECE_BYTES = 1024 * 1024
 _EITHER = 32 + zlib.MAX_WBITS
 """gzip or zlib, whichever it is."""
-_STARTS = {"gzip": b"\x1f\x8b", "x-gzip": b"\x1f\x8b", "deflate": b"\x78"}
+_BARE = -zlib.MAX_WBITS
+"""What some servers send as `deflate`: the same without a header."""
+_GZIP = b"\x1f\x8b"
+_COMPRESSIONS = {"gzip", "x-gzip", "deflate"}
 
 
 class TooLarge(Exception):
@@ -36,16 +41,32 @@ def decoded(pieces: Iterator[bytes], encoding: str, most: int) -> Iterator[bytes
         TooLarge: If there are more.
         CutShort: If compressed bytes are not whole.
     """
-    named = [name for name in (part.strip().lower() for part in encoding.split(",")) if name in _STARTS]
+    parts = (part.partition(";")[0].strip(' "').lower() for part in encoding.split(","))
+    named = [name for name in parts if name in _COMPRESSIONS]
     if len(named) > MAX_LAYERS:
         raise TooLarge
     pieces = _bounded(pieces, most)
     for name in reversed(named):
         first = next(pieces, b"")
         pieces = itertools.chain([first], pieces)
-        if first.startswith(_STARTS[name]):
-            pieces = _bounded(_inflated(pieces), most)
+        bits = _window_bits(name, first)
+        if bits is not None:
+            pieces = _bounded(_inflated(pieces, bits), most)
     return pieces
+
+
+def _window_bits(name: str, first: bytes) -> int | None:
+    """How a body can be decompressed, whichever compression a header names; None if not at all."""
+    zlib_header = len(first) > 1 and first[0] & 0x8F == 8 and int.from_bytes(first[:2], "big") % 31 == 0
+    if first.startswith(_GZIP) or zlib_header:
+        return _EITHER
+    if name != "deflate" or kind_of(first[:HEAD_BYTES]) is not None:
+        return None
+    try:
+        found = zlib.decompressobj(_BARE).decompress(first, HEAD_BYTES)
+    except zlib.error:
+        return None
+    return _BARE if found else None
 
 
 def _bounded(pieces: Iterator[bytes], most: int) -> Iterator[bytes]:
@@ -58,13 +79,13 @@ def _bounded(pieces: Iterator[bytes], most: int) -> Iterator[bytes]:
             yield piece
 
 
-def _inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    inflater = zlib.decompressobj(_EITHER)
+def _inflated(pieces: Iterator[bytes], bits: int) -> Iterator[bytes]:
+    inflater = zlib.decompressobj(bits)
     try:
         for data in pieces:
             while data:
                 if inflater.eof:
-                    if not data.startswith(_STARTS["gzip"]):
+                    if not data.startswith(_GZIP):
                         return  # bytes behind the end
                     inflater = zlib.decompressobj(_EITHER)
                 yield inflater.decompress(data, _PIECE_BYTES)

@@ -43,8 +43,16 @@ _STARTS = {
     b"\xff\x0a": Kind("JPEG XL", "image/jxl", "jxl"),
     b"\0\0\0\x0cJXL \r\n\x87\n": Kind("JPEG XL", "image/jxl", "jxl"),
     b"\0\0\0\x0cjP  \r\n\x87\n": Kind("JPEG 2000", "image/jp2", "jp2"),
+    b"\xff\x4f\xff\x51": Kind("JPEG 2000", "image/j2c", "j2c"),
+    b"II\xbc\x01": Kind("JPEG XR", "image/jxr", "jxr"),
     b"II*\0": Kind("TIFF", "image/tiff", "tiff"),
     b"MM\0*": Kind("TIFF", "image/tiff", "tiff"),
+    b"II+\0": Kind("TIFF", "image/tiff", "tiff"),
+    b"MM\0+": Kind("TIFF", "image/tiff", "tiff"),
+    b"\0\0\1\0": Kind("ICO", "image/vnd.microsoft.icon", "ico"),
+    b"8BPS\0\1": Kind("Photoshop", "image/vnd.adobe.photoshop", "psd"),
+    b"\0\0\1\xba": Kind("MPEG", "video/mpeg", "mpg"),
+    b"0&\xb2u\x8ef\xcf\x11": Kind("Windows Media", "video/x-ms-asf", "asf"),
     b"FLV\x01": Kind("Flash video", "video/x-flv", "flv"),
     b"OggS": Kind("Ogg", "application/ogg", "ogg"),
 }
@@ -57,6 +65,8 @@ _BRANDS = (
     (re.compile(rb"mif[12]|msf1"), Kind("HEIF", "image/heif", "heif")),
     (re.compile(rb"qt  "), Kind("QuickTime", "video/quicktime", "mov")),
 )
+_LATER_BOXES = (b"styp", b"moof", b"sidx")
+"""What a part of a film begins with."""
 _QUICKTIME_ATOMS = (b"moov", b"mdat", b"wide", b"pnot")
 """What films begin with that were made before `ftyp` was."""
 
@@ -86,6 +96,10 @@ def kind_of(head: bytes) -> Kind | None:
             if any(pattern.fullmatch(brand) for brand in brands):
                 return kind
         return MP4
+    if head[4:8] in _LATER_BOXES and head[:2] == b"\0\0":
+        return MP4
+    if head[:1] == head[188:189] == head[376:377] == b"G":
+        return Kind("MPEG", "video/mp2t", "ts")
     if head[4:8] in _QUICKTIME_ATOMS and head[:2] == b"\0\0":
         return Kind("QuickTime", "video/quicktime", "mov")
     return None

@@ -30,6 +30,7 @@ from urllib3.exceptions import HTTPError
 from prefect_nanobanana._common.tls import tls
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.images._addresses import Addresses
+from prefect_nanobanana.images._headers import HeaderLines
 from prefect_nanobanana.images._urls import WebAddress
 
 Connect = Callable[[tuple[str, int], float | None], socket.socket]
@@ -115,14 +116,20 @@ class _TimedSocket:
 
 
 class _Response(http.client.HTTPResponse):
-    """Passes over all answers that come before the last one, as 103; the library passes over 100."""
+    """Passes over answers that come before the last one, as 103, and lines that are no header."""
+
+    def begin(self) -> None:
+        super().begin()
+        if isinstance(self.fp, HeaderLines):
+            self.fp = self.fp.file
 
     def _read_status(self) -> tuple[str, int, str]:
         read: Callable[[], tuple[str, int, str]] = super()._read_status  # type: ignore[misc]
         version, status, reason = read()
-        while 101 < status < 200:
+        while 100 <= status < 200 and status != http.HTTPStatus.SWITCHING_PROTOCOLS:
             http.client.parse_headers(self.fp)
             version, status, reason = read()
+        self.fp: Any = HeaderLines(self.fp)
         return version, status, reason
 
 

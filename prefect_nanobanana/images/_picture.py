@@ -6,6 +6,7 @@ import base64
 import functools
 import io
 import mmap
+import re
 import struct
 import threading
 import zlib
@@ -27,7 +28,12 @@ from PIL import (
 from prefect_nanobanana.images import _kinds
 from prefect_nanobanana.images._kinds import HEAD_BYTES, Kind, kind_of, no_kind
 from prefect_nanobanana.images._pixels import apart, budget, inflated_size
-from prefect_nanobanana.images._structure import NotAPicture, Structure, read_structure
+from prefect_nanobanana.images._structure import (
+    NotAPicture,
+    NotDecodable,
+    Structure,
+    read_structure,
+)
 
 __all__ = ["MAX_PIXELS", "THUMBNAIL_PIXELS", "NotAPicture", "Picture", "inspect"]
 
@@ -51,6 +57,8 @@ MAX_DECODED_BYTES = 1_000_000_000
 _MOST_INFLATION = 1032
 """Bytes that one byte of zlib's data can stand for (its documentation)."""
 _ROWS_MISSING = "the picture is broken or cut short (rows are missing)"
+_NOT_KNOWN = re.compile(r"Unsupported BMP|cannot handle \d+-(bit|layer)")
+"""What Pillow says of whole pictures that it has no decoder for."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Of a PNG, by its colour type."""
 _ADAM7 = (
@@ -148,18 +156,25 @@ def _inspected(data: memoryview, thumbnail: bool, length_told: bool) -> Picture:
     width, height, turned = structure.width, structure.height, _orientation(structure.exif)
     needed = width * height * _BYTES_PER_PIXEL.get(kind, 8)
     if not kind.checked or (needed > MAX_DECODED_BYTES and width * height <= MAX_PIXELS):
-        if not length_told:
-            raise NotAPicture(f"{kind.name} cannot be checked, and its host did not say how long it is")
-        known = (width, height) if kind.checked else (0, 0)
-        return _upright(kind, *known, turned, checked=False)
+        return _unchecked(kind, structure, length_told)
     _bound(width * height)
     if kind == _kinds.PNG:
         expected = _expected_size(structure, head)
         if not thumbnail:
             return _upright(kind, width, height, turned)
         _count_png(structure, expected)  # the decoder does not miss rows that are not there
-    with budget.take(needed + len(data)):
-        return apart(functools.partial(_decoded, kind, structure, thumbnail))
+    try:
+        with budget.take(needed + len(data)):
+            return apart(functools.partial(_decoded, kind, structure, thumbnail))
+    except NotDecodable:
+        return _unchecked(kind, structure, length_told)
+
+
+def _unchecked(kind: Kind, structure: Structure, length_told: bool) -> Picture:
+    if not length_told:
+        raise NotAPicture(f"{kind.name} cannot be checked, and its host did not say how long it is")
+    known = (structure.width, structure.height) if kind.checked else (0, 0)
+    return _upright(kind, *known, _orientation(structure.exif), checked=False)
 
 
 def _bound(pixels: int) -> None:
@@ -181,8 +196,12 @@ def _decoded(kind: Kind, structure: Structure, thumbnail: bool) -> Picture:
                 turned = _orientation(image.info.get("exif") or b"")
             small = _small(image, turned) if thumbnail else ""
             return _upright(kind, width, height, turned, small)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, KeyError) as error:
-        raise NotAPicture(f"the picture is broken or cut short ({str(error)[:100]})") from None
+    except NotAPicture:
+        raise
+    except Exception as error:  # decoders raise what they like: RuntimeError, DecompressionBombError
+        said = str(error)[:100]
+        unknown = NotDecodable if _NOT_KNOWN.match(said) else NotAPicture
+        raise unknown(f"the picture is broken or cut short ({said})") from None
 
 
 def _upright(
@@ -230,7 +249,13 @@ def _count_png(structure: Structure, expected: int) -> None:
         NotAPicture: If not.
     """
     try:
-        size = inflated_size(structure.pixels, expected)
+        try:
+            size = inflated_size(structure.pixels, expected)
+        except zlib.error as error:
+            if "data check" not in str(error):
+                raise
+            structure.without_adler()
+            size = inflated_size(structure.pixels, expected)
     except zlib.error as error:
         raise NotAPicture(f"the picture is broken ({error})") from None
     if size < expected:

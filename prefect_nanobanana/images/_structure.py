@@ -19,6 +19,10 @@ class NotAPicture(Exception):
     """The bytes are no whole picture; the message says why."""
 
 
+class NotDecodable(NotAPicture):
+    """The bytes may well be a whole picture, of a sort that no decoder here knows."""
+
+
 @dataclass
 class Structure:
     """What a picture is made of.
@@ -45,8 +49,29 @@ class Structure:
         """Take note of what its camera or editor noted."""
         self.exif = bytes(exif)
 
+    def keep(self, part: bytes | memoryview) -> None:
+        """Take note of a part that a decoder needs.
+
+        Raises:
+            NotAPicture: If there are more than any encoder writes.
+        """
+        if len(self.parts) >= MAX_PARTS:
+            raise NotAPicture(f"the picture has more than {MAX_PARTS} parts")
+        self.parts.append(part)
+
+    def without_adler(self) -> None:
+        """Leave out the last four bytes of a PNG's pixels, which are a checksum that browsers ignore."""
+        self.pixels[-1] = self.pixels[-1][:-4]
+        body = b"IDAT" + self.pixels[-1]
+        where = max(n for n, part in enumerate(self.parts) if part[4:8] == b"IDAT")
+        self.parts[where] = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
 
 CUT_SHORT = "the picture is cut short"
+MAX_PARTS = 200_000
+"""Each takes far more memory than it may have bytes."""
+MAX_SCANS = 500
+"""Of a progressive JPEG, which has ten; each may be a few bytes, and costs time for all pixels."""
 _LITTLE = 16
 """A container may be wrong about its own length by so many bytes."""
 
@@ -73,8 +98,13 @@ def read_structure(kind: Kind, data: memoryview) -> Structure:
         raise NotAPicture(CUT_SHORT) from None
 
 
+_PALETTE = 3
+_TRANSPARENCY = {0: 2, 2: 6}
+"""How many bytes it takes, by a PNG's colour type."""
+
+
 def _png(data: memoryview) -> Structure:
-    found, at = Structure([data[:8]]), 8
+    found, at, colour = Structure([data[:8]]), 8, _PALETTE
     while True:
         length, name = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
@@ -86,33 +116,43 @@ def _png(data: memoryview) -> Structure:
         if name == b"IEND":
             found.parts.append(b"\0\0\0\0IEND\xaeB`\x82")
             return found
+        if name == b"PLTE" and colour != _PALETTE:
+            continue  # it only says how to show the picture where colours are few
         if name in (b"IHDR", b"PLTE", b"IDAT") and not intact:
             raise NotAPicture(f"the picture is broken (the checksum of {name.decode()} is wrong)")
         if name == b"IHDR":
             found.sized(*struct.unpack_from(">II", body))
-        elif name == b"IDAT":
+            colour = body[9]
+        elif name == b"IDAT" and body:
             found.pixels.append(body)
         elif name == b"eXIf" and intact:
             found.noted(body)
-        if name in (b"IHDR", b"PLTE", b"IDAT") or (name == b"tRNS" and intact):
-            found.parts.append(chunk)
+        transparency = name == b"tRNS" and intact and length >= _TRANSPARENCY.get(colour, 1)
+        if name in (b"IHDR", b"PLTE") or (name == b"IDAT" and body) or transparency:
+            found.keep(chunk)
 
 
-_SEGMENT = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
-_AFTER_PIXELS = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+_SEGMENT = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
+_AFTER_PIXELS = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
+"""Any number of fill bytes may stand before a marker: only the last one is looked for, as a search for
+all of them would take the square of their number."""
 _SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-_NEEDED = {0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xEE} | _SIZES
-"""Tables, sizes, and how Adobe says what the colours are."""
+_NEEDED = {0xC4, 0xCC, 0xDB, 0xDC, 0xDD} | _SIZES
+"""Tables and sizes."""
+_NAMED = {0xE2: (b"ICC_PROFILE\0", 14), 0xEE: (b"Adobe", 12)}
+"""Colours, and how Adobe says what they are: how such a segment begins, and how long it is at least."""
 
 
 def _jpeg(data: memoryview) -> Structure:
-    found, at, pattern = Structure([data[:2]]), 2, _SEGMENT
+    found, at, pattern, scans = Structure([data[:2]]), 2, _SEGMENT, 0
     scan = None  # where the pixels begin that are read now
     while marker := pattern.search(data, at):
         name, start = marker[1][0], marker.end() - 2
         if scan is not None:
-            found.parts.append(data[scan:start])
-            scan, pattern = None, _SEGMENT
+            found.keep(data[scan:start])
+            scan, pattern, scans = None, _SEGMENT, scans + 1
+            if scans > MAX_SCANS:
+                raise NotAPicture(f"the picture has more than {MAX_SCANS} scans")
         at = marker.end()
         if name == 0xD9:
             found.parts.append(b"\xff\xd9")
@@ -127,12 +167,17 @@ def _jpeg(data: memoryview) -> Structure:
             found.sized(*reversed(struct.unpack_from(">HH", body, 1)))
         if name == 0xDA:
             scan, pattern = start, _AFTER_PIXELS
-        elif name in _NEEDED or (name == 0xE2 and bytes(body[:12]) == b"ICC_PROFILE\0"):
-            found.parts.append(data[start : at + length])
+        elif name in _NEEDED or _is_named(name, body):
+            found.keep(data[start : at + length])
         elif name == 0xE1 and bytes(body[:6]) == b"Exif\0\0" and not found.exif:
             found.noted(body)
         at += length
     raise NotAPicture(CUT_SHORT)
+
+
+def _is_named(name: int, body: memoryview) -> bool:
+    start, shortest = _NAMED.get(name, (b"", 0))
+    return bool(start) and len(body) >= shortest and bytes(body[: len(start)]) == start
 
 
 def _gif(data: memoryview) -> Structure:
@@ -205,9 +250,13 @@ def _boxes(data: memoryview) -> Structure:
         if over > _LITTLE or (over > 0 and name != b"mdat"):
             raise NotAPicture(CUT_SHORT)
         if over > 0:  # a decoder finds out whether pixels are missing
-            found.parts.extend([struct.pack(">I4s", 0, name), data[start + 8 :]])
+            found.keep(struct.pack(">I4s", 0, name))
+            found.keep(data[start + 8 :])
+        elif name == b"meta":
+            # Browsers read no EXIF of an AVIF, which says itself how it is turned; a decoder would fail.
+            found.keep(bytes(data[start:end]).replace(b"Exif", b"free"))
         else:
-            found.parts.append(data[start:end])
+            found.keep(data[start:end])
         seen.add(name)
     if not seen & {b"mdat", b"moov", b"moof", b"meta", b"jxlc", b"jxlp", b"jp2c"}:
         raise NotAPicture(CUT_SHORT)

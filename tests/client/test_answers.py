@@ -37,6 +37,8 @@ def _picture(kind: str) -> bytes:
 PNG = base64.b64encode(_picture("PNG")).decode()
 JPEG = base64.b64encode(_picture("JPEG")).decode()
 WEBP = base64.urlsafe_b64encode(_picture("WEBP")).decode().rstrip("=")
+JXL = base64.b64encode(b"\xff\x0a" + bytes(97)).decode()
+TIFF = base64.b64encode(b"II*\0" + bytes(95)).decode()
 
 
 def _ask(call: Call, body: Any, status: int = 200, **more: Any) -> Any:
@@ -65,6 +67,24 @@ def _ask(call: Call, body: Any, status: int = 200, **more: Any) -> Any:
         ({"imageUrls": [f" DATA:image/png;base64,{PNG}\n"]}, [f"DATA:image/png;base64,{PNG}"]),
         ({"data": {"outputImageUrl": HOST + "1.png"}}, [HOST + "1.png"]),
         ({"imageUrls": [HOST + "1.png?a=%2f;b"]}, [HOST + "1.png?a=%2f;b"]),
+        # A blank alone may belong to an address.
+        ({"outputImageUrl": HOST + "my cat (1).png?sig=a"}, [HOST + "my cat (1).png?sig=a"]),
+        ({"imageUrls": f"{HOST}a b.png, {HOST}2.png"}, [HOST + "a b.png", HOST + "2.png"]),
+        ({"imageUrls": f"{HOST}a b.png \n{HOST}2.png"}, [HOST + "a b.png", HOST + "2.png"]),
+        ({"output": f"Here it is: {HOST}1.png enjoy"}, [HOST + "1.png"]),
+        ({"output": f'"A cat": {HOST}1.png'}, [HOST + "1.png"]),
+        # JSON in a text.
+        ({"imageUrls": json.dumps({"url": HOST + "1.png"})}, [HOST + "1.png"]),
+        ({"imageUrls": json.dumps(HOST + "1.png")}, [HOST + "1.png"]),
+        ({"imageUrls": [{"image": {"url": HOST + "1.png"}}]}, [HOST + "1.png"]),
+        # Pictures that are written out.
+        ({"images": [{"data": PNG}]}, [f"data:image/png;base64,{PNG}"]),
+        ({"outputImageUrl": f"image/png;base64,{PNG}"}, [f"data:image/png;base64,{PNG}"]),
+        ({"imageUrls": [f"; BASE64 ,{PNG}"]}, [f"data:;base64,{PNG}"]),
+        ({"imageUrls": f"base64,{PNG[:40]}\n{PNG[40:]}"}, [f"data:;base64,{PNG[:40]}\n{PNG[40:]}"]),
+        ({"imageUrls": ",".join([f"data:;base64,{PNG}"] * 2)}, [f"data:;base64,{PNG}"] * 2),
+        ({"imageUrls": [JXL]}, [f"data:image/jxl;base64,{JXL}"]),
+        ({"outputImageUrl": TIFF * 200}, [f"data:image/tiff;base64,{TIFF * 200}"]),
     ],
 )
 @pytest.mark.parametrize("status", [200, 201, 203])

@@ -23,7 +23,15 @@ from prefect_nanobanana.images._download import TransientDownloadError
 from prefect_nanobanana.images._urls import shown
 
 _gzip = partial(gzip.compress, mtime=0)  # the same bytes in each of pytest's processes
+
+
+def _bare_deflate(content: bytes) -> bytes:
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return deflater.compress(content) + deflater.flush()
+
+
 PNG, JPEG, WEBP, GIF, AVIF = map(picture, ("PNG", "JPEG", "WEBP", "GIF", "AVIF"))
+CUT_CHUNK = b"Transfer-Encoding: chunked\r\n\r\n5\r\nabc"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PNG)
 
 
@@ -72,6 +80,14 @@ def test_a_body_is_what_it_is(encoding: str) -> None:
         ("deflate", zlib.compress(PNG)),
         ("aws-chunked, gzip", _gzip(PNG)),
         ("gzip, gzip", _gzip(_gzip(PNG))),
+        # Which of its compressions a header names is no matter, and `deflate` may have no header.
+        ("deflate", _bare_deflate(PNG)),
+        ("deflate, gzip", _gzip(_bare_deflate(PNG))),
+        ("deflate", b"\x58\x85" + zlib.compress(PNG)[2:]),
+        ("deflate", _gzip(PNG)),
+        ("gzip", zlib.compress(PNG)),
+        ("identity, gzip", _gzip(PNG)),
+        ('"gzip";q=1', _gzip(PNG)),
     ],
 )
 def test_compressed_all_the_same(encoding: str, body: bytes) -> None:
@@ -95,10 +111,46 @@ def test_answers_before_the_answer_are_passed_over(first: bytes) -> None:
         assert _fetch(url) == PNG
 
 
-@pytest.mark.parametrize("status", [200, 203])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"no header", b"X-Blank : 5", "x-amz-meta-näme: 5".encode(), b"X-Return: a\rb", b": nameless"),
+        *(b"HTTP/1.1 200 OK", b"X-Folded: a\r\n b", b" folded", "X-A: Å全光".encode()),
+    ],
+)
+def test_a_line_that_is_no_header_spoils_no_other(line: bytes) -> None:
+    """http.client takes what follows it for text: the picture came with its chunks' lengths inside."""
+    chunked = b"\r\nTransfer-Encoding: chunked \r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(PNG), PNG)
+    with _raw(b"HTTP/1.1 200 OK\r\n" + line + chunked) as url:
+        assert _fetch(url) == PNG
+
+
+@pytest.mark.parametrize("status", [200, 201, 203, 206, 226])
 def test_successes(status: int) -> None:
-    with Scripted(lambda _: Reply(PNG, status)) as host:
+    whole = {"Content-Range": f"bytes 0-{len(PNG) - 1}/{len(PNG)}"} if status == 206 else {}
+    with Scripted(lambda _: Reply(PNG, status, whole)) as host:
         assert _fetch(host.url) == PNG
+
+
+@pytest.mark.parametrize("part", ["bytes 0-9/10000", "bytes 1-227/227", "bytes 0-226/*", "", "x"])
+def test_a_part_is_no_picture(part: str) -> None:
+    """A part of what cannot be checked would be taken for the whole."""
+    with (
+        Scripted(lambda _: Reply(PNG, 206, {"Content-Range": part})) as host,
+        pytest.raises(ImageNotCopied, match="answered 206"),
+    ):
+        _fetch(host.url)
+
+
+@pytest.mark.parametrize(
+    "rest", [b"Content-Length: 99\r\n\r\nmoved", CUT_CHUNK, b"\r\n" + b"x" * 5_000_000]
+)
+def test_what_comes_with_a_redirect_does_not_matter(rest: bytes) -> None:
+    with (
+        Scripted(lambda _: Reply(PNG)) as host,
+        _raw(b"HTTP/1.1 302 Found\r\nLocation: %s\r\n" % host.url.encode() + rest) as url,
+    ):
+        assert _fetch(url) == PNG
 
 
 @pytest.mark.parametrize(

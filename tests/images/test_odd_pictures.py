@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import struct
+import time
 import zlib
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
+from random import Random
 
 import pytest
 from odd_pictures import (
@@ -24,7 +29,7 @@ from servers import Reply, Scripted
 
 from prefect_nanobanana import ImageNotCopied, StoredImage
 from prefect_nanobanana.images import Fetcher
-from prefect_nanobanana.images._picture import Picture
+from prefect_nanobanana.images._picture import NotAPicture, Picture, inspect
 from prefect_nanobanana.tasks import copy_image_to_s3
 
 PNG, JPEG, WEBP, GIF, AVIF, BMP = map(picture, ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "BMP"))
@@ -43,6 +48,13 @@ def _fetch(reply: Reply, *, thumbnail: bool) -> Picture:
         return fetcher.fetch(host.url, thumbnail=thumbnail).picture
 
 
+def _pixels(change: Callable[[bytes], bytes]) -> bytes:
+    """A PNG with other compressed pixels; all of them are in one chunk."""
+    start, end = PNG.index(b"IDAT") - 4, PNG.index(b"IEND") - 4
+    return PNG[:start] + chunk(b"IDAT", change(PNG[start + 8 : end - 4])) + PNG[end:]
+
+
+EXIF_AVIF = picture("AVIF", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0")
 WHOLE = {
     # Bytes behind the end.
     "jpeg, film": JPEG + film(),
@@ -80,6 +92,19 @@ WHOLE = {
     "jpeg, further pictures that are none": with_segment(JPEG, 0xE2, b"MPF\0II*\0\xff\xff\xff\xff"),
     "jpeg, end of its thumbnail": with_segment(JPEG, 0xE1, b"Exif\0\0" + JPEG[:600]),
     "jpeg, fill bytes": JPEG[:2] + b"\xff\xff\xff" + JPEG[2:],
+    "png, pixels' own checksum": _pixels(lambda pixels: pixels[:-4] + b"\1\2\3\4"),
+    "png, pixels' own checksum, cut": _pixels(lambda pixels: pixels[:-3]),
+    "png, pixels and more": _pixels(lambda pixels: pixels + b"more"),
+    "png, pixels in pieces": PNG[:33] + chunk(b"IDAT", b"") * 9 + PNG[33:],
+    "png, transparency cut short": with_chunk(PNG, chunk(b"tRNS", b"\0\1")),
+    "png, transparency of nothing": with_chunk(PNG, chunk(b"tRNS", b"")),
+    "png, palette that is not needed, wrong checksum": with_chunk(PNG, chunk(b"PLTE", bytes(9), 7)),
+    "jpeg, profile cut short": with_segment(JPEG, 0xE2, b"ICC_PROFILE\0\1"),
+    "jpeg, profile of nothing": with_segment(JPEG, 0xE2, b"ICC_PROFILE\0"),
+    "jpeg, adobe cut short": with_segment(JPEG, 0xEE, b"Adobe"),
+    "jpeg, adobe": with_segment(JPEG, 0xEE, b"Adobe\0d\0\0\0\0\1"),
+    "jpeg, garbage between": JPEG[:20] + b"\0\x11garbage" + JPEG[20:],
+    "avif, exif that is none": EXIF_AVIF.replace(b"MM\0*", b"none"),
     "gif, comment": GIF[:-1] + b"\x21\xfe\x05hello\0\0\0;",
     # A container that is a little wrong about its length.
     "webp, 1 more": outer_length(WEBP, 1),
@@ -162,6 +187,47 @@ def test_missing_rows_are_found_where_pixels_are_decoded() -> None:
     assert _fetch(Reply(_short_rows()), thumbnail=False).checked
 
 
+SOF = JPEG.index(b"\xff\xc0")
+GIF_FRAME = GIF.index(b",\0\0\0\0")
+LAST_SCAN = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2]
+BOMBS = {
+    "jpeg, fill bytes": (b"\xff\xd8" + b"\xff" * 1_000_000, "cut short"),
+    "jpeg, fill bytes behind pixels": (JPEG[:-2] + b"\xff" * 1_000_000 + b"\0", "cut short"),
+    "jpeg, tables": (JPEG[:2] + b"\xff\xdb\0\2" * 250_000 + JPEG[2:], "200000 parts"),
+    "jpeg, scans": (
+        PROGRESSIVE[:-2] + PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2] * 600,
+        "500 scans",
+    ),
+    "png, pieces": (PNG[:33] + chunk(b"IDAT", b"x") * 210_000 + PNG[33:], "200000 parts"),
+    "avif, boxes": (AVIF + box(b"free", b"") * 210_000, "200000 parts"),
+    "gif, frame": (
+        GIF[: GIF_FRAME + 5] + struct.pack("<HH", 60000, 60000) + GIF[GIF_FRAME + 9 :],
+        "broken|too many",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_bombs_cost_little(case: str) -> None:
+    content, says = BOMBS[case]
+    started = time.process_time()
+    with pytest.raises(ImageNotCopied, match=says):
+        _fetch(Reply(content), thumbnail=True)
+    assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "WEBP", "JPEG", "PNG", "GIF", "BMP"])
+def test_damaged_pictures_raise_only_what_is_ours(kind: str) -> None:
+    """AVIF's decoder raises RuntimeError, where others raise OSError."""
+    whole, random = picture(kind), Random(1)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(3):
+            damaged[random.randrange(12, min(len(whole), 600))] = random.choice((0, 1, 127, 255))
+        with suppress(NotAPicture):
+            inspect(io.BytesIO(bytes(damaged)))
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_width_and_height_as_a_person_sees_them(kind: str, orientation: int) -> None:
@@ -170,7 +236,19 @@ def test_width_and_height_as_a_person_sees_them(kind: str, orientation: int) -> 
         assert (seen.width, seen.height) == ((64, 96) if orientation >= 5 else (96, 64))
 
 
+def _bmp(bits: int, compression: int, masks: bytes = b"", data: bytes = bytes(64)) -> bytes:
+    head = struct.pack("<IiiHHIIiiII", 40, 4, 4, 1, bits, compression, len(data), 0, 0, 0, 0) + masks
+    whole = 14 + len(head) + len(data)
+    return b"BM" + struct.pack("<IHHI", whole, 0, 0, 14 + len(head)) + head + data
+
+
+ICON = "image/vnd.microsoft.icon"
 UNCHECKED = {
+    # Of a known kind, but of a sort that Pillow does not decode.
+    "jpeg of 12 bits": (JPEG[: SOF + 4] + b"\x0c" + JPEG[SOF + 5 :], "image/jpeg"),
+    "bmp of 16 bits": (_bmp(16, 3, struct.pack("<III", 0xF00, 0xF0, 0xF)), "image/bmp"),
+    "bmp of 30 bits": (_bmp(32, 3, struct.pack("<III", 0x3FF00000, 0xFFC00, 0x3FF)), "image/bmp"),
+    "bmp with a png": (_bmp(0, 5, data=PNG), "image/bmp"),
     "mp4": (film(), "video/mp4"),
     "mov": (film(b"qt  "), "video/quicktime"),
     "heic": (film(b"heic"), "image/heic"),
@@ -183,6 +261,13 @@ UNCHECKED = {
     "webm": (b"\x1aE\xdf\xa3\x9fB\x86\x81\1B\x82\x84webm" + bytes(500), "video/webm"),
     "mkv": (b"\x1aE\xdf\xa3\x9fB\x86\x81\1B\x82\x88matroska" + bytes(500), "video/x-matroska"),
     "avi": (b"RIFF\0\2\0\0AVI LIST" + bytes(500), "video/x-msvideo"),
+    "ico": (struct.pack("<HHHBBBBHHII", 0, 1, 1, 96, 64, 0, 0, 1, 32, len(PNG), 22) + PNG, ICON),
+    "big tiff": (b"II+\0" + bytes(99), "image/tiff"),
+    "jpeg 2000": (b"\xff\x4f\xff\x51" + bytes(99), "image/j2c"),
+    "photoshop": (b"8BPS\0\1" + bytes(99), "image/vnd.adobe.photoshop"),
+    "part of a film": (box(b"styp", b"msdh") + box(b"moof", b"") + box(b"mdat", b"x"), "video/mp4"),
+    "mpeg": (b"\0\0\1\xba" + bytes(99), "video/mpeg"),
+    "transport stream": ((b"G@\0\x10" + bytes(184)) * 5, "video/mp2t"),
     "old mov": (box(b"wide", b"") + box(b"mdat", bytes(900)) + box(b"moov", b"x"), "video/quicktime"),
 }
 
