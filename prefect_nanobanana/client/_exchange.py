@@ -15,9 +15,11 @@ from prefect_nanobanana._common.http import USER_AGENT
 from prefect_nanobanana.client._gate import Gate, Open
 from prefect_nanobanana.client._payload import Answer, kept, one_line
 from prefect_nanobanana.client._receiving import Receiver
+from prefect_nanobanana.client._refusals import PROXY_CURE, PROXY_REFUSES
 from prefect_nanobanana.client._steps import Ask, Overbooked
 from prefect_nanobanana.client._timings import DEFAULT_REQUEST_TIMEOUT_SECONDS, TIMINGS, Timings
 from prefect_nanobanana.errors import (
+    AccessNotEnabled,
     AnswerNotUnderstood,
     ApiError,
     CertificateNotTrusted,
@@ -125,6 +127,8 @@ class Exchange:
                 "proxy or firewall looks into TLS, set SSL_CERT_FILE (or REQUESTS_CA_BUNDLE) to a PEM "
                 "file that holds its certificate authority; a network's login page looks like this, too"
             )
+        if isinstance(error, httpx.ProxyError) and words.startswith(("403", "407")):
+            return AccessNotEnabled(f"{PROXY_REFUSES} ({words}); {PROXY_CURE}")
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
             return NeverDelivered(f"{self._base_url} was not reached ({what})")
         if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
