@@ -21,6 +21,7 @@ from prefect.filesystems import WritableFileSystem
 from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from prefect_nanobanana._common.addresses import unsigned
 from prefect_nanobanana._common.runs_above import attempts, runs_above, takes_the_place
 from prefect_nanobanana._common.text import shortened
 from prefect_nanobanana.client import GenerationHooks
@@ -183,8 +184,8 @@ def begin_call(generator: NanoBananaGenerator, prompt: str | ImagePrompt) -> Tas
     if len(runs) == 1:
         return None
     request = generator.request(prompt).model_dump(mode="json")
-    # A signature is another one in each attempt.
-    request["reference_image_urls"] = [url.partition("?")[0] for url in request["reference_image_urls"]]
+    # A signature is another one in each attempt; what else a query says may be which image it is.
+    request["reference_image_urls"] = [unsigned(url) for url in request["reference_image_urls"]]
     asked = [[run.kind for run in runs], request, generator.mode, generator.credentials.account]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
     storage = context.result_store.result_storage

@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 import os
 import re
+import unicodedata
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -123,9 +124,10 @@ class NanoBananaCredentials(CredentialsBlock):
             )
         if key.lower().startswith("bearer"):
             raise ValueError('leave out the word "Bearer": paste only the key that starts with nb_')
-        if not key.isascii() or not key.isprintable() or " " in key:
+        if not key.isascii() or not key.isprintable() or " " in key or "://" in key:
             raise ValueError(
-                "the API key holds spaces, line breaks or characters that no key has: copy it again"
+                "the API key holds spaces, line breaks or characters that no key has, or is an address: "
+                "copy it again"
             )
         return SecretStr(key)
 
@@ -178,7 +180,7 @@ class NanoBananaCredentials(CredentialsBlock):
         Raises:
             InvalidInput: If neither variable holds a key.
         """
-        key = os.environ.get("NANO_BANANA_API_KEY") or os.environ.get("NB_API_KEY")
+        key = next((os.environ[name] for name in _VARIABLES if os.environ.get(name, "").strip()), None)
         if not key:
             raise InvalidInput(
                 "no API key: set the environment variable NANO_BANANA_API_KEY to your key (nb_...)"
@@ -247,13 +249,15 @@ class NanoBananaCredentials(CredentialsBlock):
         )
 
 
-_AROUND = "\"'`“”„‘’‚«»\ufeff\u200b\u200e\u2060,;"
-_NAMED = re.compile(r"(?:export\s+|set\s+|\$env:)?(?!nb_)(\w+)\s*[=:]\s*(\S.*)", re.DOTALL)
-_MASKED = re.compile(r"\*\*|[•●]|^(nb_)?\*+$")
+_VARIABLES = ("NANO_BANANA_API_KEY", "NB_API_KEY")
+_AROUND = "\"'`“”„‘’‚«»,;{}"
+_NAMED = re.compile(r"(?:export\s+|set\s+|\$env:|--?)?(?!nb_)([\w.-]+)[\"']?\s*[=:]\s*(\S.*)", re.DOTALL)
+_MASKED = re.compile(r"\*\*|[•●…]|\.{3}|^(nb_)?\*+$")
 
 
 def _bare_key(text: str) -> str:
     """A key without what is copied along with it: blanks, line breaks, quotes, `NAME=`."""
+    text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # invisible, and in no key
     before = None
     while text != before:
         before, text = text, text.strip().strip(_AROUND)

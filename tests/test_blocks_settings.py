@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from prefect_nanobanana import GenerationRun, NanoBananaCredentials, NanoBananaGenerator, Submission
+from prefect_nanobanana import (
+    GenerationRun,
+    InvalidInput,
+    NanoBananaCredentials,
+    NanoBananaGenerator,
+    Submission,
+)
 from prefect_nanobanana.sandbox import Sandbox
 
 KEY = "nb_hush-hush"
@@ -25,6 +31,14 @@ KEY = "nb_hush-hush"
         f"\n\n{KEY}\n",
         f'"{KEY}\n"',
         f"\ufeff{KEY}",
+        f"\u200f{KEY}\u202c\u200d",
+        f"\u00a0{KEY}\u3000",
+        f"{KEY[:5]}\u200b{KEY[5:]}",
+        f'{{"api_key": "{KEY}"}}',
+        f'"apiKey":"{KEY}",',
+        f"--api-key={KEY}",
+        f"X-Api-Key:{KEY}",
+        f"api.key = '{KEY}'",
     ],
 )
 def test_what_is_copied_along_with_a_key_is_left_out(
@@ -40,10 +54,27 @@ def test_what_belongs_to_a_key_stays(key: str) -> None:
     assert NanoBananaCredentials(api_key=SecretStr(key)).api_key.get_secret_value() == key
 
 
-@pytest.mark.parametrize("key", ["********", "*", "nb_****", "NB_API_KEY=********", "•••••"])
+@pytest.mark.parametrize(
+    "key", ["********", "*", "nb_****", "NB_API_KEY=********", "•••••", "nb_12...ef", "nb_12…ef"]
+)
 def test_a_masked_key_is_refused(key: str) -> None:
     with pytest.raises(ValidationError, match="masked"):
         NanoBananaCredentials(api_key=SecretStr(key))
+
+
+@pytest.mark.parametrize("key", ["https://www.nananobanana.com", "Bearer nb_x", "ｎｂ_x", "nb_x nb_y"])
+def test_what_is_no_key_is_refused(key: str) -> None:
+    with pytest.raises(ValidationError, match="copy it again|leave out the word") as caught:
+        NanoBananaCredentials(api_key=SecretStr(key))
+    assert key not in str(caught.value)
+
+
+def test_a_blank_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NANO_BANANA_API_KEY", " \n")
+    with pytest.raises(InvalidInput, match="no API key"):
+        NanoBananaCredentials.from_env()
+    monkeypatch.setenv("NB_API_KEY", KEY)
+    assert NanoBananaCredentials.from_env().api_key.get_secret_value() == KEY
 
 
 @pytest.mark.parametrize(

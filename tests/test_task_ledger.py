@@ -17,6 +17,7 @@ from prefect.task_runners import ProcessPoolTaskRunner
 
 from prefect_nanobanana import (
     Generation,
+    ImagePrompt,
     LedgerError,
     NanoBananaGenerator,
     UnknownOutcome,
@@ -204,6 +205,26 @@ def test_equal_calls_are_asked_each_and_stay_apart(
     assert asked[:2] == asked[2:]
     assert len(set(asked[0])) == 6
     assert sandbox.account.posts == sandbox.account.charged == 8
+
+
+def test_references_are_told_apart_by_what_their_queries_say(
+    generator: NanoBananaGenerator, sandbox: Sandbox, fail_once: Fail
+) -> None:
+    """Which image it is may stand in the query alone; a signature there is another one each time."""
+    made: list[dict[str, str]] = []
+
+    @flow(retries=1)
+    def mine() -> None:
+        order = "12" if not made else "21"
+        url = "https://host.example/image?id={}&X-Amz-Signature=" + order
+        prompts = [ImagePrompt(prompt="a hat", reference_image_urls=[url.format(n)]) for n in order]
+        answers = [generate_image(prompt, generator) for prompt in prompts]
+        made.append({n: str(answer.image_urls) for n, answer in zip(order, answers, strict=True)})
+        fail_once()
+
+    mine()
+    assert made[0] == made[1]
+    assert sandbox.account.posts == sandbox.account.charged == 2
 
 
 def test_another_run_asks_anew(generator: NanoBananaGenerator, sandbox: Sandbox) -> None:

@@ -45,6 +45,26 @@ _COMPANIONS = {
     "hm": {"ex", "is", "hm"},  # Discord
 }
 """Parameters that belong to a signature only beside the one that is named first."""
+_MORE_SIGNATURES = re.compile(r"x-expires|x-signature|auth_key|authorization|_upt|ucloudpublickey")
+"""What ByteDance, Alibaba's CDN, Backblaze, Baidu, UPYUN and UCloud sign addresses with."""
+_MORE_COMPANIONS = {
+    "sig": {"exp"},  # Cloudflare Images, Notion
+    "signature": {"keyname", "urlprefix", "expirationtimestamp"},  # Google's CDN, Notion
+    "expires": {"md5"},  # nginx, Gcore
+    "expire": {"expire", "token"},  # KeyCDN
+    "e": {"e", "token"},  # Qiniu
+    "st": {"st", "e"},  # lighttpd
+    "oh": {"oh", "oe"},  # Instagram
+    "sign": {"sign", "t"},  # Tencent's CDN
+    "x-amz-signature": {"x-id"},  # which newer SDKs add
+}
+_SIGNED_VALUE = re.compile(
+    r"verify=\d{10}-[\w+/-]{20,}=*"  # Cloudflare
+    r"|\w+=\d{10}-\w+-\w+-[0-9a-f]{32}"  # Alibaba's and Tencent's CDN
+    r"|\w+=\d{10}_[0-9a-f]{40,64}"  # Fastly
+    r"|[\w-]+=(st=\d+~)?exp=\d+~.*hmac=[0-9a-f]+"  # Akamai, Cloudinary, Google's Media CDN
+    r"|s=[0-9a-f]{32}"  # imgix
+)
 _SECRET = re.compile(
     r"(.*[_-])?(token|auth|authorization|key|apikey|password|passwd|pwd|secret|session|sessionid|jwt)"
 )
@@ -53,16 +73,17 @@ _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
 _USERINFO = re.compile(r"^([a-z][a-z0-9+.-]*:)?//[^/?#]*@", re.IGNORECASE)
 
 
-def unsigned(url: str) -> str:
+def unsigned(url: str, *, as_before: bool = False) -> str:
     """A URL without the query parameters that are a signature: the same however often it is signed.
 
     Args:
         url: Any text.
+        as_before: By the rules that the first batches had whose keys left signatures out.
 
     Returns:
         The URL; to the letter what was given if it is not signed.
     """
-    return _without(url, _signature_names(url))
+    return _without(url, _signature_names(url, as_before))
 
 
 def without_signature(url: str, longest: int | None = None) -> str:
@@ -96,14 +117,22 @@ def _name_and_value(parameter: str) -> tuple[str, str]:
     return unquote(name).strip().lower().removeprefix("amp;"), unquote(value)
 
 
-def _signature_names(url: str) -> set[str]:
+def _signature_names(url: str, as_before: bool = False) -> set[str]:
     """The names, in lower case, of those parameters that are a signature."""
     given = dict(map(_name_and_value, re.split("[?&#]", url)[1:]))
     names = {name for name, value in given.items() if _SIGNATURE.fullmatch(name) or _JWT.match(value)}
-    for name, companions in _COMPANIONS.items():
-        if name in given and (name in names or companions <= given.keys()):
-            names |= companions & given.keys()
+    if not as_before:
+        names |= {name for name, value in given.items() if _is_signed(name, value)}
+    for companies in (_COMPANIONS,) if as_before else (_COMPANIONS, _MORE_COMPANIONS):
+        for name, companions in companies.items():
+            if name in given and (name in names or companions <= given.keys()):
+                names |= companions & given.keys()
     return names
+
+
+def _is_signed(name: str, value: str) -> bool:
+    found = _MORE_SIGNATURES.fullmatch(name) or _SIGNED_VALUE.fullmatch(f"{name}={value}")
+    return found is not None
 
 
 def _without(url: str, names: set[str], secret: re.Pattern[str] | None = None) -> str:

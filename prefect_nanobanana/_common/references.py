@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from urllib.parse import urlsplit
+import unicodedata
+from ipaddress import ip_address
+from urllib.parse import SplitResult, urlsplit
 
 from prefect_nanobanana._common.addresses import without_signature
-from prefect_nanobanana._common.characters import control_problem, quoted
+from prefect_nanobanana._common.characters import control_problem, invisible_problem, quoted
+from prefect_nanobanana._common.public import Address, is_public
 
 _SHOWN = 120
 _TWO = re.compile(r"[\s,;|]+https?://", re.IGNORECASE)
@@ -46,23 +48,30 @@ def _problem(url: str) -> str | None:
             "holds a comma: write %2C for one that belongs to the address, and separate addresses with "
             "blanks"
         )
+    if unseen := invisible_problem(url):
+        return unseen
     try:
         parts = urlsplit(url)
-        host, port = (parts.hostname or "").rstrip("."), parts.port
+        port = parts.port
+        # As IDNA has it: full-width digits and dots are digits and dots.
+        host = unicodedata.normalize("NFKC", parts.hostname or "").replace("\u3002", ".").rstrip(".")
     except ValueError:
         return "is not a URL: copy it from a browser's address bar"
     address = _address(host)
     if not host or port == 0 or _NOT_IN_HOSTS.search(host) or (not address and _NUMBERS.fullmatch(host)):
         return "names no host that can be asked: write https://host/path"
-    if _PRIVATE.fullmatch(host) or (address and (not address.is_global or address.is_multicast)):
+    if _PRIVATE.fullmatch(host) or (address and not is_public(address)) or _is_container(parts, host):
         return "is a private address, which the API cannot reach: put the image where the internet can"
     return None
 
 
-def _address(host: str) -> IPv4Address | IPv6Address | None:
+def _is_container(parts: SplitResult, host: str) -> bool:
+    """Whether it is a name inside a network, as containers have: `http://minio:9000`."""
+    return "." not in host and ":" not in host and (parts.scheme == "http" or parts.port is not None)
+
+
+def _address(host: str) -> Address | None:
     try:
-        address = ip_address(host)
+        return ip_address(host)
     except ValueError:
         return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address

@@ -33,7 +33,8 @@ def visible(text: str) -> str:
 
 
 def _shown(c: str) -> str:
-    obeyed = unicodedata.category(c) == "Cc" and c not in "\n\t"
+    # Half a character (a file's name may hold it) could not be written at all.
+    obeyed = unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"
     return c.encode("unicode_escape").decode() if obeyed or c in _BIDI_CONTROLS else c
 
 

@@ -54,12 +54,14 @@ def prompt_keys(prompts: Sequence[ImagePrompt], requests: Sequence[ImageRequest]
         The keys, all different.
     """
     asked = [_asked(prompt, request) for prompt, request in zip(prompts, requests, strict=True)]
-    bare = [identity(prompt, request) for prompt, request in zip(prompts, requests, strict=True)]
-    # Unsigned prompts are counted first, so that they have the keys that they always had.
-    order = sorted(range(len(bare)), key=lambda n: bare[n] != _text(asked[n]))
-    keys = _counted(bare, order)
+    whole = [_text(a) for a in asked]
+    bare = [_text(_unsigned(a)) for a in asked]
+    keys = _counted(bare, _unsigned_first(bare, whole))
+    # Fewer signatures were known once.
+    less_bare = [_text(_unsigned(a, as_before=True)) for a in asked]
+    former = [_counted(less_bare, _unsigned_first(less_bare, whole))]
     before = [[_text(_as_written_before(a, *cure)) for a in asked] for cure in _CURES]
-    former = [_counted(texts, range(len(texts))) for texts in before]
+    former += [_counted(texts, range(len(texts))) for texts in before]
     return [
         PromptKey(key, tuple(dict.fromkeys(f[n] for f in former if f[n] != key)), bare[n])
         for n, key in enumerate(keys)
@@ -68,10 +70,7 @@ def prompt_keys(prompts: Sequence[ImagePrompt], requests: Sequence[ImageRequest]
 
 def identity(prompt: ImagePrompt, request: ImageRequest) -> str:
     """What a prompt has in common with its equals: its name, or what is asked, without signatures."""
-    asked = _asked(prompt, request)
-    if "reference_image_urls" in asked:
-        asked["reference_image_urls"] = [unsigned(url) for url in asked["reference_image_urls"]]
-    return _text(asked)
+    return _text(_unsigned(_asked(prompt, request)))
 
 
 def signed_anew(
@@ -96,6 +95,19 @@ def signed_anew(
 
 def _asked(prompt: ImagePrompt, request: ImageRequest) -> dict[str, Any]:
     return {"name": prompt.name} if prompt.name else request.model_dump()
+
+
+def _unsigned(asked: dict[str, Any], *, as_before: bool = False) -> dict[str, Any]:
+    references = asked.get("reference_image_urls")
+    if not references:
+        return asked
+    bare = [unsigned(url, as_before=as_before) for url in references]
+    return asked | {"reference_image_urls": bare}
+
+
+def _unsigned_first(bare: Sequence[str], whole: Sequence[str]) -> list[int]:
+    """The order to count in: unsigned prompts have the keys that they always had."""
+    return sorted(range(len(bare)), key=lambda n: bare[n] != whole[n])
 
 
 def _text(asked: dict[str, Any]) -> str:

@@ -101,6 +101,8 @@ def _prompt(row: Any) -> ImagePrompt:
     if not isinstance(row, dict):
         raise InvalidInput('a row must be a text in quotes or an object, as {"prompt": "a cat"}')
     unknown = [str(field) for field in row if field not in COLUMNS]
+    if any(isinstance(row[field], list) for field in unknown) and "prompt" not in row:
+        raise InvalidInput("a row must be a text or an object: give the list alone, in no object")
     if unknown:
         raise InvalidInput(*map(unknown_column, unknown[:MAX_PROBLEMS]))
     if "prompt" not in row:

@@ -11,6 +11,7 @@ import re
 import stat
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -30,6 +31,7 @@ WEB_SECONDS = Adjustable(60.0)
 """For a whole list, redirects included."""
 _GZIP = b"\x1f\x8b"
 _GZIP_LAYERS = 2
+_NAME_CHARACTERS = 120
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
 
@@ -55,7 +57,8 @@ def read_list(source: str, read_s3: ReadS3, fetcher: Fetcher) -> tuple[str, byte
     scheme = _SCHEME.match(source)
     kind = scheme[1].lower() if scheme else ""
     if kind == "s3":
-        name, content = source.rpartition("/")[2], read_s3(source, MAX_LIST_BYTES.get() + 1)
+        name = source.rpartition("/")[2]
+        content = read_s3(f"s3://{source[len('s3://') :]}", MAX_LIST_BYTES.get() + 1)
     elif kind in ("http", "https"):
         name, content = _web_name(source), _read_web(source, fetcher)
     elif kind:
@@ -64,9 +67,16 @@ def read_list(source: str, read_s3: ReadS3, fetcher: Fetcher) -> tuple[str, byte
         )
     else:
         name, content = Path(source).name, _read_path(source)
+    name = _short(name)
     if len(content) > MAX_LIST_BYTES.get():
         raise _too_large(name)
     return re.sub(r"\.gz$", "", name, flags=re.IGNORECASE), _unpacked(name, content)
+
+
+def _short(name: str) -> str:
+    """A name for messages, in one line; its end says what kind of list it is."""
+    name = " ".join(name.split())
+    return name if len(name) <= _NAME_CHARACTERS else f"{name[: _NAME_CHARACTERS // 2]}...{name[-40:]}"
 
 
 def _too_large(name: str) -> InvalidInput:
@@ -129,7 +139,10 @@ def started_by_worker() -> bool:
 def _check_folder(source: str, path: Path) -> None:
     """Refuse what is not below an allowed folder, in the same words whether it is there or not."""
     named = filter(str.strip, os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep))
-    folders = [Path(name.strip()).expanduser().resolve() for name in named]
+    folders = []
+    for name in named:
+        with suppress(RuntimeError, OSError):  # of nobody's home, and of links in a circle
+            folders.append(Path(name.strip()).expanduser().resolve())
     if not any(path.is_relative_to(folder) for folder in folders):
         raise InvalidInput(
             f"prompts_from: {quoted(source, LONGEST_SHOWN)[1:-1]} is not below a folder that lists may "

@@ -32,11 +32,31 @@ _SAME = {other: ours for ours, others in _OTHER_NAMES.items() for other in other
 _FORMATS = ".txt, .csv, .tsv, .json, .jsonl"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 """Not what splitlines() takes for one: texts may hold form feeds, U+2028 and their like."""
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[,;\t|]*', re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'"?sep=([^"\0])"?[,;\t|]*', re.IGNORECASE)
 _SPACE = re.compile(r"\s*")
 _DELIMITERS = ",;\t|"
 _WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 _ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+_PACKED = (b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh91AY&SY")
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),  # begins as UTF-16's does
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+_NO_LISTS = {
+    r"\s*(<!--((?!-->).)*-->\s*)*<(!doctype\s+html|html|head|body)\b": "is a web page and no list: give "
+    "the address of the file itself",
+    r"\s*<\?xml\b": "is XML and no list: save it as CSV UTF-8, or give the address of the file itself",
+    r"\{\\rtf\d": "is a document with formats: save it as plain text in UTF-8",
+    r"%PDF-\d": "is a PDF: save it as plain text in UTF-8",
+    r"version https://git-lfs\.": "is what Git LFS keeps in the file's place: fetch it (git lfs pull)",
+}
+"""What comes under the name of a list, by how it begins."""
+_ERRORS = {"#REF!", "#NAME?", "#N/A", "#VALUE!", "#DIV/0!", "#NULL!", "#NUM!", "#SPILL!", "#CALC!"}
+"""What a spreadsheet saves for a formula that it could not work out, as `- a cat` may look to it."""
+_CSV_CURE = "put quotes around the whole cell, and write each that is inside of it twice"
+_JSON_CURE = "double quotes around texts, commas between values and none behind the last, no comments"
 
 Row = tuple[int, Any]
 """A line number, and what is there: a text, or an object with columns."""
@@ -57,10 +77,14 @@ def rows_of(name: str, content: bytes) -> Iterator[Row]:
         raise InvalidInput(f"{name}: is a workbook or an archive: save the sheet as CSV UTF-8")
     if kind not in _READERS:
         raise InvalidInput(f"{name}: cannot be read as prompts: use a {_FORMATS} file")
-    text = _decoded(name, content)
-    if re.match(r"\s*<(!doctype\s+html|html)\b", text, re.IGNORECASE):
-        raise InvalidInput(f"{name}: is a web page and no list: give the address of the file itself")
-    return _READERS[kind](name, text)
+    if content.startswith(_PACKED):
+        raise InvalidInput(f"{name}: is an archive: unpack it, or pack it with gzip")
+    encoding = next((told for mark, told in _MARKS if content.startswith(mark)), "UTF-8")
+    start = content[:5000].decode(encoding, "replace").lstrip("\ufeff")
+    for begins, told in _NO_LISTS.items():
+        if re.match(begins, start, re.IGNORECASE | re.DOTALL):
+            raise InvalidInput(f"{name}: {told}")
+    return _READERS[kind](name, _decoded(name, content, encoding))
 
 
 def unknown_column(column: str) -> str:
@@ -71,25 +95,37 @@ def unknown_column(column: str) -> str:
     return f"there is no column {quoted(column)}: {hint}the columns are {', '.join(COLUMNS)}"
 
 
-def _decoded(name: str, content: bytes) -> str:
-    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+def _decoded(name: str, content: bytes, encoding: str) -> str:
     try:
-        return content.decode("utf-16" if utf_16 else "utf-8-sig")
+        text = content.decode(encoding).lstrip("\ufeff")  # some programs add a mark to one that is there
     except UnicodeDecodeError as error:
-        line = len(re.findall(rb"\r\n|\r|\n", content[: error.start])) + 1
-        raise InvalidInput(
-            f"{name}, line {line}: is not UTF-{16 if utf_16 else 8}: save the file as UTF-8"
-        ) from None
+        before = content[: error.start].decode(encoding, "ignore")
+        line = len(_LINE_END.findall(before)) + 1
+        raise InvalidInput(f"{name}, line {line}: is not {encoding}: save the file as UTF-8") from None
+    if "\0" in text[:2] and text.count("\0", 0, 100) * 3 >= len(text[:100]):
+        raise InvalidInput(f"{name}, line 1: is UTF-16 without a mark that says so: save it as UTF-8")
+    return text
 
 
 def _lines(name: str, text: str) -> Iterator[Row]:
-    cells = _LINE_END.split(text.lstrip(), 1)[0].split("\t")
-    if "prompt" in cells[1:] or (cells[0] == "prompt" and len(cells) > 1):
-        yield from _table(name, text)  # Excel's "Unicode Text"
+    if _is_table(_LINE_END.split(text.lstrip(), 1)[0]):
+        yield from _table(name, text)
         return
     for number, line in enumerate(_LINE_END.split(text), 1):
-        if line.strip() and line.strip() != "#" and not line.startswith("# "):
+        bare = line.lstrip("\ufeff")  # where files with marks were put together
+        if bare.strip() and bare.strip() != "#" and not bare.startswith("# "):
             yield number, line
+
+
+def _is_table(first_line: str) -> bool:
+    """Whether lines are the rows of a table, as Excel's "Unicode Text" and renamed CSV are."""
+    cells = first_line.split("\t")
+    if "prompt" in cells[1:] or (cells[0] == "prompt" and len(cells) > 1):
+        return True
+    if _SEPARATOR_LINE.fullmatch(first_line.strip()):
+        return True
+    names = [[cell.strip(' "').lower() for cell in first_line.split(d)] for d in _DELIMITERS]
+    return any(len(found) > 1 and "prompt" in found and {*COLUMNS, ""} >= {*found} for found in names)
 
 
 class _Json:
@@ -117,7 +153,7 @@ class _Json:
             value, end = self._decoder.raw_decode(self._text, self._at)
         except json.JSONDecodeError as error:
             self._at = error.pos
-            raise self.wrong(f"is not JSON: {error.msg}") from None
+            raise self.wrong(f"is not JSON: {error.msg}: write {_JSON_CURE}") from None
         except RecursionError:
             raise self.wrong("is nested too deeply: give a text or an object for each prompt") from None
         except ValueError as error:
@@ -177,19 +213,20 @@ def _table(name: str, text: str) -> Iterator[Row]:
             break
         skipped, start = skipped + 1, lines.tell()
     lines.seek(start)
+    place = skipped + 1
     reader = csv.reader(lines, delimiter=delimiter or _delimiter(name, line), strict=True)
     try:
         columns = [column.strip() for column in next(reader, [])]
         while columns and not columns[-1]:
             columns.pop()  # Excel saves cells that were emptied
-        _check_columns(f"{name}, line {skipped + 1}", columns)
-        start = skipped + reader.line_num + 1
+        _check_columns(f"{name}, line {place}", columns)
+        place = skipped + reader.line_num + 1
         for cells in reader:
             if any(cell.strip() for cell in cells):
-                yield start, _row(f"{name}, line {start}", columns, cells)
-            start = skipped + reader.line_num + 1
-    except csv.Error as error:
-        raise InvalidInput(f"{name}, line {skipped + reader.line_num}: is not CSV: {error}") from None
+                yield place, _row(f"{name}, line {place}", columns, cells)
+            place = skipped + reader.line_num + 1
+    except csv.Error as error:  # quotes that nothing closes reach to the end: the row's beginning helps
+        raise InvalidInput(f"{name}, line {place}: is not CSV ({error}): {_CSV_CURE}") from None
 
 
 def _delimiter(name: str, header: str) -> str:
@@ -220,12 +257,14 @@ def _row(place: str, columns: list[str], cells: list[str]) -> dict[str, Any]:
     if any(cell.strip() for cell in cells[len(columns) :]):
         raise InvalidInput(
             f"{place}: has {len(cells)} cells for {len(columns)} columns: put quotes around text with "
-            "commas"
+            "commas, and no blank before the quotes"
         )
     row: dict[str, Any] = {"prompt": ""}
     for column, cell in zip(columns, map(str.strip, cells), strict=False):
         if cell and not column:
             raise InvalidInput(f"{place}: {quoted(cell, 40)} is in a column without a name: give it one")
+        if cell in _ERRORS:
+            raise InvalidInput(f"{place}: {column}: {cell} is a formula's error: write the text itself")
         if cell:
             row[column] = cell.split() if column == "reference_image_urls" else cell
     return row

@@ -16,9 +16,11 @@ from prefect_nanobanana.client._defaults import DEFAULT_BASE_URL, DEFAULT_REQUES
 from prefect_nanobanana.client._gate import Gate, Open
 from prefect_nanobanana.client._payload import Answer, kept, one_line
 from prefect_nanobanana.client._receiving import Receiver
+from prefect_nanobanana.client._refusals import PROXY_CURE, PROXY_REFUSES
 from prefect_nanobanana.client._steps import Ask, Overbooked
 from prefect_nanobanana.client._timings import TIMINGS, Timings
 from prefect_nanobanana.errors import (
+    AccessNotEnabled,
     AnswerNotUnderstood,
     ApiError,
     CertificateNotTrusted,
@@ -124,6 +126,8 @@ class Exchange:
                 "proxy or firewall looks into TLS, set SSL_CERT_FILE (or REQUESTS_CA_BUNDLE) to a PEM "
                 "file that holds its certificate authority; a network's login page looks like this, too"
             )
+        if isinstance(error, httpx.ProxyError) and words.startswith(("403", "407")):
+            return AccessNotEnabled(f"{PROXY_REFUSES} ({words}); {PROXY_CURE}")
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
             return NeverDelivered(f"{self._base_url} was not reached ({what})")
         if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):

@@ -62,7 +62,7 @@ def loaded(answer: Answer) -> Any:
     except ValueError:
         text = excerpt(answer.content)
         if is_html(answer.content):
-            text += f"; {html_hint(answer.base_url)}"
+            text += f"; {hint(answer.base_url)}"
         raise AnswerNotUnderstood(f"the answer is not JSON: {text}", status_code=answer.status) from None
 
 
@@ -161,9 +161,14 @@ def is_html(content: bytes) -> bool:
     return b"<html" in start or start.lstrip().startswith(b"<!")
 
 
-def html_hint(base_url: str) -> str:
-    """What to look at when a page comes where JSON should."""
-    if "/api" not in base_url:
+def has_path(base_url: str) -> bool:
+    """Whether a base URL ends as the API's own does."""
+    return base_url.rstrip("/").endswith("/api/v1")
+
+
+def hint(base_url: str) -> str:
+    """What to look at when something comes that is not the API's."""
+    if not has_path(base_url):
         return f"the base URL {one_line(base_url)} does not end in /api/v1, as the API's own does"
     return "a proxy, a firewall or a network's login page stands between here and the API"
 

@@ -6,13 +6,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from prefect_nanobanana._common.addresses import without_signature
 from prefect_nanobanana._common.http import retry_after_seconds
 from prefect_nanobanana.client._payload import (
     EXCERPT_CHARACTERS,
     Answer,
     excerpt,
     flag_of,
-    html_hint,
+    has_path,
+    hint,
     id_of,
     is_html,
     kept,
@@ -36,6 +38,15 @@ from prefect_nanobanana.errors import (
     UnknownOutcome,
 )
 
+_ACCESS = (
+    "access opens by itself once the account has paid in 1000 yuan in all, or by hand through the "
+    "vendor's support"
+)
+PROXY_REFUSES = "the proxy between here and the API refuses to pass the request on"
+PROXY_CURE = (
+    "set HTTPS_PROXY to its address with user name and password, as http://user:password@host:3128, or "
+    "have the API's host allowed"
+)
 _OF_THE_ACCOUNT = re.compile(r"\bapi\b|access|\bkey\b", re.IGNORECASE)
 _OF_A_PLAN = re.compile(
     r"\bmodel\b|模型|requires?[ -]?pro|\bpro\b|premium|\bplan\b|\btier\b|upgrade|subscri|member"
@@ -61,8 +72,10 @@ def read_error(answer: Answer) -> ApiError:
         found = None
     facts: dict[str, Any] = found if isinstance(found, dict) else {}
     text = message_of(facts) or excerpt(answer.content)
-    if is_html(answer.content) and answer.status in (404, 405) and "/api" not in answer.base_url:
-        text += f"; {html_hint(answer.base_url)}"
+    strange = not isinstance(found, dict) or "cloudflare_error" in found  # not in the API's own words
+    elsewhere = answer.status in (404, 405) and not has_path(answer.base_url)
+    if elsewhere or (is_html(answer.content) and answer.status != 403):
+        text += f"; {hint(answer.base_url)}"
     details: dict[str, Any] = {
         "status_code": answer.status,
         "generation_id": id_of({"generationId": facts.get("generationId")}),
@@ -71,6 +84,8 @@ def read_error(answer: Answer) -> ApiError:
     match answer.status:
         case 400:
             return BadRequest(f"the API refused the request (400): {text}", **details)
+        case 401 if is_html(answer.content):
+            return AuthenticationFailed(f"a page came that asks for a login (401): {text}", **details)
         case 401:
             return AuthenticationFailed(
                 f"the API key is missing or wrong (401): {text}; put the right key into the "
@@ -83,7 +98,9 @@ def read_error(answer: Answer) -> ApiError:
                 **details,
             )
         case 403:
-            return _forbidden(answer, facts, text, details)
+            return _forbidden(answer, {} if strange else facts, text, details, strange=strange)
+        case 407:
+            return AccessNotEnabled(f"{PROXY_REFUSES} (407): {text}; {PROXY_CURE}", **details)
         case 429:
             return _paced(answer, facts, text, details)
         # A proxy's 503 promises no refund: only the API's own words do.
@@ -98,7 +115,8 @@ def read_error(answer: Answer) -> ApiError:
         case 408:
             return _unknown(f"the API gave up waiting (408): {text}", answer, details)
         case status if 300 <= status < 400:
-            target = one_line(answer.headers.get("location", "nowhere").partition("?")[0])
+            location = re.split("[?#]", answer.headers.get("location", "nowhere"))[0]
+            target = one_line(without_signature(location))
             return BadRequest(
                 f"the API's address redirects ({status}) to {target}: set the base URL of the "
                 "credentials block to where the API is; if that is the login page of a network, log in",
@@ -114,12 +132,17 @@ def _unknown(message: str, answer: Answer, details: dict[str, Any]) -> UnknownOu
     return UnknownOutcome(message, body_excerpt=kept(answer.content), **details)
 
 
-def _forbidden(answer: Answer, facts: Mapping[str, Any], text: str, details: dict[str, Any]) -> ApiError:
+def _forbidden(
+    answer: Answer, facts: Mapping[str, Any], text: str, details: dict[str, Any], *, strange: bool
+) -> ApiError:
     """Tell apart a 403 of a firewall, one for a model that needs another plan, and the account's."""
-    if is_html(answer.content):
+    if strange:
+        what, other = "a page", ""
+        if not is_html(answer.content):
+            what, other = "something else", f"; if there is none, {_ACCESS}"
         return AccessNotEnabled(
-            f"a page came instead of the API's words (403): {text}; a firewall or proxy before the API "
-            "refused the request: have its host allowed, or run from another network",
+            f"{what} came instead of the API's words (403): {text}; a firewall or proxy before the API "
+            f"refused the request: have its host allowed, or run from another network{other}",
             **details,
         )
     said = f"{_type(facts)} {text}".replace("_", " ")
@@ -131,8 +154,7 @@ def _forbidden(answer: Answer, facts: Mapping[str, Any], text: str, details: dic
             **details,
         )
     return AccessNotEnabled(
-        f"the account is not enabled for the API (403): {text}; access opens by itself once the account "
-        "has paid in 1000 yuan in all, or by hand through the vendor's support",
+        f"the account is not enabled for the API (403): {text}; {_ACCESS}",
         **details,
     )
 

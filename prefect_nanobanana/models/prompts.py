@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from prefect_nanobanana._common.characters import control_problem
+from prefect_nanobanana._common.characters import can_be_seen, control_problem
 from prefect_nanobanana._common.references import reference_problem
 from prefect_nanobanana.models.base import Credits, Frozen, Text
 
@@ -17,6 +18,8 @@ MAX_QUANTITY = 4
 """Images per generation; the API clamps to 1..4 (vendor's documentation)."""
 MAX_PROMPT_CHARACTERS = 8000
 """Our own bound, to catch a file pasted into a cell; the API documents none."""
+_TIME = re.compile(r"0\d:\d\d|\d\d?:0\d|\d\d?:\d\d(:\d\d|\s*[AP]M)+", re.IGNORECASE)
+"""What spreadsheets make of 16:9 and 2:3."""
 
 
 def clean_reference_urls(urls: list[str]) -> list[str]:
@@ -130,6 +133,13 @@ def prompt_problems(prompt: ImagePrompt | ImageRequest) -> list[str]:
     }
     problems = {field: control_problem(text) for field, text in texts.items() if text is not None}
     told = [f"{field}: {problem}" for field, problem in problems.items() if problem]
+    if not problems["prompt"] and not can_be_seen(prompt.prompt):
+        told.append("prompt: holds nothing that can be seen: say what to draw, or remove it")
+    if _TIME.fullmatch(prompt.aspect_ratio or ""):
+        told.append(
+            f"aspect_ratio: {prompt.aspect_ratio!r} is a time, as spreadsheets make of 16:9: format the "
+            "column as text, and write it anew"
+        )
     references = map(reference_problem, prompt.reference_image_urls or ())
     return told + [f"reference_image_urls: {problem}" for problem in references if problem]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import unicodedata
 from collections.abc import Callable
@@ -124,6 +125,33 @@ def test_a_signed_reference_takes_no_key_of_an_unsigned_one() -> None:
     assert second == alone
     assert first.key not in (alone.key, *alone.former)
     assert [key.key for key in _refs(REFERENCE, signed)] == [second.key, first.key]
+
+
+@pytest.mark.parametrize(
+    ("today", "tomorrow", "before"),
+    [
+        ("exp=1&sig=a", "exp=2&sig=b", "exp=1"),
+        ("md5=a&expires=1", "md5=b&expires=2", "md5=a"),
+        ("auth_key=1-a", "auth_key=2-b", "auth_key=1-a"),
+        ("v=2&oh=a&oe=1", "v=2&oh=b&oe=2", "v=2&oh=a&oe=1"),
+    ],
+)
+def test_signatures_that_are_known_since_make_no_new_key(today: str, tomorrow: str, before: str) -> None:
+    """A record is under the key that was made when only some of the parameters were known."""
+    first, second = _refs(f"{REFERENCE}?{today}")[0], _refs(f"{REFERENCE}?{tomorrow}")[0]
+    assert first.key == second.key
+    (stored,) = _counted_as(f"{REFERENCE}?{before}")
+    assert stored in first.former
+    equal = _refs(*[f"{REFERENCE}?{today}"] * 2)
+    assert equal[0].former[0] == stored
+    assert equal[1].former[0] == _counted_as(*[f"{REFERENCE}?{before}"] * 2)[1]
+
+
+def _counted_as(*references: str) -> list[str]:
+    """The keys that version 0.1's rules make of addresses to the letter."""
+    asked = [ImageRequest(prompt="a", reference_image_urls=(url,)).model_dump() for url in references]
+    texts = [f"{json.dumps(a, sort_keys=True, ensure_ascii=False)}#{n}" for n, a in enumerate(asked, 1)]
+    return [hashlib.sha256(text.encode()).hexdigest()[:24] for text in texts]
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,19 @@ def test_no_folder_is_open_to_a_run_that_a_worker_starts(lists: Path) -> None:
 
 
 @pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("named", ["~nosuchuser/lists", "circle", "\x7f"])
+def test_folders_that_are_none_open_nothing(
+    lists: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    (lists / "circle").symlink_to("circle")
+    folder = named if named.startswith("~") else f"{lists}/{named}"
+    monkeypatch.setenv(FOLDERS_VARIABLE, folder)
+    assert "is not below a folder" in _refused(_from_path, lists / "lists/in.txt")
+    monkeypatch.setenv(FOLDERS_VARIABLE, f"{folder}{os.pathsep}{lists}/lists")
+    assert _from_path(lists / "lists/in.txt") == ["a cat"]
+
+
+@pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize("named", ["lists", "nothing:lists", " lists/deep/.. :", "linked"])
 def test_folders_that_are_open_to_it(lists: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
     folders = os.pathsep.join(
@@ -157,8 +170,10 @@ def test_from_s3(make_bucket: Callable[..., S3Bucket], moto_url: str) -> None:
     store.put("lists/a#b?.txt", b"a cat", "text/plain")
     store.put("lists/packed.csv", gzip.compress(b"prompt\na dog"), "text/plain")
     for key, text in (("a#b?.txt", "a cat"), ("packed.csv", "a dog")):
-        (found,) = gather_prompts([], f"s3://{store.name}/lists/{key}", store.read_uri, NO_WEB)
-        assert found.prompt.prompt == text
+        for scheme in ("s3", "S3"):
+            address = f"{scheme}://{store.name}/lists/{key}"
+            (found,) = gather_prompts([], address, store.read_uri, NO_WEB)
+            assert found.prompt.prompt == text
 
 
 @pytest.mark.parametrize("size", [101, 10_000])
@@ -253,6 +268,13 @@ def test_what_goes_wrong_is_said_without_secrets(
         url = f"http://ada:hush@127.0.0.1:{server.port}/p.txt?X-Amz-Signature=hush&v=2"
         assert says in _refused(_from_web, url, "127.0.0.1")
     assert "hush" not in caplog.text
+
+
+def test_a_long_name_is_cut_in_messages() -> None:
+    with Scripted(lambda _: Reply(b"ok\nx\0")) as server:
+        text = _refused(_from_web, f"{server.url}/{'x' * 5000}%0A%1B.txt", "127.0.0.1")
+    assert "xxx \\x1b.txt, line 2: prompt: character 2" in text
+    assert len(text) < 300
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ REFUSED: dict[str, tuple[str, str | bytes, list[str]]] = {
     "UTF-16 without a mark": (
         "p.txt",
         "ab".encode("utf-16-le"),
-        ["line 1: prompt: character 2", "U+0000"],
+        ["p.txt, line 1: is UTF-16 without a mark that says so: save it as UTF-8"],
     ),
     # JSON.
     "very deep": ("p.json", "[" * DEEP + "]" * DEEP, ["p.json, line 1: is nested too deeply"]),
@@ -169,7 +169,7 @@ REFUSED: dict[str, tuple[str, str | bytes, list[str]]] = {
     "an object of lists": (
         "p.json",
         '{"prompts": ["a"]}',
-        ["no column 'prompts': did you mean prompt?"],
+        ["p.json, line 1: a row must be a text or an object: give the list alone"],
     ),
     "a comma too many": ("p.json", '["a",\n]', ["line 2: is not JSON: Expecting value"]),
     "a comma too few": ("p.json", '["a"\n"b"]', ["line 2: is not JSON: a comma or the ]"]),

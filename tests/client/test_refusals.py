@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import trustme
+from raw_server import RawServer
 from servers import Reply, Scripted
 
 from prefect_nanobanana import (
@@ -27,6 +29,8 @@ from prefect_nanobanana import (
     QuotaExceeded,
 )
 from prefect_nanobanana.client import GenerationHooks
+from prefect_nanobanana.client._payload import Answer
+from prefect_nanobanana.client._refusals import read_error
 
 Call = Callable[..., Any]
 SUCCESS = {"success": True, "imageUrls": ["https://i.example/1.png"]}
@@ -96,6 +100,77 @@ def test_pages_are_said_to_be_what_they_are(
     error = _refused(call, reply, retry_for_seconds=0)
     assert type(error) is kind
     assert says in str(error)
+    assert "hush" not in str(error)
+
+
+FIREWALL = "a firewall or proxy before the API refused the request"
+PATH = "does not end in /api/v1"
+
+
+@pytest.mark.parametrize(
+    ("status", "path", "body", "says"),
+    [
+        (403, "/api/v1", b"error code: 1020", FIREWALL),
+        (
+            403,
+            "/api/v1",
+            b'{"title": "Error 1020", "detail": "blocked", "cloudflare_error": true}',
+            FIREWALL,
+        ),
+        (403, "/api/v1", b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', FIREWALL),
+        (403, "/api/v1", b"", FIREWALL),
+        (403, "/api/v1", b'"Forbidden"', FIREWALL),
+        (401, "/api/v1", PAGE % b"Log in", "a page came that asks for a login"),
+        (407, "/api/v1", b"", "the proxy between here and the API refuses"),
+        (404, "/api/v1", PAGE % b"Blocked", "a proxy, a firewall"),
+        (451, "/api/v1", PAGE % b"Blocked", "a proxy, a firewall"),
+        (426, "/api/v1", PAGE % b"Upgrade", "a proxy, a firewall"),
+        (404, "/api/v1/generate", b'{"error": "Not Found"}', PATH),
+        (405, "/api/v1/docs", b'{"error": "Method Not Allowed"}', PATH),
+        (404, "/api", b"", PATH),
+        (404, "", b"404 page not found", PATH),
+        (200, "/api/v1/generate", PAGE % b"Nano Banana", PATH),
+    ],
+)
+def test_who_has_refused(call: Call, status: int, path: str, body: bytes, says: str) -> None:
+    with Scripted(lambda _: Reply(body, status)) as server, pytest.raises(ApiError) as caught:
+        call(server.url + path, "generate", "x", options={"retry_for_seconds": 0})
+    assert says in str(caught.value)
+    assert "put the right key" not in str(caught.value)
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["https://api.example", "https://api.example/v1", "https://e.example/apis"]
+)
+def test_a_host_called_api_is_no_path(url: str) -> None:
+    """Its address holds `/api`, too."""
+    assert PATH in str(read_error(Answer(404, {}, PAGE % b"Nano Banana", url)))
+
+
+@pytest.mark.parametrize("status", [403, 407])
+def test_a_proxy_that_refuses_is_not_asked_again(
+    call: Call, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    def say(connection: socket.socket) -> None:
+        connection.sendall(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode())
+
+    with RawServer(say) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        with pytest.raises(
+            AccessNotEnabled, match=f"refuses to pass the request on .{status} No.*HTTPS_PROXY"
+        ):
+            call("https://api.invalid/api/v1", "generate", "x", options={"retry_for_seconds": 5})
+    assert proxy.connections == 1
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["https://ada:hush@login.example/x", "https://login.example/#token=hush", "/x?token=hush"],
+)
+def test_no_secret_of_a_redirect_is_told(call: Call, location: str) -> None:
+    error = _refused(call, Reply(b"", 302, {"Location": location}))
+    assert "redirects (302) to " in str(error)
     assert "hush" not in str(error)
 
 

@@ -27,8 +27,9 @@ from servers import Reply, Scripted, Seen
 from urllib3.connection import HTTPConnection
 
 from prefect_nanobanana import ImageNotCopied, InvalidInput, NanoBananaCredentials
+from prefect_nanobanana._common.public import is_public
 from prefect_nanobanana.images import _network
-from prefect_nanobanana.images._addresses import Addresses, is_public
+from prefect_nanobanana.images._addresses import Addresses
 from prefect_nanobanana.images._body import IN_MEMORY_BYTES, Body
 from prefect_nanobanana.images._download import (
     DOWNLOAD_TIMEOUT_SECONDS,
