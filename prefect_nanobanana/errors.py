@@ -30,8 +30,7 @@ The tree is sorted by what a failure means for money, because that decides what 
     ├── BooksDoNotBalance             a report whose counts do not add up: a bug, never hidden
     └── RunFailed                     the final state of a flow run that `fail_on` turned red
 
-A safety warning is no error: it is a `Generation` with `status="warning"`. The rows of the
-API's error table are known from the vendor's documentation (`docs/api.md`).
+A safety warning is no error: it is a `Generation` with `status="warning"`. See docs/api.md.
 """
 
 from __future__ import annotations
@@ -249,18 +248,19 @@ class ImageNotCopied(StorageError):
 
     Attributes:
         gone: Whether its host has answered, and as if there were no such image any more.
+        fetched: Whether it was had from its host, and could not be kept here.
     """
 
-    def __init__(self, message: str, *, gone: bool = False) -> None:
+    def __init__(self, message: str, *, gone: bool = False, fetched: bool = False) -> None:
         super().__init__(message)
         self.gone = gone
+        self.fetched = fetched
 
 
 class StoreRefuses(StorageError):
     """The store, or a proxy before it, takes no more of this, and sending it again changes nothing.
 
-    A proxy's 413, 507, S3's `EntityTooLarge`, a quota that is used up (`QuotaExceeded`,
-    `XMinioStorageFull`). The next object may fare better, if it is smaller.
+    A proxy's 413, 507, S3's `EntityTooLarge`, a quota that is used up. A smaller object may fare better.
 
     Attributes:
         answer: What it answered, as `507 XMinioStorageFull: ...`; at most 200 characters.

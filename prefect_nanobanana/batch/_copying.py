@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, TypeGuard
 
 from prefect_nanobanana._common.naming import slug
 from prefect_nanobanana.batch._control import RunControl
 from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._outcomes import Ended
 from prefect_nanobanana.batch._task_runs import copy_task
-from prefect_nanobanana.errors import BucketNotUsable, ImageNotCopied, StoreRefuses
+from prefect_nanobanana.errors import BucketNotUsable, ImageNotCopied, StorageError
 from prefect_nanobanana.images import Copied, Copier
 from prefect_nanobanana.models import URL_LIFETIME_DAYS
 from prefect_nanobanana.report import emit_image_stored
 
 REFUSALS_IN_A_ROW = 3
-"""So many copies in a row that the store takes no more of, and the run stops buying."""
+"""So many copies in a row that could not be kept, and the run stops buying."""
 
 
 class Copying:
@@ -82,10 +82,10 @@ class Copying:
         if isinstance(found, BucketNotUsable):
             self._refused = found
             self._control.stop(str(found), found)
-        elif isinstance(found, StoreRefuses):
+        elif _cannot_be_kept(found):
             self._count(found)
 
-    def _count(self, refusal: StoreRefuses) -> None:
+    def _count(self, refusal: StorageError) -> None:
         """Stop a run that cannot store what it buys; what is paid already is still tried."""
         with self._lock:
             self._in_a_row += 1
@@ -104,6 +104,13 @@ class Copying:
         if isinstance(found, Copied | Exception):
             return found
         return RuntimeError(state.message or "the task that copies it failed")
+
+
+def _cannot_be_kept(error: Exception) -> TypeGuard[StorageError]:
+    """Whether it is the store, or this machine, that has no place for an image, and not its host."""
+    if isinstance(error, ImageNotCopied):
+        return error.fetched
+    return isinstance(error, StorageError)
 
 
 def _are_gone(job: Job) -> bool:

@@ -113,7 +113,7 @@ class Copier:
                     delay = backoff.delay_seconds(error)
                 except OSError as error:
                     raise ImageNotCopied(
-                        f"{shown(url)}: no room for a copy on the way ({error})"
+                        f"{shown(url)}: no room for a copy on the way ({error})", fetched=True
                     ) from None
                 time.sleep(delay)
         finally:

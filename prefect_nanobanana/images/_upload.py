@@ -60,7 +60,8 @@ class Uploader:
         if there != "whole":
             raise ImageNotCopied(
                 f"{image.uri}: the store does not give back the bytes that it was sent, after "
-                f"{PUT_TRIES} tries: do not trust it"
+                f"{PUT_TRIES} tries: do not trust it",
+                fetched=True,
             )
 
     def _is_free(self, key: str) -> bool:
@@ -78,14 +79,17 @@ class Uploader:
         there = self._store.head(image.key)
         if there is None:
             return "missing"
-        if there.metadata.get("sha256") != image.sha256:
-            raise ImageNotCopied(
-                f"{image.uri} holds another object, which is not overwritten: move it, or use another "
-                "batch"
-            )
-        if there.size not in (None, image.size_bytes):
-            return "damaged"  # some stores keep what they got of an upload that was cut off
-        return self._compare(image, body, there)
+        told = there.metadata.get("sha256")  # some stores keep no metadata
+        if told in (None, image.sha256):
+            same_size = there.size in (None, image.size_bytes)
+            # Some stores keep what they got of an upload that was cut off.
+            found: _There = self._compare(image, body, there) if same_size else "damaged"
+            if told or found == "whole":
+                return found
+        raise ImageNotCopied(
+            f"{image.uri} holds another object, which is not overwritten: move it, or use another batch",
+            fetched=True,
+        )
 
     def _put(
         self, image: StoredImage, body: Body, metadata: Mapping[str, str], *, overwrite: bool

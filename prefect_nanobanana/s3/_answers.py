@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,8 +14,11 @@ from prefect_nanobanana.s3._errors import text
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<!doctype html|<html|<head|<body|<script|<!--)", re.I)
+_READ_BY_BOTO3 = re.compile(rb"(?:\xef\xbb\xbf)?(?:<\?xml[^>]*\?>\s*)?<Error>.*</Error>\s*\Z", re.S)
+_CODE = re.compile(r"""<(?:\w+:)?Code>\s*([^<]+)|"code"\s*:\s*"([^"]+)""", re.I)
+_MESSAGE = re.compile(r"""<(?:\w+:)?Message>\s*([^<]+)|"message"\s*:\s*"([^"]+)""", re.I)
 _ENDPOINT = re.compile(rb"<Endpoint>([^<]{1,200})</Endpoint>")
-_PASSING_STATUS = {408, 413, 429}
+_KNOWN_STATUS = {408, 412, 413, 429}
 _MOST_PAGE_BYTES = 64 * 1024
 
 
@@ -49,10 +53,10 @@ class AnswerCheck:
             self._check_redirect(status, headers, content)
         elif status < 300:
             self._check_success(operation_model.name, headers, content)
-        elif status < 500 and status not in _PASSING_STATUS and _PAGE.match(content):
+        elif status < 500 and status not in _KNOWN_STATUS and _PAGE.match(content):
             raise self._not_a_store(f"answers {status} with an HTML page", content)
-        if status >= 300 and content.strip() and b"<Error>" not in content:
-            customized_response_dict["Error"] = {"Code": str(status), "Message": _plain(content)}
+        if status >= 300 and content.strip() and not _READ_BY_BOTO3.match(content):
+            customized_response_dict["Error"] = _error(status, content)
 
     def _check_redirect(self, status: int, headers: Any, content: bytes) -> None:
         if headers.get("x-amz-bucket-region") or b"<Region>" in content:
@@ -74,7 +78,7 @@ class AnswerCheck:
         if _PAGE.match(content):
             raise self._not_a_store("answers with an HTML page", content)
         is_listing = b"ListBucketResult" in content or b"<Error>" in content
-        if operation == "ListObjectsV2" and not is_listing:
+        if operation.startswith("ListObjects") and not is_listing:
             raise self._not_a_store("answers a listing with something else", content)
         is_page = "html" in str(headers.get("content-type", "")).lower()
         of_a_store = "etag" in headers or any(name.lower().startswith("x-amz-") for name in headers)
@@ -107,3 +111,16 @@ def _plain(content: bytes) -> str:
     if title := re.search(r"<title[^>]*>(.*?)</title", page, re.I | re.S):
         return text(title[1])
     return text(re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", page, flags=re.I | re.S))
+
+
+def _error(status: int, content: bytes) -> dict[str, str]:
+    """An error that boto3 does not read: JSON, text, or XML that has a namespace, is wrapped or cut."""
+    page = content[:_MOST_PAGE_BYTES].decode(errors="replace")
+    code, message = (_first(field.search(page)) for field in (_CODE, _MESSAGE))
+    plain = _plain(content)
+    return {"Code": code or str(status), "Message": message or plain, "Said": plain}
+
+
+def _first(found: re.Match[str] | None) -> str:
+    """What was found, by whichever of two groups."""
+    return unescape(found[1] or found[2]).strip() if found else ""

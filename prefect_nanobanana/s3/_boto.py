@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import random
 import threading
 import time
 from base64 import b64decode
@@ -14,8 +15,10 @@ from botocore import handlers
 from botocore.auth import S3SigV4Auth
 from botocore.config import Config
 
+from prefect_nanobanana._common.backoff import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS
 from prefect_nanobanana._version import __version__
 from prefect_nanobanana.s3._answers import AnswerCheck
+from prefect_nanobanana.s3._errors import CONFLICTS, may_pass
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -26,6 +29,8 @@ ROLE_SECONDS = 3600
 """How long a role is assumed if nothing is said (AWS's documentation)."""
 POOL_CONNECTIONS = 32
 """Copies and records of one run share the client's connections."""
+TRIES = 5
+"""So often a request is sent, unless the block says otherwise."""
 _PIECE_BYTES = 1024 * 1024
 _SHA256 = "nanobanana_sha256"
 _lock = threading.Lock()
@@ -68,7 +73,7 @@ def _made(credentials: AwsCredentials | MinIOCredentials, _: int, checksums: boo
     config = Config(
         max_pool_connections=POOL_CONNECTIONS,
         # It sends a body again rightly after cuts and 503s; nothing of ours goes around it.
-        retries={"mode": "standard", "total_max_attempts": 5},
+        retries={"mode": "standard", "total_max_attempts": TRIES},
         # The default for signed links is a form that newer regions and many stores refuse.
         signature_version="s3v4",
         # boto3 puts its own together anew for each request, a fifth of what one costs.
@@ -94,6 +99,10 @@ def _made(credentials: AwsCredentials | MinIOCredentials, _: int, checksums: boo
         events.unregister("before-parse.s3.*", own)
         events.register("before-parse.s3.*", own)
     events.register_last("before-call.s3.PutObject", _send_at_once)
+    merged: Any = client.meta.config
+    tries = (merged.retries or {}).get("total_max_attempts", TRIES)
+    again: Any = functools.partial(_seconds_to_wait, tries)
+    events.register("needs-retry.s3.*", again)
     if keys := session.get_credentials():
         signer = _Signer(keys, client.meta.region_name)
         events.register("choose-signer.s3.PutObject", signer.choose)
@@ -112,6 +121,22 @@ class _InLargePieces:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
+
+
+def _seconds_to_wait(tries: int, attempts: int, response: Any = None, **_: Any) -> float | None:
+    """Have boto3 send again what it takes for refused: a 429 in other words, a conflict, a proxy's 52x.
+
+    Some stores take one write of an object per second (Cloudflare's and Google's documentation), and a
+    record is written several times.
+    """
+    if response is None or attempts >= tries:
+        return None
+    answer, parsed = response
+    conflict = answer.status_code == 409 and parsed.get("Error", {}).get("Code") in CONFLICTS
+    if not conflict and not may_pass(answer.status_code):
+        return None
+    delay = FIRST_DELAY_SECONDS.get() * 2.0 ** (attempts - 1) * random.uniform(0.5, 1.0)
+    return min(delay, LONGEST_DELAY_SECONDS)
 
 
 def _send_at_once(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from prefect_nanobanana.s3._errors import DAMAGED, code_of, status_of
+from prefect_nanobanana.s3._errors import CONFLICTS, DAMAGED, code_of, option_named, said_by, status_of
 
-CONDITIONS = frozenset({"IfNoneMatch", "IfMatch"})
+_CONDITIONS = frozenset({"IfNoneMatch", "IfMatch"})
 _CHECKSUMS = frozenset({"ChecksumSHA256", "ChecksumMode"})
 _CHECKSUM_HEADERS = ("x-amz-checksum", "x-amz-sdk-checksum", "x-amz-trailer")
 _CONDITION_HEADERS = ("if-none-match", "if-match")
@@ -37,7 +37,7 @@ class Capabilities:
         """A request's parameters without those that the store refuses."""
         unfit: frozenset[str] = frozenset()
         if not self.accepts_conditions:
-            unfit |= CONDITIONS
+            unfit |= _CONDITIONS
         if not self.accepts_checksums:
             unfit |= _CHECKSUMS
         return {name: value for name, value in request.items() if name not in unfit}
@@ -60,10 +60,10 @@ class Capabilities:
         status, code = status_of(error), code_of(error)
         if status not in (400, _NOT_IMPLEMENTED) or code in DAMAGED:
             return self
-        # AWS and its like name the header in an element of its own, others in the message.
-        said = " ".join(map(str, error.response.get("Error", {}).values())).lower()
+        said = said_by(error).lower()
         unnamed = status == _NOT_IMPLEMENTED or code == "NotImplemented"
-        conditions, checksums = CONDITIONS & request.keys(), _CHECKSUMS & request.keys()
+        unnamed = unnamed and option_named(error) is None
+        conditions, checksums = _CONDITIONS & request.keys(), _CHECKSUMS & request.keys()
         if any(name in said for name in _CHECKSUM_HEADERS):
             return replace(self, accepts_checksums=False)
         if conditions and (unnamed or any(name in said for name in _CONDITION_HEADERS)):
@@ -72,3 +72,18 @@ class Capabilities:
         if checksums and (unnamed or error.operation_name == "HeadObject"):
             return replace(self, accepts_checksums=False)
         return self
+
+
+def condition_failed(error: ClientError, request: dict[str, Any]) -> bool:
+    """Whether a refusal says that an object is there already, or has changed, or is gone.
+
+    Args:
+        error: The refusal of a put.
+        request: The parameters that were sent.
+    """
+    status, code = status_of(error), code_of(error)
+    if status == 404 and code == "NoSuchKey":  # AWS, of `If-Match` where nothing is
+        return "IfMatch" in request
+    # A gateway was seen to say 304, as of a GET. A conflict means that nothing is decided yet.
+    failed = status in (304, 412) or (status == 409 and code not in CONFLICTS)
+    return failed and bool(_CONDITIONS & request.keys())

@@ -14,6 +14,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
+    ResponseStreamingError,
     SSOError,
 )
 from botocore.parsers import ResponseParserError
@@ -52,6 +53,17 @@ _REFUSING_STATUS = {401, 403}
 _OF_ONE_OBJECT = {"InvalidObjectState"}
 """What is refused of one object, and not of the others."""
 
+_OPTIONS = {
+    "tags": re.compile("x-amz-tagging|InvalidTag", re.I),
+    "acl": re.compile(r"x-amz-acl|\bacls?\b", re.I),
+    "storage_class": re.compile("x-amz-storage-class|storage ?class", re.I),
+    "encryption": re.compile("server[- ]side[- ]encryption", re.I),
+}
+"""What refusals name, by the storage option that is not taken then."""
+_NOT_TAKEN_STATUS = {400, 501}
+
+CONFLICTS = {"ConditionalRequestConflict", "OperationAborted"}
+"""Somebody else writes the same at this moment; AWS asks to send it again (its documentation)."""
 DAMAGED = {
     "BadDigest",
     "XAmzContentSHA256Mismatch",
@@ -60,16 +72,25 @@ DAMAGED = {
 }
 """What arrived was not what was sent, and was not stored. boto3 does not send it again."""
 
-_PASSING = {"RequestTimeout", *DAMAGED}
-_PASSING_STATUS = {429, 500, 502, 503, 504}
-"""What may pass, `SlowDown` among it; boto3 has tried most of it again a few times already."""
+_PASSING = {"RequestTimeout", *CONFLICTS, *DAMAGED}
+_FINAL_STATUS = {501, 505, 507, 510, 511}
+"""What may pass is `SlowDown`, 5xx but these (520 to 530 are Cloudflare's), and a few below."""
 
 _FULL_STATUS = {413, 507}
 _FULL = re.compile("quota|storagefull|insufficientstorage|entitytoolarge|nospace|storagelimit", re.I)
 """Codes of stores that are full, as XMinioStorageFull and QuotaExceeded, or take nothing so large."""
+_FULL_WORDS = re.compile(
+    r"storage cap|quota (?:is |was )?(?:reached|exceeded)|no space left|payload too large", re.I
+)
+"""What others say of it: Backblaze and Garage with AccessDenied, stores on a disk with 500."""
 
+_MOST_CHARACTERS = 10_000
+"""As much of what is said is looked at."""
 _AWAY = (ConnectionError, HTTPClientError, IncompleteReadError)
 """A network that fails: boto3 has tried most of it again likewise."""
+CUT = (ResponseStreamingError, IncompleteReadError, AttributeError)
+"""boto3 does not ask again for a body that is cut, as of an object that is replaced while it is read.
+AttributeError: botocore itself was seen to raise it then (rclone, two runs writing one record)."""
 _NO_CREDENTIALS = (
     NoCredentialsError,
     PartialCredentialsError,
@@ -94,7 +115,8 @@ class PreconditionFailed(StorageError):
 
 def text(said: object) -> str:
     """What a store or boto3 says, fit for a message: short, on one line, and without a password."""
-    without_password = re.sub(r"//[^/@\s]*@", "//", without_signatures(str(said)))
+    cut = str(said)[:_MOST_CHARACTERS]
+    without_password = re.sub(r"//[^/@\s]*@", "//", without_signatures(cut))
     return shortened(visible(" ".join(without_password.split())))
 
 
@@ -113,6 +135,24 @@ def answer_of(error: ClientError) -> str:
     """The store's own words: its code, and its message if that says more."""
     code, message = code_of(error), error.response.get("Error", {}).get("Message") or ""
     return text(code if message in ("", code) else f"{code}: {message}")
+
+
+def may_pass(status: int) -> bool:
+    """Whether a request that got this status may be sent again."""
+    return status in (408, 429) or (status >= 500 and status not in _FINAL_STATUS)
+
+
+def option_named(error: ClientError) -> str | None:
+    """The storage option that a store says it does not take."""
+    if status_of(error) not in _NOT_TAKEN_STATUS:
+        return None
+    said = said_by(error)
+    return next((name for name, words in _OPTIONS.items() if words.search(said)), None)
+
+
+def said_by(error: ClientError) -> str:
+    """All that it says: AWS and its like name a header in an element of its own."""
+    return " ".join(str(value)[:_MOST_CHARACTERS] for value in error.response.get("Error", {}).values())
 
 
 def problem(error: Exception, bucket: str, key: str | None = None) -> StorageError:
@@ -148,12 +188,20 @@ def problem(error: Exception, bucket: str, key: str | None = None) -> StorageErr
 
 def _answered(error: ClientError, bucket: str, what: str) -> StorageError:
     code, status, answer = code_of(error), status_of(error), answer_of(error)
-    if code in _UNUSABLE:
-        return BucketNotUsable(f"bucket {bucket!r}: {_UNUSABLE[code]} ({answer})")
-    if status in _FULL_STATUS or (_FULL.search(code) and status not in _PASSING_STATUS):
+    passes = may_pass(status)
+    by_code = _FULL.search(code) and not passes
+    by_words = _FULL_WORDS.search(said_by(error)) and (status == 500 or not passes)
+    if status in _FULL_STATUS or by_code or by_words:
         named = answer if answer.startswith(str(status)) else f"{status} {answer}"
         return StoreRefuses(f"the store takes no more of this: S3 answered {named} for {what}", named)
+    if code in _UNUSABLE:
+        return BucketNotUsable(f"bucket {bucket!r}: {_UNUSABLE[code]} ({answer})")
+    if option := option_named(error):
+        return BucketNotUsable(
+            f"bucket {bucket!r}: it does not take this: correct {option}, among the storage options "
+            f"({answer})"
+        )
     if status in _REFUSING_STATUS and code not in _OF_ONE_OBJECT:
         return BucketNotUsable(f"bucket {bucket!r}: {_REFUSED} ({answer})")
-    passing = code in _PASSING or status in _PASSING_STATUS
+    passing = code in _PASSING or passes
     return (StoreUnavailable if passing else StorageError)(f"S3 answered {answer} for {what}")

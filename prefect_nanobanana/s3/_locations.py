@@ -12,6 +12,13 @@ _ARN = re.compile(
 """An access point's (AWS's documentation), also of Object Lambda, or on Outposts."""
 _AWS = re.compile(r"(?:.*\.)?amazonaws\.com(?:\.cn)?", re.I)
 
+_WITHOUT_BUCKET = re.compile(
+    r"s3[.-].+|storage\.googleapis\.com|oss-.+\.aliyuncs\.com|.+\.r2\.cloudflarestorage\.com|"
+    r".+\.(?:digitaloceanspaces|linodeobjects|vultrobjects|wasabisys|backblazeb2)\.com",
+    re.I,
+)
+"""Endpoints as their stores name them."""
+
 
 def is_aws(endpoint: str) -> bool:
     """Whether an endpoint is AWS's own."""
@@ -46,8 +53,8 @@ def endpoint_problem(endpoint: str, bucket: str) -> str | None:
             "the endpoint URL has the bucket in its path: write "
             f"{parts.scheme}://{host}{port}{rest} in the credentials block"
         )
-    if host.startswith((f"{bucket}.s3.", f"{bucket}.s3-")):
-        rest = host.removeprefix(f"{bucket}.")
+    rest = host.removeprefix(f"{bucket}.")
+    if rest != host and _WITHOUT_BUCKET.fullmatch(rest):
         return (
             f"the endpoint URL has the bucket in its host: write {parts.scheme}://{rest}{port} in the "
             "credentials block"

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
+
+from botocore.exceptions import ClientError
 
 from prefect_nanobanana.errors import StorageError
 from prefect_nanobanana.s3._connection import FAILURES, Connection
+from prefect_nanobanana.s3._errors import code_of, status_of
 
 
 @dataclass(frozen=True)
@@ -46,23 +50,46 @@ class StoredObject:
         return self.etag.removeprefix("W/").strip('"')
 
 
+def key_of(item: Mapping[str, Any], prefix: str) -> str:
+    """The key of what is listed; some stores list keys in escapes without saying so."""
+    key: str = item["Key"]
+    return key if key.startswith(prefix) else unquote(key)
+
+
 def pages(connection: Connection, prefix: str) -> Iterator[Mapping[str, Any]]:
-    """List what begins with a prefix, page by page.
+    """List what begins with a prefix, page by page; by version 1 where a store does not know version 2.
 
     Raises:
         BucketNotUsable: If the bucket cannot be listed.
         StorageError: If listing failed for another reason, or breaks off.
     """
-    request = {"Prefix": prefix}
+    operation, seen = "list_objects_v2", {""}
+    place: dict[str, str] = {}
     while True:
         try:
-            page: Mapping[str, Any] = connection.call("list_objects_v2", **request)
+            page: Mapping[str, Any] = connection.call(operation, Prefix=prefix, **place)
+        except ClientError as error:
+            if operation == "list_objects" or not _does_not_know(error):
+                raise connection.problem(error) from None
+            operation = "list_objects"
+            continue
         except FAILURES as error:
             raise connection.problem(error) from None
         yield page
         if not page.get("IsTruncated"):
             return
-        token = page.get("NextContinuationToken")
-        if not token or token == request.get("ContinuationToken"):
+        if token := page.get("NextContinuationToken"):
+            place = {"ContinuationToken": token}
+        else:  # what knows version 1 alone goes on behind a key, which it need not name
+            last = [item["Key"] for item in page.get("Contents", [])[-1:]]
+            token = page.get("NextMarker") or "".join(last)
+            operation, place = "list_objects", {"Marker": token}
+        if token in seen:
             raise StorageError(f"listing {prefix!r} breaks off: the store does not say how it goes on")
-        request["ContinuationToken"] = token
+        seen.add(token)
+
+
+def _does_not_know(error: ClientError) -> bool:
+    """Whether a store says that it does not know version 2 of lists."""
+    unknown = code_of(error) in ("NotImplemented", "MethodNotAllowed") or status_of(error) in (405, 501)
+    return unknown or "list-type" in str(error.response.get("Error"))

@@ -9,17 +9,13 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import (
-    ClientError,
-    FlexibleChecksumError,
-    IncompleteReadError,
-    ResponseStreamingError,
-)
+from botocore.exceptions import ClientError, FlexibleChecksumError
 
 from prefect_nanobanana.errors import InvalidInput, StorageError
-from prefect_nanobanana.s3._capabilities import CONDITIONS, Capabilities
+from prefect_nanobanana.s3._capabilities import Capabilities, condition_failed
 from prefect_nanobanana.s3._connection import FAILURES, Connection
 from prefect_nanobanana.s3._errors import (
+    CUT,
     DAMAGED,
     ObjectCorrupted,
     PreconditionFailed,
@@ -30,7 +26,7 @@ from prefect_nanobanana.s3._errors import (
     text,
 )
 from prefect_nanobanana.s3._locations import is_aws, object_url, split_uri
-from prefect_nanobanana.s3._objects import StoredObject, pages
+from prefect_nanobanana.s3._objects import StoredObject, key_of, pages
 from prefect_nanobanana.storage_options import Kind, StorageOptions
 
 if TYPE_CHECKING:
@@ -43,10 +39,7 @@ SEND_AGAIN_SECONDS = 0.2
 READ_TRIES = 5
 READ_AGAIN_SECONDS = 0.1
 _CHUNK_BYTES = 64 * 1024
-
-_CUT = (ResponseStreamingError, IncompleteReadError, AttributeError)
-"""boto3 does not ask again for a body that is cut, as of an object that is replaced while it is read.
-AttributeError: botocore itself was seen to raise it then (rclone, two runs writing one record)."""
+_ABSENT = ("NoSuchKey", "404")
 
 
 class ObjectStore:
@@ -124,10 +117,10 @@ class ObjectStore:
                 answer = self._connection.call("get_object", Key=key)
                 return answer["Body"].read(), answer.get("ETag", "")
             except ClientError as error:
-                if code_of(error) in ("NoSuchKey", "404"):
+                if code_of(error) in _ABSENT:
                     return None
                 raise self._connection.problem(error, key) from None
-            except _CUT as error:
+            except CUT as error:
                 if not left:
                     raise self._cut(key, error) from None
                 time.sleep(READ_AGAIN_SECONDS)
@@ -140,15 +133,18 @@ class ObjectStore:
 
         Raises:
             ObjectCorrupted: If it does not fit the checksum that the store keeps of it.
+            StoreUnavailable: If it is not there (yet).
             StorageError: If it cannot be read.
         """
         try:
             yield from self._connection.call("get_object", Key=key)["Body"].iter_chunks(_CHUNK_BYTES)
         except FlexibleChecksumError:
             raise ObjectCorrupted(f"{self.uri(key)} does not fit its checksum") from None
-        except AttributeError as error:  # see _CUT
+        except AttributeError as error:  # see CUT
             raise self._cut(key, error) from None
         except FAILURES as error:
+            if isinstance(error, ClientError) and code_of(error) in _ABSENT:
+                raise StoreUnavailable(f"{self.uri(key)} is not to be seen yet") from None
             raise self._connection.problem(error, key) from None
 
     def head(self, key: str) -> StoredObject | None:
@@ -208,7 +204,7 @@ class ObjectStore:
         try:
             stored = self._send(kind, request)
         except ClientError as error:
-            if not CONDITIONS & request.keys() or status_of(error) not in (409, 412):
+            if not condition_failed(error, request):
                 raise self._connection.problem(error, key) from None
             if "IfNoneMatch" in request:
                 self._connection.learn(conditional_writes=True)
@@ -238,7 +234,7 @@ class ObjectStore:
         """
         for page in pages(self._connection, prefix):
             for item in page.get("Contents", []):
-                yield item["Key"], item.get("LastModified") or datetime.now(UTC)
+                yield key_of(item, prefix), item.get("LastModified") or datetime.now(UTC)
 
     def few(self, prefix: str) -> set[str] | None:
         """The keys that begin with a prefix, if one request finds them all."""
@@ -246,7 +242,8 @@ class ObjectStore:
             page = next(pages(self._connection, prefix))
         except StorageError:
             return None
-        return None if page.get("IsTruncated") else {item["Key"] for item in page.get("Contents", [])}
+        found = {key_of(item, prefix) for item in page.get("Contents", [])}
+        return None if page.get("IsTruncated") else found
 
     def read_uri(self, uri: str, max_bytes: int | None = None) -> bytes:
         """Read an `s3://bucket/key` address with this block's credentials.
