@@ -107,13 +107,15 @@ class ToldApi(Scripted):
 Run = Callable[..., RunReport]
 
 
-def runs(api: ToldApi, bucket: S3Bucket, mode: Any = "sync", slots: int = 1) -> Run:
+def runs(
+    api: ToldApi, bucket: S3Bucket, mode: Any = "sync", slots: int = 1, patience: float = 1.0
+) -> Run:
     """Runs the main job against it; a run that turned red yields its report too."""
     credentials = NanoBananaCredentials(
         api_key=SecretStr("nb_key"),
         base_url=f"{api.url}/api/v1",
         max_concurrent_requests=slots,
-        request_timeout_seconds=1,
+        request_timeout_seconds=patience,
     )
     generator = NanoBananaGenerator(credentials=credentials, mode=mode)
 
