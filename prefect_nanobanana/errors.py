@@ -222,10 +222,10 @@ class UnknownOutcome(ApiError):
         super().__init__(message, **details)
         self.body_excerpt = body_excerpt
 
-    def learn(self, *, generation_id: str | None = None, body_excerpt: str | None = None) -> None:
-        """Take in what was found out besides; what is known already stays."""
-        self.generation_id = self.generation_id or generation_id
-        self.body_excerpt = self.body_excerpt or body_excerpt
+    def learn(self, **details: Any) -> None:
+        """Take in `status_code`, `generation_id`, `body_excerpt`; what is known already stays."""
+        for name, value in details.items():
+            setattr(self, name, getattr(self, name) or value)
 
 
 class AnswerNotUnderstood(UnknownOutcome):

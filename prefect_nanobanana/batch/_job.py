@@ -94,6 +94,13 @@ class Job(GenerationHooks):
         """Whether what is known of it is another run's doing."""
         return not self._record.safe_to_send and self._record.attempt not in self._sent
 
+    @property
+    def _by_other_run(self) -> bool:
+        """Whether another run has asked for it while this one was at work."""
+        planned = self.planned
+        anew = planned.action == "await_other" or self._record.attempt != planned.record.attempt
+        return self.reused and anew
+
     def spending(self, price: Credits | None) -> Spending:
         """What the last request has cost, whoever sent it, by the price that is known now."""
         spending = spending_of(self._record, price)
@@ -140,7 +147,7 @@ class Job(GenerationHooks):
     def submitted(self, submission: Submission) -> None:
         """Write down the id by which the generation's end can be asked for."""
         # Async generations are paid at submission, the others with their answer.
-        price = self.planned.price if submission.mode == "async" else 0
+        price = self._run.price(self) if submission.mode == "async" else 0
         told = submission.credits_used
         self._cost_told = told is not None
         self._record = self._record.submitted(submission, told if told is not None else price or 0)
@@ -157,7 +164,7 @@ class Job(GenerationHooks):
         """
         told = generation.credits_used
         self._cost_told = told is not None
-        estimate = self._record.credits_used or self.planned.price or 0
+        estimate = self._record.credits_used or self._run.price(self) or 0
         self._record = self._record.answered(generation, told if told is not None else estimate)
         self._run.paid(self, generation)
         self._run.write(self)
@@ -235,6 +242,7 @@ class Job(GenerationHooks):
             status,
             message,
             reused=self.reused,
+            by_other_run=self._by_other_run,
             spending=spending,
         )
         return Ended(self.planned, self._record, item)

@@ -76,6 +76,7 @@ def make_outcome(
     message: str | None,
     *,
     reused: bool,
+    by_other_run: bool = False,
     spending: Spending = _NOTHING,
 ) -> GalleryItem:
     """Make the outcome of a prompt, and what the pages show of it."""
@@ -91,6 +92,7 @@ def make_outcome(
         credits_at_risk=spending.at_risk,
         credits_estimated=spending.estimated,
         reused=earlier,
+        by_other_run=earlier and by_other_run,
         message=message,
     )
     thumbnails = tuple(record.thumbnails.get(n, "") for n in sorted(record.images))

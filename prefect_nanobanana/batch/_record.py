@@ -66,6 +66,7 @@ class Record(BaseModel):
         generation_id: The id by which its end can be asked for, once an answer named it.
         answer: The beginning of a paid answer that could not be read, so that a person can.
         credits_used: What it cost in credits; an estimate where `generation.credits_used` is None.
+        credits_estimated: Whether that is an estimate, as no answer told it yet.
         credits_before: What earlier requests for the same cost, before it was asked again on request.
         paid_by: What each of the calls that sent those has spent on it at most, in credits.
         offset: How many images those earlier requests yielded; places are counted on from there.
@@ -90,6 +91,7 @@ class Record(BaseModel):
     generation_id: str | None = None
     answer: str | None = None
     credits_used: Credits = 0
+    credits_estimated: bool = False
     credits_before: Credits = 0
     paid_by: dict[str, Credits] | None = None
     offset: int = 0
@@ -174,6 +176,7 @@ class Record(BaseModel):
             attempt=uuid4().hex,
             credits_before=self.credits_before + self.credits_used,
             credits_used=0,
+            credits_estimated=False,
             offset=self.offset + (len(self.generation.image_urls) if self.generation else 0),
             generation=None,
             generation_id=None,
@@ -184,7 +187,10 @@ class Record(BaseModel):
     def submitted(self, submission: Submission, credits: Credits) -> Self:
         """The API has named the generation, and has taken, or will take, `credits`."""
         return self._with(
-            state="submitted", generation_id=submission.generation_id, credits_used=credits
+            state="submitted",
+            generation_id=submission.generation_id,
+            credits_used=credits,
+            credits_estimated=submission.credits_used is None,
         )
 
     def answered(self, generation: Generation, credits: Credits) -> Self:
@@ -195,6 +201,7 @@ class Record(BaseModel):
             state="generated" if generation.status == "completed" else generation.status,
             generation_id=generation.generation_id or self.generation_id,
             credits_used=credits,
+            credits_estimated=generation.credits_used is None,
         )
 
     def not_charged(self, why: str | None) -> Self:

@@ -37,7 +37,8 @@ def spending_of(record: Record, price: Credits | None) -> Spending:
     """
     told = record.generation.credits_used if record.generation else None
     if record.open:
-        return Spending(record.credits_used, 0 if record.credits_used else price or 0)
+        at_risk = 0 if record.credits_used else price or 0
+        return Spending(record.credits_used, at_risk, record.credits_estimated)
     paid = record.state in ("generated", "stored", "warning", "failed", "lost")
     return Spending(record.credits_used, estimated=paid and told is None)
 

@@ -134,7 +134,7 @@ class Stages:
         record = job.record
         submission = Submission(
             generation_id=str(record.generation_id),
-            credits_used=record.credits_used or None,
+            credits_used=None if record.credits_estimated else record.credits_used or None,
             model=record.request.model,
             mode=self._generator.mode,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect_nanobanana._common.backoff import Backoff
 from prefect_nanobanana.client._exchange import Exchange
-from prefect_nanobanana.client._generations import read_status
+from prefect_nanobanana.client._generations import read_status, says_running
 from prefect_nanobanana.client._hooks import GenerationHooks
 from prefect_nanobanana.client._payload import Answer
 from prefect_nanobanana.client._polling import Stopwatch, durations_of
@@ -58,14 +58,21 @@ class Ends(Exchange):
         body_excerpt = None
         from_the_start = not ask_first
 
+        partial: Generation | None = None
+
         def read(answer: Answer) -> Generation | None:
-            return read_status(
+            nonlocal partial
+            end = read_status(
                 answer,
                 base_url=self._base_url,
                 model=model,
                 mode=submission.mode,
                 quantity=quantity,
             )
+            if end is None or len(end.image_urls) >= quantity or not says_running(answer):
+                return end
+            partial = end  # more images may follow
+            return None
 
         request = self._request("/generate", params={"id": generation_id})
         while refusals < REFUSED_POLLS:
@@ -90,18 +97,9 @@ class Ends(Exchange):
             if found is not None:
                 if from_the_start:  # else it was found long after it had ended
                     past.saw(stopwatch.elapsed)
-                generation = found.model_copy(
-                    update={
-                        "generation_id": generation_id,
-                        # Nothing that was taken at submission is given back (vendor's documentation).
-                        "credits_used": _larger(found.credits_used, submission.credits_used),
-                        "remaining_credits": submission.remaining_credits
-                        if found.remaining_credits is None
-                        else found.remaining_credits,
-                    }
-                )
-                hooks.answered(generation)
-                return generation
+                return _answered(found, submission, hooks)
+        if partial is not None:
+            return _answered(partial, submission, hooks)
         why = f" (the last answer: {problem.message})" if problem else ""
         for_seconds = stopwatch.elapsed - began
         times = "1 request" if polls == 1 else f"{polls} requests"
@@ -119,6 +117,20 @@ class Ends(Exchange):
         return Backoff(
             seconds, again, first=self._timings.first_delay, longest=self._timings.longest_delay
         )
+
+
+def _answered(found: Generation, submission: Submission, hooks: GenerationHooks) -> Generation:
+    remaining = found.remaining_credits
+    generation = found.model_copy(
+        update={
+            "generation_id": submission.generation_id,
+            # Nothing that was taken at submission is given back (vendor's documentation).
+            "credits_used": _larger(found.credits_used, submission.credits_used),
+            "remaining_credits": submission.remaining_credits if remaining is None else remaining,
+        }
+    )
+    hooks.answered(generation)
+    return generation
 
 
 def _larger(first: Credits | None, second: Credits | None) -> Credits | None:

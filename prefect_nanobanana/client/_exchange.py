@@ -143,14 +143,15 @@ class Exchange:
             return Answer(200, {}, b"")
         fault = self._fault(ask, error)
         if isinstance(fault, UnknownOutcome) and receiver is not None:
-            fault.learn(body_excerpt=receiver.kept())
+            # The server has had the request, whatever it was about to say.
+            fault.learn(status_code=receiver.status, body_excerpt=receiver.kept())
         raise fault from None
 
     def _read(self, ask: Ask, answer: Answer) -> Any:
         try:
             found = ask.read(answer)
         except UnknownOutcome as error:
-            error.learn(body_excerpt=kept(answer.content))
+            error.learn(status_code=answer.status, body_excerpt=kept(answer.content))
             raise
         except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
             raise AnswerNotUnderstood(

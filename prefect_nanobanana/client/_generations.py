@@ -52,11 +52,14 @@ def read_generation(
         the API has only begun it: in async mode [D], and for some answers in sync mode [W].
 
     Raises:
-        ApiError: By cause, for every status but 2xx.
+        ApiError: By cause, for every status but 2xx; unless the answer says what the refusal has cost.
         AnswerNotUnderstood: If a 2xx answer cannot be read, or names no generation to ask for.
     """
     if not 200 <= answer.status < 300:
-        raise read_error(answer)
+        refused = _charged_refusal(answer, base_url=base_url, model=model, mode=mode)
+        if refused is None:
+            raise read_error(answer)
+        return refused
     facts = facts_of(answer)
     found = _ended(facts, base_url=base_url, model=model, mode=mode, quantity=quantity)
     if found is not None:
@@ -113,6 +116,11 @@ def read_status(
     return found
 
 
+def says_running(answer: Answer) -> bool:
+    """Whether an answer that can be read says that its generation has not ended."""
+    return _word(facts_of(answer)) in _BEGUN
+
+
 def read_last_event(
     event: Mapping[str, Any], *, base_url: str, model: str, generation_id: str | None
 ) -> Generation:
@@ -149,6 +157,22 @@ def event_id(event: Mapping[str, Any]) -> str | None:
     found = id_of(data) if isinstance(data, dict) else None
     # The event's own `id`, at the top, may be the event's.
     return found or id_of({"generationId": event.get("generationId")})
+
+
+def _charged_refusal(answer: Answer, *, base_url: str, model: str, mode: Mode) -> Generation | None:
+    """The generation of a 4xx answer that says what it has cost; such an answer is free otherwise."""
+    if not 400 <= answer.status < 500:
+        return None
+    try:
+        facts = facts_of(answer)
+    except AnswerNotUnderstood:
+        return None
+    # What an account has used of its quota is no cost: an id, or a warning, stands beside one.
+    named = id_of({"generationId": facts.get("generationId")}) or flag_of(facts.get("warning"))
+    if not named or not cost_of(facts):
+        return None
+    facts["success"] = False
+    return _ended(facts, base_url=base_url, model=model, mode=mode, quantity=MAX_QUANTITY)
 
 
 def _ended(

@@ -14,10 +14,14 @@ from prefect_nanobanana.client._payload import parse, text_of
 RESERVE = 4
 """So many more URLs are kept than images were asked for."""
 MAX_URL_CHARACTERS = 16_384
-_NAMED = ("imageUrls", "outputImageUrls", "imageUrl", "outputImageUrl", "image_urls", "image_url")
-_GENERAL = ("output", "outputs", "images", "image")
+_NAMED = ("imageurls", "outputimageurls", "imageurl", "outputimageurl")
+"""Names of fields, in lower case and without underscores."""
+_GENERAL = ("output", "outputs", "images", "image", "result", "results", "data")
 """Fields that may as well hold something else, as what was sent."""
-_IN_OBJECTS = (*_NAMED, "url", "urls", "uri", "src", "images", "image", "b64_json", "base64", "data")
+_IN_OBJECTS = (
+    *_NAMED,
+    *("url", "urls", "uri", "src", "downloadurl", "images", "image", "b64json", "base64", "data"),
+)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _ADDRESS = re.compile(r"https?://|//?[^/\s]|data:", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64,}={0,2}")
@@ -55,16 +59,27 @@ def urls_of(
     Returns:
         The URLs, at most `quantity` and a small reserve; and how many more there were.
     """
+    fields = _fields(facts)
+    if isinstance(fields.get("data"), dict):
+        del fields["data"]  # an envelope, whose content is among the facts
     for field in _NAMED if named_only else (*_NAMED, *_GENERAL):
-        found = [
-            url
-            for text in _texts(facts.get(field), field in _NAMED)
-            if (url := _whole(base_url, text, sure=field in _NAMED)) is not None
-        ]
+        sure = field in _NAMED
+        texts = _texts(fields.get(field), sure)
+        whole = (_whole(base_url, text, sure=sure) for text in texts)
+        found = list(dict.fromkeys(url for url in whole if url is not None))  # one image named twice
         if found:
             most = max(1, quantity) + RESERVE
             return tuple(found[:most]), max(0, len(found) - most)
     return (), 0
+
+
+def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values by names as this module writes them; of those that differ in form only, the first."""
+    named: dict[str, Any] = {}
+    for name, value in values.items():
+        if value is not None:
+            named.setdefault(name.replace("_", "").lower(), value)
+    return named
 
 
 def _texts(value: Any, sure: bool, depth: int = 0) -> Iterator[str]:
@@ -90,8 +105,9 @@ def _texts(value: Any, sure: bool, depth: int = 0) -> Iterator[str]:
         for item in value:
             yield from _texts(item, sure, depth + 1)
     elif isinstance(value, dict) and depth < 3:
+        fields = _fields(value)
         for field in _IN_OBJECTS:
-            found = list(_texts(value.get(field), sure, depth + 1))
+            found = list(_texts(fields.get(field), sure, depth + 1))
             if found:
                 yield from found
                 return

@@ -27,6 +27,9 @@ class Receiver:
         max_bytes: More than this is no answer.
         secret: Is taken out of headers and body.
         stream: Takes the body as it arrives, if it is the event stream that was asked for.
+
+    Attributes:
+        status: The HTTP status.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class Receiver:
         secret: str,
         stream: EventStream | None = None,
     ) -> None:
-        self._status = status
+        self.status = status
         self._headers = {name: value.replace(secret, "[key]") for name, value in headers.items()}
         self._base_url = base_url
         self._max_bytes = max_bytes
@@ -73,7 +76,7 @@ class Receiver:
 
     def answer(self) -> Answer:
         """What has arrived, without the key."""
-        return Answer(self._status, self._headers, self._without_key(), self._base_url)
+        return Answer(self.status, self._headers, self._without_key(), self._base_url)
 
     def kept(self) -> str | None:
         """What is kept of an answer that broke off."""
@@ -89,7 +92,7 @@ class Receiver:
         if self._size > self._max_bytes:
             raise UnknownOutcome(
                 f"the answer is larger than {self._max_bytes} bytes",
-                status_code=self._status,
+                status_code=self.status,
                 body_excerpt=self.kept(),
             )
         if layer == len(self._layers):
@@ -105,7 +108,7 @@ class Receiver:
                     return
                 raise AnswerNotUnderstood(
                     "the answer cannot be unpacked",
-                    status_code=self._status,
+                    status_code=self.status,
                     body_excerpt=self.kept(),
                 ) from None
             data = self._layers[layer].unconsumed_tail

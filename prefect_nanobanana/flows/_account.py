@@ -4,6 +4,7 @@
 import logging
 from typing import Any
 
+from prefect_nanobanana._common.text import in_credits
 from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.errors import ApiError
 from prefect_nanobanana.models import Credits
@@ -32,6 +33,8 @@ class Account:
         with credentials.get_client() as client:
             self.models = client.models()
             self.before = client.credits()
+        if self.before < 0:
+            logger.warning("The account is in debt: it has %s", in_credits(self.before))
         self.prepare()
 
     def prepare(self, requests: int = 0) -> None:

@@ -15,7 +15,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-_AMOUNT = re.compile(r"[+-]?\d{1,15}(\.\d{1,40})?", re.ASCII)
+_AMOUNT = re.compile(r"[+-]?\d{1,15}(\.\d{0,40})?(e[+-]?\d{1,2})?", re.ASCII | re.IGNORECASE)
 _TOO_MUCH = 10**15
 _PLACES = 9
 """So many decimal places are kept: a server that adds 0.1 and 0.2 in binary means 0.3."""

@@ -28,7 +28,8 @@ class Outcome(Frozen):
         credits_at_risk: What may have been paid besides: the price of each request without an answer.
         credits_estimated: Whether `credits_used`, or `credits_at_risk` of what is unknown, is an
             estimate, as the API did not say.
-        reused: Whether it was an earlier run of the batch that asked for it.
+        reused: Whether it was another run of the batch that asked for it.
+        by_other_run: Whether that run was at work at the same time.
         message: Why, for everything but `stored`.
     """
 
@@ -41,6 +42,7 @@ class Outcome(Frozen):
     credits_at_risk: Credits = 0
     credits_estimated: bool = False
     reused: bool = False
+    by_other_run: bool = False
     message: str | None = None
 
 
@@ -104,11 +106,23 @@ class RunReport(Frozen):
         """Credits that somebody else spent from the account meanwhile, at least; None if not known.
 
         While a cost is an estimate, what the account lost besides may be of that, and is nobody else's.
+        Nor is what another run of the batch paid at the same time.
         """
-        gap = self.credits_unexplained
-        if gap is None or any(o.credits_estimated and not o.reused for o in self.outcomes):
+        gap, meanwhile = self.credits_unexplained, [o for o in self.outcomes if self._is_new(o)]
+        if gap is None or any(o.credits_estimated for o in meanwhile):
             return None
-        return max(0, gap - self.credits_at_risk)
+        return max(0, gap - self.credits_at_risk - self.credits_of_other_runs)
+
+    @property
+    def credits_of_other_runs(self) -> Credits:
+        """What other runs of the batch paid at the same time for prompts of this one, at most."""
+        theirs = [o for o in self.outcomes if o.by_other_run]
+        return sum(o.credits_used + o.credits_at_risk for o in theirs)
+
+    @staticmethod
+    def _is_new(outcome: Outcome) -> bool:
+        """Whether it may have been paid since the run began."""
+        return not outcome.reused or outcome.by_other_run
 
     @property
     def prompts_estimated(self) -> int:

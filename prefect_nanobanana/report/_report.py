@@ -83,6 +83,7 @@ def manifest(items: Sequence[GalleryItem]) -> bytes:
 def _row(outcome: Outcome) -> dict[str, Any]:
     row = outcome.model_dump(mode="json", exclude_none=True)
     # Said only where it is so: the rows of most batches have the form of earlier versions.
-    if not outcome.credits_estimated:
-        del row["credits_estimated"]
+    for flag in ("credits_estimated", "by_other_run"):
+        if not row[flag]:
+            del row[flag]
     return row

@@ -76,8 +76,10 @@ def balance_note(report: RunReport) -> str:
         why = "" if estimated else ": refunds or a purchase"
         return f"{lost}{why}{maybe}"
     text = f"the account lost {in_credits(gap)} more than this run has answers for{maybe}"
-    others = report.credits_of_others
+    theirs, others = min(gap, report.credits_of_other_runs), report.credits_of_others
+    if theirs:
+        text += f"; up to {in_credits(theirs)} were paid by another run of this batch at the same time"
     if others:
-        least = "at least " if risk else ""
+        least = "at least " if risk or theirs else ""
         text += f"; {least}{in_credits(others)} were spent by someone else on the same account"
     return text
