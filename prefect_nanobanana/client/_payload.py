@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from prefect_nanobanana._common.text import without_signatures
 from prefect_nanobanana.errors import AnswerNotUnderstood
 from prefect_nanobanana.models import exact_credits
 
@@ -90,7 +91,7 @@ def id_of(facts: Mapping[str, Any]) -> str | None:
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18:
             return str(value)
         found = text_of(value)
-        if found and len(found) <= EXCERPT_CHARACTERS:
+        if found and len(found) <= EXCERPT_CHARACTERS and found.isprintable():
             return found
     return None
 
@@ -147,8 +148,8 @@ def whole_number(*candidates: Any) -> int | None:
 def one_line(text: str, longest: int = EXCERPT_CHARACTERS) -> str:
     """A text in one line that a terminal can show; a long one without its middle."""
     if len(text) > 20 * longest:
-        text = f"{text[: 10 * longest]} {text[-10 * longest :]}"
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        text = f"{text[: 10 * longest]} {text[-10 * longest :].partition(' ')[2]}"
+    text = without_signatures(" ".join("".join(c if c.isprintable() else " " for c in text).split()))
     if len(text) <= longest:
         return text
     end = longest // 4

@@ -98,7 +98,7 @@ def read_error(answer: Answer) -> ApiError:
         case 408:
             return _unknown(f"the API gave up waiting (408): {text}", answer, details)
         case status if 300 <= status < 400:
-            target = one_line(answer.headers.get("location", "nowhere").partition("?")[0])
+            target = one_line(re.split("[?#]", answer.headers.get("location", "nowhere"))[0])
             return BadRequest(
                 f"the API's address redirects ({status}) to {target}: set the base URL of the "
                 "credentials block to where the API is; if that is the login page of a network, log in",
