@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -36,6 +37,20 @@ class Answer:
     headers: Mapping[str, str]
     content: bytes
     base_url: str = ""
+
+
+def without_key(content: bytes, key: bytes) -> bytes:
+    """A body in which the key does not stand, however JSON may write it."""
+    if not key:
+        return content
+    encoding = json.detect_encoding(content[:4])
+    if not encoding.startswith("utf-8"):
+        with suppress(UnicodeError):
+            content = content.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
+    if b"\\" in content:
+        signs = [rb"(?:\\?%s|\\u00%02x)" % (re.escape(bytes([c])), c) for c in key]
+        content = re.sub(b"".join(signs), b"[key]", content, flags=re.IGNORECASE)
+    return content.replace(key, b"[key]")
 
 
 def parse(content: bytes) -> Any:
