@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 MAX_LAYERS = 4
 _PIECE_BYTES = 1024 * 1024
+_FED_BYTES = 64 * 1024
+_MOST_MEMBERS = 10_000
+"""Of gzip: each costs time, and may hold nothing."""
 _EITHER = 32 + zlib.MAX_WBITS
 """gzip or zlib, whichever it is."""
 _STARTS = {"gzip": b"\x1f\x8b", "x-gzip": b"\x1f\x8b", "deflate": b"\x78"}
@@ -58,12 +61,22 @@ def _bounded(pieces: Iterator[bytes], most: int) -> Iterator[bytes]:
             yield piece
 
 
+def _small(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Small pieces: what is left of one is copied for each member that ends in it."""
+    for piece in pieces:
+        for start in range(0, len(piece), _FED_BYTES):
+            yield piece[start : start + _FED_BYTES]
+
+
 def _inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    inflater = zlib.decompressobj(_EITHER)
+    inflater, members = zlib.decompressobj(_EITHER), 1
     try:
-        for data in pieces:
+        for data in _small(pieces):
             while data:
                 if inflater.eof:
+                    members += 1
+                    if members > _MOST_MEMBERS:
+                        raise CutShort
                     if not data.startswith(_STARTS["gzip"]):
                         return  # bytes behind the end
                     inflater = zlib.decompressobj(_EITHER)
