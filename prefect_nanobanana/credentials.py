@@ -15,6 +15,8 @@ import httpx
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from prefect_nanobanana._common.addresses import without_signature, without_userinfo
+from prefect_nanobanana._common.characters import quoted
 from prefect_nanobanana._common.origins import Origin
 from prefect_nanobanana.client import DEFAULT_BASE_URL, DEFAULT_REQUEST_TIMEOUT_SECONDS
 from prefect_nanobanana.errors import InvalidInput
@@ -106,8 +108,9 @@ class NanoBananaCredentials(CredentialsBlock):
             try:
                 hosts.append(str(Origin.parse(host)))
             except ValueError:
+                shown = quoted(without_signature(without_userinfo(host)))
                 raise ValueError(
-                    f"{host!r} is not a host: give its name or address, as images.example or 10.0.0.7, "
+                    f"{shown} is not a host: give its name or address, as images.example or 10.0.0.7, "
                     "and scheme and port if only those are meant, as http://10.0.0.7:9000"
                 ) from None
         return hosts

@@ -1,6 +1,6 @@
 """What can go wrong, one class per cause.
 
-The tree is sorted by what a failure means for money, because that decides what may be done next:
+Sorted by what a failure means for money, because that decides what may be done next:
 
     NanoBananaError
     ├── InvalidInput                  ours: found before anything was spent
@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect_nanobanana._common.text import visible
+from prefect_nanobanana._common.text import presentable
 
 __all__ = [
     "AccessNotEnabled",
@@ -73,19 +73,21 @@ MAX_PROBLEMS = 20
 
 
 class NanoBananaError(Exception):
-    """Base of everything this package raises on its own account."""
+    """Base of everything this package raises; what it quotes is fit to be shown."""
+
+    def __init__(self, *words: Any) -> None:
+        super().__init__(*(presentable(word) if isinstance(word, str) else word for word in words))
 
 
 class InvalidInput(NanoBananaError, ValueError):
     """A prompt, file or parameter is wrong; found before any credit was spent.
 
     Args:
-        *problems: One sentence each: the place (file, line, field), what is wrong, and the cure. So many
-            as `MAX_PROBLEMS` are kept; control characters are escaped.
+        *problems: One sentence each: place (file, line, field), what is wrong, and the cure.
     """
 
     def __init__(self, *problems: str) -> None:
-        shown = [visible(problem) for problem in problems[:MAX_PROBLEMS]]
+        shown = [presentable(problem) for problem in problems[:MAX_PROBLEMS]]
         if len(problems) > MAX_PROBLEMS:
             shown.append(f"and {len(problems) - MAX_PROBLEMS} more")
         self.problems: tuple[str, ...] = tuple(shown)
@@ -101,10 +103,10 @@ class ApiError(NanoBananaError):
     """The API did not do what was asked.
 
     Args:
-        message: What happened, in words for a person; never holds the API key.
+        message: What happened, for a person; never holds the API key.
         status_code: The HTTP status, if an answer came.
         generation_id: The generation's id, if the answer named one.
-        retry_after_seconds: How long the API asked to wait, if it did, in seconds.
+        retry_after_seconds: How long the API asked to wait, if it did.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class ApiError(NanoBananaError):
         retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = str(self.args[0])
         self.status_code = status_code
         self.generation_id = generation_id
         self.retry_after_seconds = retry_after_seconds
@@ -172,10 +174,7 @@ class ConcurrencyLimitReached(Paced):
 
 
 class QuotaExceeded(ConcurrencyLimitReached):
-    """429 that asks to wait longer than requests are tried again, as when a daily quota is used up.
-
-    Final at once, and no other prompt of the run will do better; the message says when to come back.
-    """
+    """429 that asks to come back later than requests are tried again: no other prompt will do better."""
 
 
 class ServerBusy(Paced):
@@ -233,9 +232,9 @@ class AnswerNotUnderstood(UnknownOutcome):
 
 
 class StillRunning(UnknownOutcome):
-    """The API has begun the generation, and it was not seen to end in time.
+    """The API has begun the generation, most likely paid, and it was not seen to end in time.
 
-    Most likely paid. Its `generation_id` is kept, and its end can be asked for later, at no cost.
+    Its `generation_id` is kept, and its end can be asked for later, at no cost.
     """
 
 
@@ -293,7 +292,7 @@ class RunFailed(NanoBananaError):
 
     def __init__(self, message: str, report: Any = None) -> None:
         super().__init__(message, report)
-        self.message = message
+        self.message = str(self.args[0])
         self.report = report
 
     def __str__(self) -> str:

@@ -66,10 +66,19 @@ _SIGNED_VALUE = re.compile(
     r"|s=[0-9a-f]{32}"  # imgix
 )
 _SECRET = re.compile(
-    r"(.*[_-])?(token|auth|authorization|key|apikey|password|passwd|pwd|secret|session|sessionid|jwt)"
+    r"(.*[_-])?(auth|authorization|key|pwd|pass|sign|session|sessionid|jwt|bearer|credentials?)"
+    r"|.*(token|secret|password|passwd|passphrase|signature|(api|access|auth|secret|private|shared)key)"
 )
 """Parameters that are never shown, but may well say which image it is."""
 _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+_WITHIN = re.compile(
+    r"(?<=[?&;])((?:x-[a-z]+-)?(?:signature|credential|security-token)|sig)=[^\s&\"'<>]+"
+    r"|(?:(?<=%3f)|(?<=%26))((?:x-[a-z]+-)?(?:signature|credential|security-token)|sig)%3d"
+    r"(?:(?!%26)[^\s&\"'<>])+",
+    re.IGNORECASE,
+)
+"""Signatures without their address, as in a path, and in an address that is a parameter of another."""
+_USERINFO_WITHIN = re.compile(r"(?<=%2f%2f)(?:(?!%2f|%3f|%23)[^\s&/?#])*%40", re.IGNORECASE)
 _USERINFO = re.compile(r"^([a-z][a-z0-9+.-]*:)?//[^/?#]*@", re.IGNORECASE)
 
 
@@ -106,9 +115,22 @@ def without_signature(url: str, longest: int | None = None) -> str:
     host = re.match(r"([a-z][a-z0-9+.-]*:)?//[^/?#\[\]]*:(?!\d*([/?#]|$))", clean, re.IGNORECASE)
     if host is not None and "@" in clean:
         clean = f"{host[1] or ''}//{clean.rpartition('@')[2]}"
+    clean = without_loose_signatures(clean)
     if longest is not None and len(clean) > longest:
         clean = clean[: longest - 3] + "..."
     return clean
+
+
+def without_userinfo(text: str) -> str:
+    """What somebody gave as an address, however mistyped, without user name and password."""
+    before, at, after = text.rpartition("@")
+    scheme = re.match(r"[^@]*?[/\\]{2}", before)
+    return f"{scheme[0] if scheme else ''}...@{after}" if at and ":" in before else text
+
+
+def without_loose_signatures(text: str) -> str:
+    """A text without signatures that stand in it apart from an address, or inside of another."""
+    return _USERINFO_WITHIN.sub("", _WITHIN.sub("...", text))
 
 
 def _name_and_value(parameter: str) -> tuple[str, str]:

@@ -6,12 +6,17 @@ import re
 import unicodedata
 from decimal import Decimal
 
-from prefect_nanobanana._common.addresses import LONGEST_SHOWN, without_signature
+from prefect_nanobanana._common.addresses import (
+    LONGEST_SHOWN,
+    without_loose_signatures,
+    without_signature,
+)
 
 SHOWN_CHARACTERS = 200
 """As many of a prompt, an address or an API's message fit into a line, a log or a table."""
 _BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_URL = re.compile(r"https?://[^\s\"'<>]+", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]{1,20}:(?:\\?/){2}[^\s\"'<>]+", re.IGNORECASE)
+"""With its slashes escaped, too, as some write them in JSON."""
 _MARKUP = frozenset("&<>\"'*_`[]|~#\\$")
 """Signs of HTML and markdown, which a table cell of markdown obeys too."""
 
@@ -45,7 +50,17 @@ def well_formed(text: str) -> str:
 
 def without_signatures(text: str) -> str:
     """The text, whose addresses hold neither userinfo nor signature, and are not endless."""
-    return _URL.sub(lambda found: without_signature(found[0], LONGEST_SHOWN), text)
+    clean = _URL.sub(lambda found: without_signature(_unescaped(found[0]), LONGEST_SHOWN), text)
+    return without_loose_signatures(clean)
+
+
+def _unescaped(url: str) -> str:
+    return url.replace("\\/", "/").replace("\\u0026", "&")
+
+
+def presentable(text: str) -> str:
+    """The text as an error may say it, whatever it quotes: see `visible` and `without_signatures`."""
+    return visible(without_signatures(text))
 
 
 def plain(text: str, longest: int | None = SHOWN_CHARACTERS) -> str:

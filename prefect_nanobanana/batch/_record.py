@@ -17,10 +17,10 @@ A transition returns the record that follows; nothing else changes one.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from prefect_nanobanana._common.addresses import without_signature
 from prefect_nanobanana._common.text import pictures_note
@@ -47,6 +47,16 @@ State = Literal[
     "unknown",
     "lost",
 ]
+
+
+_NO_SIZE = 2**53
+MOST_IMAGES = 50
+"""Of one generation: several times what the client keeps of an answer; a record may name thousands."""
+
+
+def _aware(moment: datetime) -> datetime:
+    """A moment with its zone, which records that were corrected by hand may lack."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class Record(BaseModel):
@@ -84,7 +94,7 @@ class Record(BaseModel):
     request: ImageRequest
     position: int | None = None
     state: State = "planned"
-    asked_at: datetime | None = None
+    asked_at: Annotated[datetime, AfterValidator(_aware)] | None = None
     asked_by: str | None = None
     attempt: str | None = None
     generation: Generation | None = None
@@ -132,7 +142,7 @@ class Record(BaseModel):
     @property
     def missing(self) -> dict[int, str]:
         """The image URLs that are not in S3 yet, by place."""
-        urls = self.generation.image_urls if self.generation else ()
+        urls = self.generation.image_urls[:MOST_IMAGES] if self.generation else ()
         return {n: url for n, url in enumerate(urls, self.offset + 1) if n not in self.images}
 
     def age_seconds(self) -> float | None:
@@ -276,5 +286,9 @@ def read_record(content: bytes) -> Record:
         record = Record.model_validate_json(content)
     except RecursionError:
         raise ValueError("too deep") from None
+    if any(
+        not 0 <= n < _NO_SIZE for i in record.images.values() for n in (i.size_bytes, i.width, i.height)
+    ):
+        raise ValueError("no size")
     whole = {n: text for n, text in record.thumbnails.items() if not text or is_preview(text)}
     return record.model_copy(update={"thumbnails": whole})

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from prefect.context import FlowRunContext
 
-from prefect_nanobanana._common.addresses import LONGEST_SHOWN
+from prefect_nanobanana._common.addresses import LONGEST_SHOWN, without_signature, without_userinfo
 from prefect_nanobanana._common.adjustable import Adjustable
 from prefect_nanobanana._common.characters import quoted
 from prefect_nanobanana.errors import InvalidInput
@@ -54,6 +54,7 @@ def read_list(source: str, read_s3: ReadS3, fetcher: Fetcher) -> tuple[str, byte
         InvalidInput: If it cannot be read, may not be read, or is too large.
         StorageError: If the bucket block cannot be used.
     """
+    source = source.strip()
     scheme = _SCHEME.match(source)
     kind = scheme[1].lower() if scheme else ""
     if kind == "s3":
@@ -120,9 +121,14 @@ def _read_path(source: str) -> bytes:
 
 def _unreadable(source: str, why: str) -> InvalidInput:
     return InvalidInput(
-        f"prompts_from: {quoted(source, LONGEST_SHOWN)[1:-1]} cannot be read ({why}): give a path that "
+        f"prompts_from: {_shown(source)} cannot be read ({why}): give a path that "
         "exists on the machine that runs the flow, an s3:// address or a web address"
     )
+
+
+def _shown(source: str) -> str:
+    """A path as an error may say it; it may be a signed address that was mistyped."""
+    return quoted(without_signature(without_userinfo(source)), LONGEST_SHOWN)[1:-1]
 
 
 def started_by_worker() -> bool:
@@ -145,7 +151,7 @@ def _check_folder(source: str, path: Path) -> None:
             folders.append(Path(name.strip()).expanduser().resolve())
     if not any(path.is_relative_to(folder) for folder in folders):
         raise InvalidInput(
-            f"prompts_from: {quoted(source, LONGEST_SHOWN)[1:-1]} is not below a folder that lists may "
+            f"prompts_from: {_shown(source)} is not below a folder that lists may "
             "be read from: give an s3:// address or a web address, or name its folder in the worker's "
             f"environment variable {FOLDERS_VARIABLE}"
         )

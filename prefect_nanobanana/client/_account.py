@@ -20,7 +20,7 @@ from prefect_nanobanana.client._refusals import read_error
 from prefect_nanobanana.errors import AnswerNotUnderstood
 from prefect_nanobanana.models import Credits, ImageModel
 
-_MOST_MODELS = 10_000
+_MOST_MODELS = 100_000
 
 
 def read_credits(answer: Answer) -> Credits:
@@ -59,8 +59,12 @@ def read_models(answer: Answer) -> list[ImageModel]:
         raise AnswerNotUnderstood(
             f"the answer lists no models: {excerpt(answer.content)}", status_code=answer.status
         )
+    if len(rows) > _MOST_MODELS:  # never cut: what is left out would be taken for gone
+        raise AnswerNotUnderstood(
+            f"the answer lists {len(rows)} models, more than {_MOST_MODELS}", status_code=answer.status
+        )
     models = []
-    for row in rows[:_MOST_MODELS]:
+    for row in rows:
         if isinstance(row, dict):
             try:
                 models.append(ImageModel.model_validate(_fields(row)))

@@ -68,11 +68,14 @@ class Exchange:
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError
             self._http_request(Ask(self._request("/credits"), lambda _: None))
-        except (ValueError, TypeError, httpx.InvalidURL):  # not to be shown: it may name the key
+            can_be_sent = api_key.isascii() and api_key.isprintable() and " " not in api_key
+        except (ValueError, TypeError, httpx.InvalidURL):
+            can_be_sent = False
+        if not can_be_sent:  # raised out here, as what was caught may name the key
             raise InvalidInput(
                 "the base URL or the API key cannot be sent: an address as "
                 f"{DEFAULT_BASE_URL} and a key as nb_... are needed"
-            ) from None
+            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._base_url!r})"
@@ -92,7 +95,7 @@ class Exchange:
         return {
             "method": "POST" if body else "GET",
             "url": self._base_url + path,
-            "headers": headers,
+            "headers": httpx.Headers(headers),  # which do not show the key in what prints variables
             "content": json.dumps(body).encode() if body else None,
             "extensions": {
                 "timeout": {"connect": self._timings.connect, "read": seconds, "write": seconds}

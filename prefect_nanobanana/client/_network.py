@@ -8,8 +8,6 @@ httpx starts anew with each byte: a server that sends one now and then, be it of
 from __future__ import annotations
 
 import asyncio
-import ssl
-import time
 from collections.abc import Callable, Collection, Iterable
 from ipaddress import ip_address
 from typing import Any
@@ -21,10 +19,12 @@ import httpx
 
 from prefect_nanobanana._common.origins import resolve
 from prefect_nanobanana._common.tls import tls
+from prefect_nanobanana.client._deadlines import AsyncStream, Clock, Stream
 from prefect_nanobanana.errors import BadRequest, InvalidInput
 
-_PIECE = 64 * 1024
 Resolve = Callable[[str, int], list[str]]
+Way = tuple[int, bool]
+"""Through a proxy: the handshakes of TLS, and whether it answers in HTTP before the last of them."""
 
 
 class Addresses:
@@ -65,83 +65,11 @@ class Addresses:
         return found
 
 
-class _Clock:
-    """The time that is left of a connection's."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-
-    def left(self, timeout: float | None, error: type[Exception]) -> float | None:
-        """How long to wait for the next byte, where the whole may take so long."""
-        if timeout is None:
-            return None
-        left = self._started + timeout - time.monotonic()
-        if left <= 0:  # who never pauses meets no socket's time-out, however short
-            raise error("timed out")
-        return left
-
-
-class _Stream(httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream, clock: _Clock) -> None:
-        self._stream, self._clock = stream, clock
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._clock.left(timeout, httpcore.ReadTimeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for start in range(0, len(buffer), _PIECE):
-            left = self._clock.left(timeout, httpcore.WriteTimeout)
-            self._stream.write(buffer[start : start + _PIECE], left)
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.NetworkStream:
-        left = self._clock.left(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left), self._clock)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-class _AsyncStream(httpcore.AsyncNetworkStream):
-    def __init__(self, stream: httpcore.AsyncNetworkStream, clock: _Clock) -> None:
-        self._stream, self._clock = stream, clock
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return await self._stream.read(max_bytes, self._clock.left(timeout, httpcore.ReadTimeout))
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        await self._stream.write(buffer, self._clock.left(timeout, httpcore.WriteTimeout))
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        left = self._clock.left(timeout, httpcore.ConnectTimeout)
-        return _AsyncStream(
-            await self._stream.start_tls(ssl_context, server_hostname, left), self._clock
-        )
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
 class Network(httpcore.NetworkBackend):
     """Makes connections for plain code."""
 
-    def __init__(self, addresses: Addresses) -> None:
-        self._addresses, self._backend = addresses, httpcore.SyncBackend()
+    def __init__(self, addresses: Addresses, way: Way = (0, False)) -> None:
+        self._addresses, self._way, self._backend = addresses, way, httpcore.SyncBackend()
 
     def connect_tcp(
         self,
@@ -152,7 +80,7 @@ class Network(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         """Connect to the first of a host's addresses that answers."""
-        clock = _Clock()
+        clock = Clock(*self._way, timeout)
         found = self._addresses.of(host, port)
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
         for place, address in enumerate(found):
@@ -160,7 +88,7 @@ class Network(httpcore.NetworkBackend):
             share = None if left is None else left / (len(found) - place)
             try:
                 stream = self._backend.connect_tcp(address, port, share, local_address, socket_options)
-                return _Stream(stream, clock)
+                return Stream(stream, clock)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -169,8 +97,8 @@ class Network(httpcore.NetworkBackend):
 class AsyncNetwork(httpcore.AsyncNetworkBackend):
     """Makes connections for async code."""
 
-    def __init__(self, addresses: Addresses) -> None:
-        self._addresses, self._backend = addresses, httpcore.AnyIOBackend()
+    def __init__(self, addresses: Addresses, way: Way = (0, False)) -> None:
+        self._addresses, self._way, self._backend = addresses, way, httpcore.AnyIOBackend()
 
     async def connect_tcp(
         self,
@@ -181,7 +109,7 @@ class AsyncNetwork(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Connect to the first of a host's addresses that answers."""
-        clock = _Clock()
+        clock = Clock(*self._way, timeout)
         try:
             async with asyncio.timeout(timeout):
                 found = await asyncio.to_thread(self._addresses.of, host, port)
@@ -195,7 +123,7 @@ class AsyncNetwork(httpcore.AsyncNetworkBackend):
                 stream = await self._backend.connect_tcp(
                     address, port, share, local_address, socket_options
                 )
-                return _AsyncStream(stream, clock)
+                return AsyncStream(stream, clock)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -205,25 +133,25 @@ class Transport(httpx.HTTPTransport):
     """httpx's own, over connections of ours, which it has no public way to be given."""
 
     def __init__(self, base_url: str, allowed: Collection[str]) -> None:
-        kind, options, addresses = _how(base_url, allowed)
+        kind, options, addresses, way = _how(base_url, allowed)
         pool = {"http": httpcore.HTTPProxy, "socks": httpcore.SOCKSProxy}.get(
             kind, httpcore.ConnectionPool
         )
-        self._pool = pool(network_backend=Network(addresses), **options)
+        self._pool = pool(network_backend=Network(addresses, way), **options)
 
 
 class AsyncTransport(httpx.AsyncHTTPTransport):
     """The same for async code."""
 
     def __init__(self, base_url: str, allowed: Collection[str]) -> None:
-        kind, options, addresses = _how(base_url, allowed)
+        kind, options, addresses, way = _how(base_url, allowed)
         pool = {"http": httpcore.AsyncHTTPProxy, "socks": httpcore.AsyncSOCKSProxy}.get(
             kind, httpcore.AsyncConnectionPool
         )
-        self._pool = pool(network_backend=AsyncNetwork(addresses), **options)
+        self._pool = pool(network_backend=AsyncNetwork(addresses, way), **options)
 
 
-def _how(base_url: str, allowed: Collection[str]) -> tuple[str, dict[str, Any], Addresses]:
+def _how(base_url: str, allowed: Collection[str]) -> tuple[str, dict[str, Any], Addresses, Way]:
     """Through which kind of proxy the API is asked, if any, and with what options."""
     options: dict[str, Any] = {
         "ssl_context": tls(),
@@ -236,7 +164,7 @@ def _how(base_url: str, allowed: Collection[str]) -> tuple[str, dict[str, Any], 
     proxy = proxies.get("https") or proxies.get("all")
     # A proxy would read what is sent in clear, the key included.
     if in_clear or not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
-        return "", options, Addresses(in_clear, allowed)
+        return "", options, Addresses(in_clear, allowed), (0, False)
     try:
         proxy = proxy if "://" in proxy else f"http://{proxy}"
         urlsplit(proxy)  # finds more mistakes than httpx
@@ -250,4 +178,5 @@ def _how(base_url: str, allowed: Collection[str]) -> tuple[str, dict[str, Any], 
     options |= {"proxy_url": str(given.url), "proxy_auth": given.raw_auth}
     if given.url.scheme == "https":
         options["proxy_ssl_context"] = tls()
-    return kind, options, Addresses()
+    way = (2 if given.url.scheme == "https" else 1, kind == "http")
+    return kind, options, Addresses(), way

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from prefect_nanobanana._common.text import without_signatures
 from prefect_nanobanana.errors import AnswerNotUnderstood
 from prefect_nanobanana.models import exact_credits
 
@@ -35,6 +37,20 @@ class Answer:
     headers: Mapping[str, str]
     content: bytes
     base_url: str = ""
+
+
+def without_key(content: bytes, key: bytes) -> bytes:
+    """A body in which the key does not stand, however JSON may write it."""
+    if not key:
+        return content
+    encoding = json.detect_encoding(content[:4])
+    if not encoding.startswith("utf-8"):
+        with suppress(UnicodeError):
+            content = content.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
+    if b"\\" in content:
+        signs = [rb"(?:\\?%s|\\u00%02x)" % (re.escape(bytes([c])), c) for c in key]
+        content = re.sub(b"".join(signs), b"[key]", content, flags=re.IGNORECASE)
+    return content.replace(key, b"[key]")
 
 
 def parse(content: bytes) -> Any:
@@ -90,7 +106,7 @@ def id_of(facts: Mapping[str, Any]) -> str | None:
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18:
             return str(value)
         found = text_of(value)
-        if found and len(found) <= EXCERPT_CHARACTERS:
+        if found and len(found) <= EXCERPT_CHARACTERS and found.isprintable():
             return found
     return None
 
@@ -147,8 +163,8 @@ def whole_number(*candidates: Any) -> int | None:
 def one_line(text: str, longest: int = EXCERPT_CHARACTERS) -> str:
     """A text in one line that a terminal can show; a long one without its middle."""
     if len(text) > 20 * longest:
-        text = f"{text[: 10 * longest]} {text[-10 * longest :]}"
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        text = f"{text[: 10 * longest]} {text[-10 * longest :].partition(' ')[2]}"
+    text = without_signatures(" ".join("".join(c if c.isprintable() else " " for c in text).split()))
     if len(text) <= longest:
         return text
     end = longest // 4

@@ -4,14 +4,65 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
 
-from prefect_nanobanana.client._payload import Answer, kept
+from prefect_nanobanana.client._payload import Answer, kept, without_key
 from prefect_nanobanana.client._streams import EventStream
 from prefect_nanobanana.errors import AnswerNotUnderstood, UnknownOutcome
 
 _PIECE = 64 * 1024
 _PACKED = ("gzip", "x-gzip", "deflate")
 _MOST_LAYERS = 4
+_MOST_MEMBERS = 1000
+_GZIP = b"\x1f\x8b"
+_EITHER = 32 + zlib.MAX_WBITS
+"""gzip or zlib, whichever it is."""
+
+
+class _Layer:
+    """Unpacks gzip, of several members too, or zlib; hands on what is neither, whatever it is called."""
+
+    def __init__(self) -> None:
+        self._start = b""
+        self._unpacker: Any = None
+        self._members = 0
+
+    def unpacked(self, data: bytes) -> Iterator[bytes]:
+        """Unpack what has come.
+
+        Raises:
+            zlib.error: If it cannot be unpacked.
+        """
+        if self._members == 0:
+            self._start += data
+            if len(self._start) < len(_GZIP):  # what it is cannot be seen yet
+                return
+            data, self._start, self._members = self._start, b"", 1
+            if _is_packed(data):
+                self._unpacker = zlib.decompressobj(_EITHER)
+        if self._unpacker is None:
+            yield data
+            return
+        while data:
+            if self._unpacker.eof:
+                if self._members > _MOST_MEMBERS or not data.startswith(_GZIP[:1]):
+                    return  # bytes behind the end
+                self._unpacker = zlib.decompressobj(_EITHER)
+                self._members += 1
+            piece = self._unpacker.decompress(data, _PIECE)
+            data = self._unpacker.unused_data or self._unpacker.unconsumed_tail
+            if piece:
+                yield piece
+
+    def rest(self) -> bytes:
+        """What has come, if it was too short to see what it is."""
+        rest, self._start = self._start, b""
+        return rest
+
+
+def _is_packed(data: bytes) -> bool:
+    return data.startswith(_GZIP) or (data[0] & 15 == 8 and (data[0] * 256 + data[1]) % 31 == 0)
 
 
 class Receiver:
@@ -54,7 +105,7 @@ class Receiver:
         named = [name.strip().lower() for name in headers.get("content-encoding", "").split(",")]
         packed = [name for name in named if name in _PACKED]
         # A name that is no compression, as `aws-chunked`: the body is what it is.
-        self._layers = [zlib.decompressobj(47) for _ in packed[:_MOST_LAYERS]]
+        self._layers = [_Layer() for _ in packed[:_MOST_LAYERS]]
 
     def feed(self, chunk: bytes) -> bool:
         """Take in what has arrived.
@@ -76,6 +127,8 @@ class Receiver:
 
     def answer(self) -> Answer:
         """What has arrived, without the key."""
+        with suppress(UnknownOutcome):
+            self._content += b"".join(self._rest(0))
         return Answer(self.status, self._headers, self._without_key(), self._base_url)
 
     def kept(self) -> str | None:
@@ -84,10 +137,15 @@ class Receiver:
 
     def _without_key(self) -> bytes:
         # Should a server send the key back, it goes no further than this: not into a message either.
-        return bytes(self._content).replace(self._secret, b"[key]")
+        return without_key(bytes(self._content), self._secret)
+
+    def _rest(self, layer: int) -> Iterator[bytes]:
+        """What the layers hold back of a body of a few bytes."""
+        if layer < len(self._layers):
+            yield from self._unpacked(self._layers[layer].rest(), layer + 1)
+            yield from self._rest(layer + 1)
 
     def _unpacked(self, data: bytes, layer: int) -> Iterator[bytes]:
-        first = self._size == 0
         self._size += len(data)
         if self._size > self._max_bytes:
             raise UnknownOutcome(
@@ -98,21 +156,12 @@ class Receiver:
         if layer == len(self._layers):
             yield data
             return
-        while data:
-            try:
-                piece = self._layers[layer].decompress(data, _PIECE)
-            except zlib.error:
-                if first:  # it says that it is packed, and is not
-                    self._layers = []
-                    yield data
-                    return
-                raise AnswerNotUnderstood(
-                    "the answer cannot be unpacked",
-                    status_code=self.status,
-                    body_excerpt=self.kept(),
-                ) from None
-            data = self._layers[layer].unconsumed_tail
-            if piece:
+        try:
+            for piece in self._layers[layer].unpacked(data):
                 yield from self._unpacked(piece, layer + 1)
-            elif not data:
-                return
+        except zlib.error:
+            raise AnswerNotUnderstood(
+                "the answer cannot be unpacked",
+                status_code=self.status,
+                body_excerpt=self.kept(),
+            ) from None

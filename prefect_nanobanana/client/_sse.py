@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from prefect_nanobanana.client._payload import parse
+from prefect_nanobanana.client._payload import parse, without_key
 
 MAX_EVENT_BYTES = 256 * 1024 * 1024
 """An event may hold images as `data:` URLs; more than this is none."""
@@ -68,8 +68,7 @@ class EventReader:
     def _event(self) -> dict[str, Any] | None:
         body = b"\n".join(self._data)
         self._data, self._size = [], 0
-        if self._secret:
-            body = body.replace(self._secret, b"[key]")
+        body = without_key(body, self._secret)
         try:
             event = parse(body)
         except ValueError:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
+from prefect_nanobanana._common.addresses import without_userinfo
+from prefect_nanobanana._common.characters import quoted
 from prefect_nanobanana._common.origins import Origin, bare, resolve
 from prefect_nanobanana._common.public import Address, is_public
 from prefect_nanobanana.errors import ImageNotCopied, InvalidInput
@@ -42,7 +44,9 @@ class Addresses:
             try:
                 self._trusted.append(Origin.parse(host))
             except ValueError as error:
-                raise InvalidInput(f"trusted_hosts: {host[:80]!r} is not a host: {error}") from None
+                raise InvalidInput(
+                    f"trusted_hosts: {quoted(without_userinfo(host))} is not a host: {error}"
+                ) from None
         self._resolve = resolve
         self._is_public = is_public
 

@@ -185,7 +185,7 @@ def _why(error: HTTPError) -> str:
     """What urllib3 says, without saying it twice; it may repeat what a host has sent."""
     said = [*map(str, error.args)]
     more = [text for text in said[1:] if text not in said[0]]
-    return shortened(f"{type(error).__name__}: {' '.join(said[:1] + more)}")
+    return shortened(" ".join(f"{type(error).__name__}: {' '.join(said[:1] + more)}".split()))
 
 
 def _length(answer: urllib3.BaseHTTPResponse, url: str) -> int:

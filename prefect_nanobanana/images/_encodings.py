@@ -10,6 +10,9 @@ from prefect_nanobanana.images._kinds import HEAD_BYTES, kind_of
 
 MAX_LAYERS = 4
 _PIECE_BYTES = 1024 * 1024
+_FED_BYTES = 64 * 1024
+_MOST_MEMBERS = 10_000
+"""Of gzip: each costs time, and may hold nothing."""
 _EITHER = 32 + zlib.MAX_WBITS
 """gzip or zlib, whichever it is."""
 _BARE = -zlib.MAX_WBITS
@@ -79,12 +82,22 @@ def _bounded(pieces: Iterator[bytes], most: int) -> Iterator[bytes]:
             yield piece
 
 
+def _small(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Small pieces: what is left of one is copied for each member that ends in it."""
+    for piece in pieces:
+        for start in range(0, len(piece), _FED_BYTES):
+            yield piece[start : start + _FED_BYTES]
+
+
 def _inflated(pieces: Iterator[bytes], bits: int) -> Iterator[bytes]:
-    inflater = zlib.decompressobj(bits)
+    inflater, members = zlib.decompressobj(bits), 1
     try:
-        for data in pieces:
+        for data in _small(pieces):
             while data:
                 if inflater.eof:
+                    members += 1
+                    if members > _MOST_MEMBERS:
+                        raise CutShort
                     if not data.startswith(_GZIP):
                         return  # bytes behind the end
                     inflater = zlib.decompressobj(_EITHER)

@@ -140,6 +140,13 @@ class _Timed(HTTPConnection):
         super().connect()
         self.sock: Any = _TimedSocket(self.sock)
 
+    def _tunnel(self) -> None:
+        sock, self.sock = self.sock, _TimedSocket(self.sock)  # a proxy may take its time, too
+        try:
+            super()._tunnel()
+        finally:
+            self.sock = sock if self.sock is not None else None
+
     def putrequest(self, method: str, url: str, *args: Any, **options: Any) -> None:
         """Send the address to the letter, which urllib3 has normalized, escapes in lower case first."""
         server = re.match("[a-z]+://[^/?]*", url)  # which only a proxy is told

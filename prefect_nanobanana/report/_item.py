@@ -78,6 +78,9 @@ def _presentable(outcome: Outcome) -> Outcome:
             update={
                 "image_urls": tuple(map(without_signature, generation.image_urls)),
                 "message": generation.message and without_signatures(well_formed(generation.message)),
+                "model": without_signatures(generation.model),
+                "generation_id": generation.generation_id
+                and without_signatures(generation.generation_id),
             }
         )
     if outcome.images:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import threading
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 _ARN = re.compile(
@@ -10,6 +13,9 @@ _ARN = re.compile(
     r"(?:outpost[/:][^/:]+[/:])?(?:accesspoint|bucket)[/:][^/:]+"
 )
 """An access point's (AWS's documentation), also of Object Lambda, or on Outposts."""
+SIGNED_SECONDS = 7 * 24 * 3600
+"""The longest that S3 allows (its documentation)."""
+_signing = threading.local()
 _AWS = re.compile(r"(?:.*\.)?amazonaws\.com(?:\.cn)?", re.I)
 
 _WITHOUT_BUCKET = re.compile(
@@ -31,6 +37,26 @@ def split_uri(uri: str) -> tuple[str, str] | None:
     arn = _ARN.match(rest)
     name, _, key = (arn[0], *rest[arn.end() :].partition("/")[1:]) if arn else rest.partition("/")
     return (name, key) if name and key else None
+
+
+def _not_of_links(_: logging.LogRecord) -> bool:
+    return not getattr(_signing, "link", False)
+
+
+# At the level DEBUG it tells signatures, and one of these opens an object for a week.
+logging.getLogger("botocore.auth").addFilter(_not_of_links)
+
+
+def presigned(client: Any, bucket: str, key: str) -> str:
+    """A link with which whoever has it may read an object, until it ends."""
+    _signing.link = True
+    try:
+        link: str = client.generate_presigned_url(
+            "get_object", {"Bucket": bucket, "Key": key}, ExpiresIn=SIGNED_SECONDS
+        )
+        return link
+    finally:
+        _signing.link = False
 
 
 def object_url(endpoint: str, region: str, bucket: str, key: str) -> str:

@@ -25,15 +25,13 @@ from prefect_nanobanana.s3._errors import (
     status_of,
     text,
 )
-from prefect_nanobanana.s3._locations import is_aws, object_url, split_uri
+from prefect_nanobanana.s3._locations import is_aws, object_url, presigned, split_uri
 from prefect_nanobanana.s3._objects import StoredObject, key_of, pages
 from prefect_nanobanana.storage_options import Kind, StorageOptions
 
 if TYPE_CHECKING:
     from prefect_aws import S3Bucket
 
-SIGNED_SECONDS = 7 * 24 * 3600
-"""The longest that S3 allows (its documentation)."""
 SEND_TRIES = 3
 SEND_AGAIN_SECONDS = 0.2
 READ_TRIES = 5
@@ -94,9 +92,7 @@ class ObjectStore:
             return None
         try:
             if self.options.links == "signed":
-                return self._connection.client.generate_presigned_url(
-                    "get_object", {"Bucket": self.name, "Key": key}, ExpiresIn=SIGNED_SECONDS
-                )
+                return presigned(self._connection.client, self.name, key)
             meta = self._connection.client.meta
         except (*FAILURES, StorageError):
             return None

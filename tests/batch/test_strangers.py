@@ -97,6 +97,29 @@ def test_nesting_is_an_error_of_ours(bucket: S3Bucket, folder: Path, depth: int)
         ledger.read(["k1"])
 
 
+@pytest.mark.parametrize(
+    "moment", ["2026-11-25T00:00:00", "2026-11-25 00:00", 0, "9999-12-31T23:59:59-23:59"]
+)
+def test_any_moment_has_a_zone(bucket: S3Bucket, folder: Path, moment: Any) -> None:
+    record = _written(bucket, folder, asked_at=moment).read(["k1"])["k1"]
+    assert isinstance(record.age_seconds(), float)
+
+
+@pytest.mark.parametrize("field", ["size_bytes", "width", "height"])
+@pytest.mark.parametrize("size", [-1, 2**53, 10**400, 10**4000])
+def test_no_picture_is_so_large(bucket: S3Bucket, folder: Path, field: str, size: int) -> None:
+    image = _image(bucket, f"{bucket.bucket_folder}/b/images/x.png") | {field: size}
+    with pytest.raises(LedgerError, match="cannot be read, so nothing is spent"):
+        _written(bucket, folder, images={"1": image}).read(["k1"])
+
+
+def test_no_record_has_thousands_of_addresses_fetched(bucket: S3Bucket, folder: Path) -> None:
+    urls = [f"https://host.example/{n}.png" for n in range(20_000)]
+    generation = {"status": "completed", "image_urls": urls}
+    record = _written(bucket, folder, state="generated", generation=generation).read(["k1"])["k1"]
+    assert len(record.missing) <= 50
+
+
 def test_signatures_of_references_are_not_kept(bucket: S3Bucket, folder: Path) -> None:
     url = "https://user:secret@host.example/a.png?v=2&X-Amz-Signature=abcdef"
     ledger = Ledger(ObjectStore(bucket), "b")

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import socket
+import time
+
 import pytest
-from networks import NoNetwork, fetch_bytes, proxy_of
+from networks import PNG, NoNetwork, fetch_bytes, proxy_of
+from raw_server import RawServer
+from servers import Reply, Scripted
 
 from prefect_nanobanana import ImageNotCopied, NanoBananaCredentials
 from prefect_nanobanana.images._addresses import Addresses
+from prefect_nanobanana.images._download import DOWNLOAD_TIMEOUT_SECONDS, TransientDownloadError
 
 
 @pytest.mark.parametrize(
@@ -113,3 +120,32 @@ def test_an_address_is_read_in_one_way_only(url: str) -> None:
     ):
         fetch_bytes(url, addresses, network)
     assert network.asked == []
+
+
+def test_a_proxy_that_drips_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nX-A: ")
+        for _ in range(100):
+            connection.sendall(b"a")
+            time.sleep(0.05)
+
+    began = time.monotonic()
+    with RawServer(drip) as proxy, DOWNLOAD_TIMEOUT_SECONDS.use(0.5):
+        monkeypatch.setenv("https_proxy", proxy.url)
+        with pytest.raises(TransientDownloadError, match="did not arrive within 0.5 s"):
+            fetch_bytes("https://pictures.example/x.png", Addresses())
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("members", [1_000, 100_000])
+def test_members_with_nothing_in_them_take_little_time(members: int) -> None:
+    body = gzip.compress(b"") * members + gzip.compress(PNG)
+    reply = Reply(body, 200, {"Content-Encoding": "gzip"})
+    began = time.process_time()
+    with Scripted(lambda _: reply) as host:
+        if members < 10_000:
+            assert fetch_bytes(f"{host.url}/x.png", Addresses(["127.0.0.1"])) == PNG
+        else:
+            with pytest.raises(TransientDownloadError, match="broken or cut short"):
+                fetch_bytes(f"{host.url}/x.png", Addresses(["127.0.0.1"]))
+    assert time.process_time() - began < 3

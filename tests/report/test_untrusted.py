@@ -48,7 +48,9 @@ def _all_pages(*items: GalleryItem) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("place", ["reference", "image", "source", "message", "API's message"])
+@pytest.mark.parametrize(
+    "place", ["reference", "image", "source", "message", "API's message", "model", "id"]
+)
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
@@ -72,8 +74,10 @@ def test_no_page_holds_a_password_or_signature(url: str, shown: str, place: str)
         changes["images"] = (image("f/b/images/1.png").model_copy(update={"source_url": url}),)
     elif place == "message":
         changes["message"] = f"the API says: cannot fetch '{url}', sorry"
-    else:
+    elif place == "API's message":
         generation["message"] = f"{url} is not a picture"
+    else:
+        generation[{"model": "model", "id": "generation_id"}[place]] = url
     item = gallery_item(1, generation=Generation(**generation), **changes)
     pages = _all_pages(item)
     assert [name for name, text in pages.items() if SECRET in text] == []
@@ -171,6 +175,15 @@ def test_links_lead_to_objects_of_the_batch_alone(bucket: S3Bucket, key: str, ow
     assert len(hrefs) == own
     assert all("X-Amz-Signature" in href for href in hrefs)
     assert is_below(key, store.key("b")) is own
+
+
+def test_no_log_has_the_signature_of_a_link(bucket: S3Bucket, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        link = ObjectStore(bucket, StorageOptions(links="signed")).link("f/b/images/1.png")
+        signature = str(link).partition("X-Amz-Signature=")[2].partition("&")[0]
+    assert len(signature) == 64
+    assert "botocore" in caplog.text
+    assert signature not in caplog.text
 
 
 def test_no_relative_link_leads_out_of_the_batch() -> None:
