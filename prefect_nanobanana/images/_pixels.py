@@ -82,10 +82,15 @@ def inflated_size(pieces: Iterable[memoryview], most: int) -> int:
     """
     size, inflater = 0, zlib.decompressobj()
     for piece in pieces:
-        data: bytes | memoryview = piece
-        while data and size < most and not inflater.eof:
-            size += len(inflater.decompress(data, _PIECE_BYTES))
-            data = inflater.unconsumed_tail
+        # What is left is copied each time: it gets little at once.
+        for start in range(0, len(piece), _PIECE_BYTES):
+            data: bytes | memoryview = piece[start : start + _PIECE_BYTES]
+            while data and not inflater.eof:
+                if size >= most:
+                    return size
+                # With room for one byte more, it comes to the checksum behind the last row.
+                size += len(inflater.decompress(data, min(_PIECE_BYTES, most - size + 1)))
+                data = inflater.unconsumed_tail
     while size < most and not inflater.eof and (rest := inflater.decompress(b"", _PIECE_BYTES)):
         size += len(rest)
     return size
