@@ -40,6 +40,35 @@ def with_chunk(png: bytes, extra: bytes, before: bytes = b"IDAT") -> bytes:
     return png[:at] + extra + png[at:]
 
 
+def damaged(png: bytes, name: bytes) -> bytes:
+    """A PNG with another byte in a chunk, first in its body."""
+    at = png.index(name) + 4
+    return png[:at] + bytes([png[at] ^ 1]) + png[at + 1 :]
+
+
+PASSES = (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
+
+
+def interlaced() -> bytes:
+    """A grey PNG in seven passes, which Pillow reads and does not write."""
+    rows = [
+        b"\0" + bytes((x + y) % 256 for x in range(left, 96, across))
+        for left, top, across, down in PASSES
+        for y in range(top, 64, down)
+    ]
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 96, 64, 8, 0, 0, 0, 1))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(rows)))
+    return b"\x89PNG\r\n\x1a\n" + head + pixels + chunk(b"IEND", b"")
+
+
+def animated() -> bytes:
+    """An APNG of two pictures."""
+    out = io.BytesIO()
+    first, second = (Image.new("RGB", (96, 64), colour) for colour in ("red", "blue"))
+    first.save(out, "PNG", save_all=True, append_images=[second])
+    return out.getvalue()
+
+
 def with_segment(jpeg: bytes, marker: int, body: bytes) -> bytes:
     """A JPEG with one more segment, first of all."""
     return jpeg[:2] + struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + jpeg[2:]

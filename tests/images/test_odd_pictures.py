@@ -14,9 +14,12 @@ from random import Random
 
 import pytest
 from odd_pictures import (
+    animated,
     box,
     chunk,
+    damaged,
     film,
+    interlaced,
     mdat_length,
     outer_length,
     picture,
@@ -34,6 +37,7 @@ from prefect_nanobanana.tasks import copy_image_to_s3
 
 PNG, JPEG, WEBP, GIF, AVIF, BMP = map(picture, ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "BMP"))
 PROGRESSIVE = picture("JPEG", progressive=True)
+PALETTE, ADAM7, APNG = picture("PNG", mode="P"), interlaced(), animated()
 JSON, PAGE = b'{"workflow": [1, 2, 3]}', b"<!doctype html><p>Not yet"
 NOISE = bytes(range(256)) * 4097  # more than a megabyte
 
@@ -118,6 +122,9 @@ WHOLE = {
     "bmp": BMP,
     "png of 16 bits, interlaced sizes": picture("PNG", (1, 3), "I;16"),
     "png of 1 bit": picture("PNG", (17, 5), "1"),
+    "png, palette": PALETTE,
+    "png, interlaced": ADAM7,
+    "png, animated": APNG,
 }
 
 
@@ -133,12 +140,24 @@ def test_whole_pictures_are_taken_as_they_are(case: str, thumbnail: bool) -> Non
     assert (seen.thumbnail != "") == thumbnail
 
 
-def _short_rows() -> bytes:
-    """A PNG whose checksums are right, and that lacks its last rows."""
-    start = PNG.index(b"IDAT") - 4
-    rows = zlib.compress(bytes(40 * (1 + 3 * 96)))
-    return PNG[:start] + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+def _short_rows(count: int) -> bytes:
+    """A PNG of 400 rows whose checksums are right, and that lacks its last ones."""
+    png = picture("PNG", (96, 400))
+    rows = zlib.compress(bytes(count * (1 + 3 * 96)), 0)
+    return png[: png.index(b"IDAT") - 4] + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
+
+def _header(depth: int) -> bytes:
+    return chunk(b"IHDR", PNG[16:24] + bytes([depth]) + PNG[25:29])
+
+
+ONLY_IN_NAME = {
+    "only its end": PNG[:8] + PNG[-12:],
+    "another part before the header": with_chunk(PNG, chunk(b"gAMA", PNG[16:29]), b"IHDR"),
+    "a depth that there is not": PNG[:8] + _header(7) + PNG[33:],
+    "pixels that are not packed": PNG[:33] + chunk(b"IDAT", NOISE) + PNG[-12:],
+}
+"""PNGs whose checksums are right, and that no browser shows."""
 
 BROKEN = {
     "empty": (b"", "empty"),
@@ -151,6 +170,12 @@ BROKEN = {
     "png, cut, with a tail": (PNG[:-30] + bytes(5000), "broken|cut short"),
     "png, a pixel": (PNG[:-30] + b"\x55" + PNG[-29:], "checksum of IDAT"),
     "png, size": (PNG[:19] + b"\x01" + PNG[20:], "checksum of IHDR"),
+    "png, palette's checksum": (damaged(PALETTE, b"PLTE"), "checksum of PLTE"),
+    "png, end, with a tail": (PNG[:-12] + JSON, "cut short"),
+    "png, interlaced, cut": (ADAM7[:-20], "cut short"),
+    "png, interlaced, a pixel": (damaged(ADAM7, b"IDAT"), "checksum of IDAT"),
+    "png, animated, cut": (APNG[: APNG.index(b"fdAT") + 9], "cut short"),
+    "png, animated, a pixel": (damaged(APNG, b"IDAT"), "checksum of IDAT"),
     "png, without pixels": (PNG[: PNG.index(b"IDAT") - 4] + chunk(b"IEND", b""), "rows are missing"),
     "jpeg, cut": (JPEG[:-2], "cut short"),
     "jpeg, cut behind its thumbnail": (with_segment(JPEG, 0xE1, b"Exif\0\0" + JPEG)[:-60], "cut short"),
@@ -180,11 +205,23 @@ def test_broken_pictures_are_refused_and_not_lost(case: str, thumbnail: bool) ->
     assert "hush" not in str(caught.value)
 
 
+@pytest.mark.parametrize("thumbnail", [False, True], ids=["checked", "decoded"])
+@pytest.mark.parametrize("case", ONLY_IN_NAME)
+def test_right_checksums_do_not_make_a_picture(case: str, thumbnail: bool) -> None:
+    with pytest.raises(ImageNotCopied, match="broken"):
+        _fetch(Reply(ONLY_IN_NAME[case]), thumbnail=thumbnail)
+
+
 def test_missing_rows_are_found_where_pixels_are_decoded() -> None:
     """Without a thumbnail a PNG's own checksums do, as unpacking it takes longer than the whole copy."""
     with pytest.raises(ImageNotCopied, match="rows are missing"):
-        _fetch(Reply(_short_rows()), thumbnail=True)
-    assert _fetch(Reply(_short_rows()), thumbnail=False).checked
+        _fetch(Reply(_short_rows(300)), thumbnail=True)
+    assert _fetch(Reply(_short_rows(300)), thumbnail=False).checked
+
+
+def test_missing_rows_of_small_pictures_are_always_found() -> None:
+    with pytest.raises(ImageNotCopied, match="rows are missing"):
+        _fetch(Reply(_short_rows(40)), thumbnail=False)
 
 
 SOF = JPEG.index(b"\xff\xc0")
