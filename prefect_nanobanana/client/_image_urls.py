@@ -66,7 +66,11 @@ def urls_of(
         sure = field in _NAMED
         texts = _texts(fields.get(field), sure)
         whole = (_whole(base_url, text, sure=sure) for text in texts)
-        found = list(dict.fromkeys(url for url in whole if url is not None))  # one image named twice
+        found: list[str] = []
+        for url in whole:
+            # An address that is named twice is one image; pictures that are alike are each paid for.
+            if url is not None and (url not in found or url.startswith("data:")):
+                found.append(url)
         if found:
             most = max(1, quantity) + RESERVE
             return tuple(found[:most]), max(0, len(found) - most)

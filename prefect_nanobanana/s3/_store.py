@@ -257,8 +257,7 @@ class ObjectStore:
             raise InvalidInput(f"prompts_from: {text(uri)} is no S3 address: write s3://bucket/key")
         try:
             answer = self._connection.call("get_object", Bucket=place[0], Key=place[1])
-            content: bytes = answer["Body"].read(max_bytes)
-            return content
+            return bytes(answer["Body"].read(max_bytes))
         except ClientError as error:
             raise InvalidInput(
                 f"prompts_from: {text(uri)} cannot be read ({answer_of(error)}): check the address, and "

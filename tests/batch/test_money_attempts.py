@@ -171,7 +171,7 @@ def test_another_prompt_in_the_list_asks_for_no_other_one_again(
 
 
 def test_lists_that_differ_in_their_query_are_never_mixed_up(
-    run: Run, sandbox: Sandbox, fail_once: Callable[[], None]
+    run: Run, generator: NanoBananaGenerator, sandbox: Sandbox, fail_once: Callable[[], None]
 ) -> None:
     """The calls come in another order in the second attempt, as those of threads do."""
     orders = iter(["12", "21"])
@@ -180,11 +180,13 @@ def test_lists_that_differ_in_their_query_are_never_mixed_up(
         return Reply(f"a cat of list {seen.path[-1]}\n".encode())
 
     with Scripted(answer) as host:
+        credentials = generator.credentials.model_copy(update={"image_hosts": [host.url.rstrip("/")]})
+        allowed = generator.model_copy(update={"credentials": credentials})
 
         @flow(retries=1)
         def parent() -> None:
             for sheet in next(orders):
-                run(prompts_from=f"{host.url}/list.txt?gid={sheet}", batch=None)
+                run(prompts_from=f"{host.url}/list.txt?gid={sheet}", batch=None, generator=allowed)
             fail_once()
 
         parent()

@@ -85,7 +85,7 @@ def test_a_signature_is_left_out(case: str) -> None:
         f"{H}?x-oss-process=style/a",
         f"{H}?e=1&t=2",
         f"{H}?exp=a&oe=b&md5=c&keyname=d&x-id=e",
-        f"{H}?s=200&sign=leo&verify=1",
+        f"{H}?s=200&star=leo&verify=1",
         f"{H}?expire=never&t=5",
         "no address, sig and all",
         "",
