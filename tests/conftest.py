@@ -56,7 +56,11 @@ else:
 
 import httpx  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
+from prefect.settings import (  # noqa: E402
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
 from prefect.testing import utilities  # noqa: E402
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 from prefect_aws import MinIOCredentials, S3Bucket  # noqa: E402
@@ -120,8 +124,9 @@ def quick() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slots, "prefect_is_in_use", lambda: False)
-        heartbeats = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
-        with heartbeats, TIMINGS.use(QUICK_CLIENT), FIRST_DELAY_SECONDS.use(0.01):
+        # A busy SQLite has Prefect's server answer 503; it is asked again for longer than by default.
+        settings = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: 20}
+        with temporary_settings(settings), TIMINGS.use(QUICK_CLIENT), FIRST_DELAY_SECONDS.use(0.01):
             yield
 
 
