@@ -167,7 +167,7 @@ def action_of(
 
     Args:
         record: What is known of it.
-        asked_by: What this flow run has asked already is not asked again when Prefect retries it.
+        asked_by: What this call has asked already is not asked again when Prefect retries it.
         ask_again: What is asked again, though it costs, or may cost, a second time.
         answer_within_seconds: A request without an answer that is younger may still get one.
     """

@@ -133,7 +133,11 @@ class Record(BaseModel):
     def ever_asked_in(self, asked_by: str | None) -> bool:
         """Whether this call has asked, and maybe paid, for it, in this attempt or in an earlier one."""
         before = asked_by is not None and asked_by in (self.paid_by or {})
-        return before or (self.asked_in(asked_by) and not self.safe_to_send)
+        return before or self.maybe_paid_by(asked_by)
+
+    def maybe_paid_by(self, asked_by: str | None) -> bool:
+        """Whether it was this call that sent the last request, which was paid, or may have been."""
+        return self.asked_in(asked_by) and not self.safe_to_send
 
     def paid_before_by(self, asked_by: str | None) -> Credits:
         """What a call has spent on it at most before the last request, in credits."""
@@ -173,7 +177,7 @@ class Record(BaseModel):
             paid: What the last request has cost at most, in credits.
         """
         paid_by = self.paid_by
-        if self.asked_by is not None and not self.safe_to_send:
+        if self.asked_by is not None and self.maybe_paid_by(self.asked_by):
             before = self.paid_before_by(self.asked_by)
             paid_by = {**(paid_by or {}), self.asked_by: before + paid}
         return self._with(

@@ -45,5 +45,4 @@ def spending_of(record: Record, price: Credits | None) -> Spending:
 
 def last_of(asked_by: str | None, record: Record, price: Credits | None) -> Spending:
     """The same, if it was this call that sent the request; else nothing."""
-    mine = record.asked_in(asked_by) and not record.safe_to_send
-    return spending_of(record, price) if mine else Spending()
+    return spending_of(record, price) if record.maybe_paid_by(asked_by) else Spending()

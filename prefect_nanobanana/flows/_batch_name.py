@@ -13,7 +13,6 @@ from prefect_nanobanana._common.runs_above import (
     Attempts,
     RunAbove,
     attempts,
-    runs_above,
     takes_the_place,
 )
 from prefect_nanobanana.errors import InvalidInput
@@ -26,6 +25,7 @@ _calls: dict[str, list[Attempts]] = {}
 
 
 def default_batch_name(
+    runs: Sequence[RunAbove],
     prompts: Sequence[str | ImagePrompt],
     prompts_from: str | None,
     generator: NanoBananaGenerator,
@@ -38,6 +38,7 @@ def default_batch_name(
     settings and bucket has the same name again. Equal calls beside each other have names of their own.
 
     Args:
+        runs: The runs that the call is made in.
         prompts: As they were given to the flow.
         prompts_from: As it was given to the flow.
         generator: How images are made; its credentials play no part.
@@ -53,7 +54,6 @@ def default_batch_name(
         InvalidInput: If a run above that is retried runs in another process, so that the call cannot be
             recognised when it is made again; nothing was spent.
     """
-    runs = runs_above()
     own = runs[-1]
     if own.attempt > 1 and has_records(own.id):
         return own.id
@@ -73,19 +73,22 @@ def default_batch_name(
         asked = _asked(prompts, prompts_from, generator, cut)
         return _name(local[0], _digest(local, {**asked, "bucket": bucket_uri})[:8])
 
-    found, former = name(unsigned), name(_without_query)  # the second by versions up to 0.1
-    if found != former and is_retried() and not has_records(found) and has_records(former):
-        return former
+    found = name(unsigned)
+    if is_retried(runs):
+        former = name(_without_query)  # by versions up to 0.1
+        if found != former and not has_records(found) and has_records(former):
+            return former
     return found
 
 
-def asker(bucket_uri: str, batch: str, ask_again: Collection[AskAgain]) -> str:
+def asker(runs: Sequence[RunAbove], bucket_uri: str, batch: str, ask_again: Collection[AskAgain]) -> str:
     """Name the call that the flow run is made for: the same in each attempt of what is retried above.
 
     What it asks again on request, and what it may spend, holds for all attempts together, whatever
     becomes of the list in between. Calls that ask for different things again are different calls.
 
     Args:
+        runs: The runs that the call is made in.
         bucket_uri: Where the images go.
         batch: The batch's name.
         ask_again: What it asks again.
@@ -93,7 +96,6 @@ def asker(bucket_uri: str, batch: str, ask_again: Collection[AskAgain]) -> str:
     Returns:
         The flow run's id; with an addition if flows or tasks above it run in this process.
     """
-    runs = runs_above()
     local = _local(runs)
     if local is None:
         return runs[-1].id
@@ -101,9 +103,9 @@ def asker(bucket_uri: str, batch: str, ask_again: Collection[AskAgain]) -> str:
     return f"{local[0].id}/{_digest(local, call)[:16]}"
 
 
-def is_retried() -> bool:
-    """Whether this run, or one above it, is not the first attempt."""
-    return any(run.attempt > 1 for run in runs_above())
+def is_retried(runs: Sequence[RunAbove]) -> bool:
+    """Whether one of the runs is not in its first attempt."""
+    return any(run.attempt > 1 for run in runs)
 
 
 def _local(runs: Sequence[RunAbove]) -> list[RunAbove] | None:

@@ -8,6 +8,7 @@ from prefect import flow, get_run_logger
 from prefect_aws import S3Bucket
 from pydantic import Field
 
+from prefect_nanobanana._common.runs_above import runs_above
 from prefect_nanobanana.batch import Ledger, Runner, gather_prompts, make_plan, recorded_outcomes
 from prefect_nanobanana.flows._account import Account
 from prefect_nanobanana.flows._again import asked_again
@@ -77,15 +78,16 @@ def generate_images(
     again = asked_again(ask_again, on_unknown, retry_warnings, retry_failed)
     store = ObjectStore(bucket, storage)
     given = batch.strip() if batch else ""
-    folder = store.uri(store.key())
+    runs, folder = runs_above(), store.uri(store.key())
     name = given or default_batch_name(
+        runs,
         prompts,
         prompts_from,
         generator,
         folder,
         has_records=lambda name: Ledger(store, name).exists(),
     )
-    ledger = Ledger.open(store, name, asker(folder, name, again))
+    ledger = Ledger.open(store, name, asker(runs, folder, name, again))
     with Fetcher(generator.credentials.trusted_hosts, connections=1) as fetcher:
         listed = gather_prompts(prompts, prompts_from, store.read_uri, fetcher)
     account = Account(generator.credentials, logger)
@@ -97,7 +99,7 @@ def generate_images(
         max_credits=max_credits,
         ask_again=again,
         logger=logger,
-        retried=is_retried(),
+        retried=is_retried(runs),
     )
     account.prepare(plan.to_ask)
     logger.info(

@@ -75,26 +75,25 @@ class FairQueue:
     def slot(self) -> Iterator[None]:
         """Hold a slot; wait for one first."""
         self.acquire()
-        started = time.monotonic()
-        try:
+        with self._held():
             yield
-        finally:
-            self._learn(time.monotonic() - started)
-            self.release()
 
     @asynccontextmanager
     async def aslot(self) -> AsyncIterator[None]:
         """Hold a slot; wait for one first, without blocking the event loop."""
         await self.aacquire()
+        with self._held():
+            yield
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
         started = time.monotonic()
         try:
             yield
         finally:
-            self._learn(time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self._typical_seconds += (seconds - self._typical_seconds) / 4
             self.release()
-
-    def _learn(self, seconds: float) -> None:
-        self._typical_seconds += (seconds - self._typical_seconds) / 4
 
     def acquire(self, first: bool = False) -> None:
         """Wait for a slot.

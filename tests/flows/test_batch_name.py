@@ -21,6 +21,7 @@ from prefect.states import AwaitingRetry
 from prefect_aws import S3Bucket
 
 from prefect_nanobanana import InvalidInput, NanoBananaGenerator, RunReport
+from prefect_nanobanana._common.runs_above import runs_above
 from prefect_nanobanana.flows import _batch_name
 from prefect_nanobanana.flows._batch_name import default_batch_name
 from prefect_nanobanana.flows._images import generate_images
@@ -60,7 +61,7 @@ def test_a_run_of_its_own_says_day_name_and_id(
         assert context.flow_run is not None
         start = context.flow_run.expected_start_time
         assert start is not None
-        name = default_batch_name(["a"], None, generator, "s3://b", lambda _: False)
+        name = default_batch_name(runs_above(), ["a"], None, generator, "s3://b", lambda _: False)
         seen.append((name, f"{start:%Y-%m-%d}-fantastic-badger-"))
         if len(seen) == 1:
             raise RuntimeError("once more")
@@ -79,7 +80,7 @@ def test_a_callable_name_is_no_part_of_it(generator: NanoBananaGenerator) -> Non
 
     @flow(name="Nightly Pictures", flow_run_name=lambda: "17:03:59")
     def named() -> str:
-        return default_batch_name(["a"], None, generator, "s3://b", lambda _: False)
+        return default_batch_name(runs_above(), ["a"], None, generator, "s3://b", lambda _: False)
 
     assert "-nightly-pictures-" in named()
 
@@ -287,7 +288,9 @@ def test_earlier_versions_named_it_after_the_run(generator: NanoBananaGenerator)
     @flow(retries=1)
     def mine() -> None:
         own.append(str(flow_run.id))
-        names.append(default_batch_name(["a"], None, generator, "s3://b", lambda name: name in own))
+        names.append(
+            default_batch_name(runs_above(), ["a"], None, generator, "s3://b", lambda name: name in own)
+        )
         if len(names) == 1:
             raise RuntimeError("once more")
 
