@@ -9,7 +9,7 @@ from prefect_nanobanana._common.naming import slug
 from prefect_nanobanana.batch._control import RunControl
 from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._outcomes import Ended
-from prefect_nanobanana.batch._task_runs import copy_task
+from prefect_nanobanana.batch._task_runs import copy_task, opaque
 from prefect_nanobanana.errors import BucketNotUsable, ImageNotCopied, StorageError
 from prefect_nanobanana.images import Copied, Copier
 from prefect_nanobanana.models import URL_LIFETIME_DAYS
@@ -96,7 +96,7 @@ class Copying:
     def _run_task(self, job: Job, url: str, key: str) -> Copied | Exception:
         try:
             state: Any = copy_task(
-                job.record.prompt, self._copier, url, key, job.metadata(), return_state=True
+                opaque(job.record.prompt), self._copier, url, key, job.metadata(), return_state=True
             )
         except Exception as error:  # Prefect's own
             return error

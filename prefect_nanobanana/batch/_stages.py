@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from prefect_nanobanana.batch._job import Job, NotSent
 from prefect_nanobanana.batch._ledger import Claimed
 from prefect_nanobanana.batch._outcomes import Ended, outcome_of_record
 from prefect_nanobanana.batch._plan import Action, action_of
-from prefect_nanobanana.batch._task_runs import generate_task, wait_task
+from prefect_nanobanana.batch._task_runs import Turn, generate_task, opaque, wait_task
 from prefect_nanobanana.batch._timing import Timing
 from prefect_nanobanana.errors import (
     BucketNotUsable,
@@ -31,7 +32,10 @@ from prefect_nanobanana.models import CEILING_REACHED, Submission
 ASYNC_THREADS = 200
 """Async generations of one run in flight at most; the API's own bound is learned from its refusals."""
 SETTLING_THREADS = 32
-LEAST_AHEAD, MOST_AHEAD = 2, 32
+BEGIN_AT_ONCE = 2
+"""Task runs that Prefect begins at once: all of them together would share one interpreter, and the first
+request would leave when the last one is ready."""
+LEAST_AHEAD, MOST_AHEAD = 2, 64
 """Threads beyond the account's slots, one per slot: so many are ready to send when slots become free.
 
 All of them may do so at the same moment, and it takes Prefect a while to begin a task run.
@@ -65,6 +69,7 @@ class Stages:
         threads = slots + max(LEAST_AHEAD, min(slots, MOST_AHEAD))
         if generator.mode == "async":
             threads = max(threads, min(ASYNC_THREADS, prompts))
+        self._beginning = threading.BoundedSemaphore(BEGIN_AT_ONCE)
         self._asking = ThreadPoolExecutor(threads, thread_name_prefix="generate")
         self._settling = ThreadPoolExecutor(SETTLING_THREADS, thread_name_prefix="settle")
         self._copying = ThreadPoolExecutor(Copier.THREADS, thread_name_prefix="copy")
@@ -121,8 +126,9 @@ class Stages:
         if why is not None:
             return self._end_unasked(job, why)
         try:
-            prompt = job.planned.prompt
-            self._call(job, lambda: generate_task(prompt, self._generator, job, return_state=True))
+            prompt, generator = opaque(job.planned.prompt), opaque(self._generator)
+            with Turn(self._beginning) as turn:
+                self._call(job, lambda: generate_task(prompt, generator, job, turn, return_state=True))
         finally:
             self._control.settle(job)
         if isinstance(job.error, Claimed):
@@ -142,7 +148,7 @@ class Stages:
         self._call(
             job,
             lambda: wait_task(
-                record.prompt, self._generator, submission, elapsed, job, return_state=True
+                opaque(record.prompt), opaque(self._generator), submission, elapsed, job, return_state=True
             ),
         )
         if job.record.state == "unknown" and job.planned.again:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from threading import Semaphore
+from typing import Any, TypeVar, cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
+from prefect.utilities.annotations import quote
 
 from prefect_nanobanana._common.task_names import named_by_prompt
 from prefect_nanobanana.client import GenerationHooks
@@ -16,6 +18,7 @@ from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
 from prefect_nanobanana.models import Generation, ImagePrompt, Submission
 
+T = TypeVar("T")
 _OPTIONS: dict[str, Any] = {
     "task_run_name": named_by_prompt,
     "retries": 0,
@@ -24,9 +27,42 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
+class Turn:
+    """A turn to have Prefect begin a task run. Use it in a `with` statement; the task ends it earlier.
+
+    Args:
+        turns: How many there are at once.
+    """
+
+    def __init__(self, turns: Semaphore) -> None:
+        self._turns = turns
+        self._mine = False
+
+    def __enter__(self) -> Turn:
+        self._mine = self._turns.acquire()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Let another task run begin."""
+        if self._mine:
+            self._mine = False
+            self._turns.release()
+
+
+def opaque(value: T) -> T:
+    """Keep Prefect from walking through a parameter in search of futures, which takes a while."""
+    return cast(T, quote(value))
+
+
 @task(name="generate_image", **_OPTIONS)
-def generate_task(prompt: ImagePrompt, generator: NanoBananaGenerator, hooks: GenerationHooks) -> Any:
+def generate_task(
+    prompt: ImagePrompt, generator: NanoBananaGenerator, hooks: GenerationHooks, turn: Turn
+) -> Any:
     """Ask for a generation."""
+    turn.end()
     return _state_of(lambda: generator.generate(prompt, hooks=hooks))
 
 

@@ -55,8 +55,9 @@ class Slots:
 
     def allow(self, limit: int) -> None:
         """Set how many requests may be open at once."""
-        self._allowed = limit
-        self._apply()
+        if limit != self._allowed:
+            self._allowed = limit
+            self._apply()
 
     def share(self, account: str) -> None:
         """From now on, share the slots with other processes, by way of Prefect's server.

@@ -24,6 +24,7 @@ class SlotTimings:
         alone: Without a slot and without Prefect's server for so long, a process goes on without it.
         farewell: The pauses between the tries to give everything back, before it is left to expire: a
             busy SQLite refuses some.
+        try_again: After a first failure of Prefect's server it is asked again; each time twice as late.
         quickest_poll: The shortest time between two looks for a free slot.
         slowest_poll: The longest.
         newcomer: Who got a slot so long ago gives one up after its request, if somebody new waits.
@@ -46,6 +47,7 @@ class SlotTimings:
     leaked: float = 3.0
     alone: float = 10.0
     farewell: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)
+    try_again: float = 0.03
     quickest_poll: float = 0.1
     slowest_poll: float = 1.0
     newcomer: float = 10.0

@@ -202,5 +202,5 @@ class LeaseWorker:
                 return None
         # A busy SQLite has Prefect answer 503, and is free again in no time.
         self._failures += 1
-        slowest, quickest = self._timings.slowest_poll, self._timings.quickest_poll
-        return min(slowest, quickest * 2.0 ** min(self._failures, 9))
+        slowest, soonest = self._timings.slowest_poll, self._timings.try_again
+        return min(slowest, soonest * 2.0 ** min(self._failures - 1, 9))
