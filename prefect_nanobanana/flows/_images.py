@@ -8,17 +8,12 @@ from prefect import flow, get_run_logger
 from prefect_aws import S3Bucket
 from pydantic import Field
 
-from prefect_nanobanana._common.runs_above import runs_above
-from prefect_nanobanana.batch import Ledger, Runner, gather_prompts, make_plan, recorded_outcomes
-from prefect_nanobanana.flows._account import Account
 from prefect_nanobanana.flows._again import asked_again
-from prefect_nanobanana.flows._batch_name import asker, default_batch_name, is_retried
+from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.flows._logs import readable_logs
 from prefect_nanobanana.flows._states import final_state
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.images import Copier, Fetcher
 from prefect_nanobanana.models import AskAgain, ImagePrompt, RunReport
-from prefect_nanobanana.report import Publisher
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
 
@@ -74,56 +69,15 @@ def generate_images(
         LedgerError: If a record cannot be read; nothing was spent.
         RunFailed: If `fail_on` turns the run red; it holds the report, and what was stored stays.
     """
-    logger = get_run_logger()
-    again = asked_again(ask_again, on_unknown, retry_warnings, retry_failed)
-    store = ObjectStore(bucket, storage)
-    given = batch.strip() if batch else ""
-    runs, folder = runs_above(), store.uri(store.key())
-    name = given or default_batch_name(
-        runs,
+    call = Call(
         prompts,
         prompts_from,
         generator,
-        folder,
-        has_records=lambda name: Ledger(store, name).exists(),
+        ObjectStore(bucket, storage),
+        asked_again(ask_again, on_unknown, retry_warnings, retry_failed),
+        max_credits,
+        get_run_logger(),
     )
-    ledger = Ledger.open(store, name, asker(runs, folder, name, again))
-    with Fetcher(generator.credentials.trusted_hosts, connections=1) as fetcher:
-        listed = gather_prompts(prompts, prompts_from, store.read_uri, fetcher)
-    account = Account(generator.credentials, logger)
-    plan = make_plan(
-        listed,
-        generator,
-        account.models,
-        ledger,
-        max_credits=max_credits,
-        ask_again=again,
-        logger=logger,
-        retried=is_retried(runs),
-    )
-    account.prepare(plan.to_ask)
-    logger.info(
-        "Batch %r: %d prompts, %d to ask for; the account has %s credits",
-        ledger.batch,
-        len(listed),
-        plan.to_ask,
-        account.before,
-    )
-    publisher = Publisher(store, ledger.batch, logger)
-    hosts = generator.credentials.trusted_hosts
-    with (
-        Copier.for_bucket(store, hosts, expected_images=plan.images) as copier,
-        publisher.live() as live,
-    ):
-        ended = Runner(generator, copier, logger, balance=account.before, watcher=live).run(plan)
-    items = [each.item for each in ended]
-    report = publisher.report(
-        items,
-        prompts=len(listed),
-        balance_before=account.before,
-        balance_after=account.balance(),
-    )
-    earlier = recorded_outcomes(ledger, logger, without=ended)
-    report = publisher.publish(report, items + earlier, generator.credentials)
+    report = call.run(batch)
     # The final state carries the message; a caller of the flow gets the report out of it.
     return cast(RunReport, final_state(report, fail_on))
