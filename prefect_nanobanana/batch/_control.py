@@ -59,6 +59,7 @@ class RunControl:
         self._lock = threading.Lock()
         self._stopped: str | None = None
         self._refunds = False
+        self._answered = Spending()
         self._refused_models: dict[str, str] = {}
 
     @property
@@ -147,6 +148,16 @@ class RunControl:
                 listed,
             )
 
+    @property
+    def answered(self) -> Spending:
+        """What the prompts that have ended have cost this run."""
+        return self._answered
+
+    def _add(self, own: Spending) -> None:
+        with self._lock:
+            known = self._answered
+            self._answered = Spending(known.used + own.used, estimated=known.estimated or own.estimated)
+
     # Words.
 
     def write(self, job: Job) -> bool:
@@ -168,6 +179,8 @@ class RunControl:
         """Say the end of a job."""
         confirmed = self._prices.confirmed(job.record.request.model)
         ended = job.end(status, message, self.price(job), price_confirmed=confirmed)
+        if not job.reused:
+            self._add(job.spending(None))
         outcome, record = ended.item.outcome, job.record
         level = logging.INFO if status == "stored" else logging.WARNING
         note = f": {message}" if message else f", {counted(len(outcome.images), 'image')}"

@@ -245,4 +245,12 @@ class Job(GenerationHooks):
             by_other_run=self._by_other_run,
             spending=spending,
         )
-        return Ended(self.planned, self._record, item)
+        planned = self.planned
+        return Ended(
+            planned.ledger.batch,
+            self._record.key,
+            self._record.state,
+            len(self._record.images) - len(planned.record.images),
+            self._record.credits_used,
+            item,
+        )

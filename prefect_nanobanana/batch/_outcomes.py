@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana._common.text import in_credits
-from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.batch._record import Record, State
 from prefect_nanobanana.batch._spending import Spending
 from prefect_nanobanana.errors import LedgerError, StorageError
 from prefect_nanobanana.models import Credits, Generation, Outcome, OutcomeStatus
@@ -18,29 +18,35 @@ from prefect_nanobanana.report import GalleryItem
 
 if TYPE_CHECKING:
     from prefect_nanobanana.batch._ledger import Ledger
-    from prefect_nanobanana.batch._plan import Planned
 
 _NOTHING = Spending()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ended:
-    """The end of one prompt of a run.
+    """The end of one prompt of a run; it is all that a run keeps of it.
 
     Attributes:
-        planned: What was to be done.
-        record: What is known of it now.
+        batch: The batch's name.
+        key: The prompt's key.
+        state: Of its record.
+        new_images: How many images this run has copied.
+        credits_used: What its record says that it cost, in credits.
         item: Its outcome, with what the pages show of it.
     """
 
-    planned: Planned
-    record: Record
+    batch: str
+    key: str
+    state: State
+    new_images: int
+    credits_used: Credits
     item: GalleryItem
 
     @property
     def name(self) -> str:
         """What people call the prompt: one short line."""
-        return run_name(self.record.prompt.name or self.record.prompt.prompt)
+        prompt = self.item.outcome.prompt
+        return run_name(prompt.name or prompt.prompt)
 
 
 def outcome_of_record(record: Record, price: Credits | None) -> tuple[OutcomeStatus, str | None]:
@@ -114,7 +120,7 @@ def recorded_outcomes(
         cannot be read.
     """
     try:
-        found = ledger.read_others([ended.record.key for ended in without])
+        found = ledger.read_others([ended.key for ended in without])
     except (StorageError, LedgerError) as error:
         logger.warning("The other records of batch %r could not be read: %s", ledger.batch, error)
         return []

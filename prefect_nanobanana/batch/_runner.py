@@ -64,20 +64,22 @@ class Runner:
             The ends, in the order of the list.
         """
         control = RunControl(plan, self._logger, self._watcher)
-        jobs = [Job(planned, control) for planned in plan.prompts]
         proof = BalanceProof(
             self._generator.credentials, self._balance, self._timing.settle_after, self._logger
         )
-        with Stages(len(jobs), self._generator, self._copier, control, self._timing) as stages:
-            ended = stages.pass_through((job, job.planned.action) for job in jobs)
+        ended: dict[int, Ended] = {}
+        with Stages(len(plan.prompts), self._generator, self._copier, control, self._timing) as stages:
+            jobs = ((Job(planned, control), planned.action) for planned in plan.prompts)
+            lost = stages.pass_through(jobs, ended)
             for _ in range(ROUNDS - 1):
-                lost = [job for job in jobs if job not in ended]
-                free = [] if control.stopped else proof.not_charged(jobs, lost, control.refunds)
+                free = []
+                if not control.stopped:
+                    free = proof.not_charged(control.answered, lost, control.refunds)
                 for job in free:
                     control.settle(job)
-                ended |= stages.pass_through((job, "ask") for job in free)
-            for job in jobs:
-                if job not in ended:
-                    status, message = outcome_of_record(job.record, control.price(job))
-                    ended[job] = control.end(job, status, message)
-        return [ended[job] for job in jobs]
+                lost = [job for job in lost if job not in free]
+                lost += stages.pass_through(((job, "ask") for job in free), ended)
+            for job in lost:
+                status, message = outcome_of_record(job.record, control.price(job))
+                ended[job.planned.position] = control.end(job, status, message)
+        return [ended[position] for position in sorted(ended)]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prefect_nanobanana.batch._job import Job
+from prefect_nanobanana.batch._spending import Spending
 from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.errors import ApiError, NanoBananaError
 from prefect_nanobanana.models import Credits
@@ -40,11 +41,11 @@ class BalanceProof:
         self._settle_after = settle_after_seconds
         self._logger = logger
 
-    def not_charged(self, jobs: Sequence[Job], lost: Sequence[Job], refunds: bool) -> list[Job]:
+    def not_charged(self, answered: Spending, lost: Sequence[Job], refunds: bool) -> list[Job]:
         """Settle requests without an answer.
 
         Args:
-            jobs: All of the run.
+            answered: What the run's other requests have cost.
             lost: Those without an answer.
             refunds: Whether the API has given credits back during the run.
 
@@ -53,7 +54,7 @@ class BalanceProof:
         """
         if not lost or refunds or any(_was_answered(job) for job in lost):
             return []
-        if not self._nothing_was_charged(jobs, lost):
+        if not self._nothing_was_charged(answered, lost):
             return []
         free = []
         for job in lost:
@@ -64,16 +65,16 @@ class BalanceProof:
             free.append(job)
         return free
 
-    def _nothing_was_charged(self, jobs: Sequence[Job], lost: Sequence[Job]) -> bool:
-        asked = [job.spending(None) for job in jobs if not job.reused]
+    def _nothing_was_charged(self, answered: Spending, lost: Sequence[Job]) -> bool:
+        asked = [answered, *(job.spending(None) for job in lost if not job.reused)]
         if self._before is None or any(spending.estimated for spending in asked):
             return False
-        answered = sum(spending.used for spending in asked)
+        told = sum(spending.used for spending in asked)
         youngest = max(job.lost_at for job in lost)
         while True:
             now = self._balance()
             # Had the account lost less, credits were bought meanwhile, and may hide what was charged.
-            if now is None or self._before - now != answered:
+            if now is None or self._before - now != told:
                 return False
             left = self._settle_after - (time.monotonic() - youngest)
             if left <= 0:

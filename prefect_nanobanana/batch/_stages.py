@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -90,21 +91,28 @@ class Stages:
         self._settling.shutdown(cancel_futures=True)
         self._copying.shutdown()
 
-    def pass_through(self, jobs: Iterable[tuple[Job, Action]]) -> dict[Job, Ended]:
+    def pass_through(self, jobs: Iterable[tuple[Job, Action]], ended: dict[int, Ended]) -> list[Job]:
         """Do with each job what is to be done.
 
+        Args:
+            jobs: The jobs, and what is to be done.
+            ended: Gets the ends of those that have ended, by position.
+
         Returns:
-            The ends of those that have ended; the others have no answer.
+            The others: they have no answer.
         """
-        under_way = [(job, self._start(job, action)) for job, action in jobs]
-        ended: dict[Job, Ended] = {}
-        for job, future in under_way:
-            found = future.result()
+        # What has ended leaves memory: neither its job nor its future is kept.
+        under_way = deque(self._start(job, action) for job, action in jobs)
+        lost = []
+        while under_way:
+            found = under_way.popleft().result()
             while isinstance(found, Future):  # a stage hands on to the next one
                 found = found.result()
-            if found is not None:
-                ended[job] = found
-        return ended
+            if isinstance(found, Job):
+                lost.append(found)
+            else:
+                ended[found.item.outcome.position] = found
+        return lost
 
     def _start(self, job: Job, action: Action) -> Future[Any]:
         match action:
@@ -148,7 +156,12 @@ class Stages:
         self._call(
             job,
             lambda: wait_task(
-                opaque(record.prompt), opaque(self._generator), submission, elapsed, job, return_state=True
+                opaque(record.prompt),
+                opaque(self._generator),
+                submission,
+                elapsed,
+                job,
+                return_state=True,
             ),
         )
         if job.record.state == "unknown" and job.planned.again:
@@ -192,7 +205,7 @@ class Stages:
         if isinstance(error, (NeverDelivered, BucketNotUsable, LedgerError)):
             self._control.stop(str(error), error)  # no other prompt would do better
         if record.state == "unknown" and record.generation_id is None and not job.reused:
-            return None  # the account's balance may show that it cost nothing
+            return job  # the account's balance may show that it cost nothing
         if record.open or record.state in ("warning", "failed"):
             return self._end_as_recorded(job)
         if isinstance(error, CreditsUsedUp | NotSent):

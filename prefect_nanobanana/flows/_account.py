@@ -10,6 +10,10 @@ from prefect_nanobanana.errors import ApiError
 from prefect_nanobanana.models import Credits
 
 
+FIRST_SLOT_SECONDS = 1.0
+"""So long a run waits for a slot before its first task run begins; others may have all of them."""
+
+
 class Account:
     """The account that pays for a run; it is asked, at no cost, what it has before the run.
 
@@ -40,9 +44,13 @@ class Account:
     def prepare(self, requests: int = 0) -> None:
         """Have slots leased for requests that are on their way.
 
-        Task runs of many prompts begin at once, and Prefect's server then answers leases late.
+        Task runs of many prompts begin at once, and Prefect's server then answers leases late: the first
+        slots are waited for, for a moment.
         """
-        self._credentials.slots.prepare(requests)
+        slots = self._credentials.slots
+        slots.prepare(requests)
+        if requests:
+            slots.queue.look_forward(FIRST_SLOT_SECONDS)
 
     def balance(self) -> Credits | None:
         """The account's credits now; None if they cannot be read, which is said."""

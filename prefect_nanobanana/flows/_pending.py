@@ -62,18 +62,17 @@ def copy_pending(
         publisher, items = Publisher(store, name, logger), recorded_outcomes(ledgers[name], logger)
         if items:
             publisher.publish_pages(publisher.report(items), items)
-    lost = [each for each in ended if each.record.state == "lost"]
-    waiting = [each for each in ended if each.record.state in ("generated", "submitted", "unknown")]
+    lost = [each for each in ended if each.state == "lost"]
+    waiting = [each for each in ended if each.state in ("generated", "submitted", "unknown")]
     report = PendingReport(
         batches=tuple(sorted(ledgers)),
         generations=len(ended),
-        images=sum(len(each.record.images) - len(each.planned.record.images) for each in ended),
+        images=sum(each.new_images for each in ended),
         waiting=len(waiting),
         lost=len(lost),
-        credits_lost=sum(each.record.credits_used for each in lost),
+        credits_lost=sum(each.credits_used for each in lost),
         messages=tuple(
-            f"{each.planned.ledger.batch}, {each.name!r}, "
-            f"{each.record.credits_used} credits: {each.item.outcome.message}"
+            f"{each.batch}, {each.name!r}, {each.credits_used} credits: {each.item.outcome.message}"
             for each in (*lost, *waiting)
         ),
     )

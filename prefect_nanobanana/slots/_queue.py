@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 
 def _nothing() -> None:
@@ -109,6 +109,14 @@ class FairQueue:
             if not turn.cancel():
                 self.release()
             raise
+
+    def look_forward(self, seconds: float) -> None:
+        """Wait until a slot is free, or for so long."""
+        turn = self._enqueue(first=False)
+        with suppress(TimeoutError):
+            turn.result(seconds)
+        if not turn.cancel():
+            self.release()
 
     async def aacquire(self, first: bool = False) -> None:
         """Wait for a slot without blocking the event loop; see `acquire`."""
