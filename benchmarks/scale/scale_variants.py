@@ -186,7 +186,7 @@ def by_hand(work: Work) -> int:
     """Run it with as many threads as there are slots."""
     from prefect.task_runners import ThreadPoolTaskRunner
 
-    threads = ThreadPoolTaskRunner(max_workers=work.slots)
+    threads: Any = ThreadPoolTaskRunner(max_workers=work.slots)
     options: Any = _by_hand.with_options(task_runner=threads)
     return int(options(work.prompts, work.base_url, work.api_key, work.s3_url, work.folder))
 
@@ -229,7 +229,10 @@ _clients: dict[str, Any] = {}
 
 
 def _http() -> httpx.Client:
-    return _clients.setdefault("http", httpx.Client(headers=AGENT, timeout=TIMEOUT_SECONDS))
+    found: httpx.Client = _clients.setdefault(
+        "http", httpx.Client(headers=AGENT, timeout=TIMEOUT_SECONDS)
+    )
+    return found
 
 
 def _s3(url: str) -> "S3Client":
@@ -241,7 +244,8 @@ def _s3(url: str) -> "S3Client":
             aws_access_key_id=USER,
             aws_secret_access_key=PASSWORD,
         )
-    return _clients[url]
+    found: S3Client = _clients[url]
+    return found
 
 
 if __name__ == "__main__":

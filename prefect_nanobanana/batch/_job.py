@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
-from prefect_nanobanana.batch._ledger import Claimed
+from prefect_nanobanana.batch._conflicts import Claimed
 from prefect_nanobanana.batch._outcomes import Ended, make_outcome
 from prefect_nanobanana.batch._plan import Planned
 from prefect_nanobanana.batch._record import Record

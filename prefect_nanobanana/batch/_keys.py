@@ -18,7 +18,7 @@ from prefect_nanobanana.models import ImagePrompt, ImageRequest
 from prefect_nanobanana.s3 import ObjectStore
 
 _MAX_BATCH_CHARACTERS = 200
-_OURS = ("images", "records", "manifest.jsonl", "index.html")
+_OURS = ("images", "records", "records.jsonl", "manifest.jsonl", "index.html")
 """What a batch's own folder holds."""
 _BEFORE = re.compile(r"[\w.\-/ ]+")
 """What names of batches consisted of before version 0.2."""
@@ -182,7 +182,7 @@ def existing_batch(batch: str, store: ObjectStore) -> str:
     for name in forms.values():
         folder = store.key(name) + "/"
         # Stores on a disk may list what is written in the other way, too.
-        if any(key.startswith(folder) for key, _ in store.keys(folder)):
+        if any(each.key.startswith(folder) for each in store.keys(folder)):
             return name
     return batch
 

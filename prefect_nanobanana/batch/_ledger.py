@@ -10,36 +10,23 @@ checked as input from strangers, as whoever may write the bucket may have writte
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 from prefect_nanobanana._common.backoff import Backoff
-from prefect_nanobanana._common.untrusted import is_below
+from prefect_nanobanana.batch._conflicts import Claimed, NotCurrent, Overtaken
+from prefect_nanobanana.batch._index import RecordIndex
 from prefect_nanobanana.batch._keys import check_batch, existing_batch
-from prefect_nanobanana.batch._record import Record, read_record
+from prefect_nanobanana.batch._parser import RecordParser
+from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._timing import TIMING, Timing
 from prefect_nanobanana.errors import BucketNotUsable, LedgerError, NanoBananaError, StorageError
 from prefect_nanobanana.s3 import POOL_CONNECTIONS, ObjectStore, PreconditionFailed
 
 _WRITE_TRIES = 5
 _CLAIMED = "another run of this batch is asking for it at this moment"
-
-
-class Claimed(NanoBananaError):
-    """Another run of the batch has this prompt in hand."""
-
-
-class _Overtaken(LedgerError):
-    """Another run of the batch has sent a request for the same prompt, and written its record."""
-
-
-class _NotCurrent(Exception):
-    """A record was not written, as another one is there than this ledger knows of."""
-
-    def __init__(self, stored: Record | None) -> None:
-        self.stored = stored
 
 
 class Ledger:
@@ -66,6 +53,8 @@ class Ledger:
         self._versions: dict[str, str] = {}
         self._attempts: dict[str, str | None] = {}
         self._refused = False
+        self._parser = RecordParser(store, self.key("images"))
+        self._index = RecordIndex(store, self.key("records.jsonl"))
 
     @classmethod
     def open(cls, store: ObjectStore, batch: str, asked_by: str | None = None) -> Ledger:
@@ -79,7 +68,7 @@ class Ledger:
 
     def exists(self) -> bool:
         """Whether the batch has any record."""
-        return any(self._names())
+        return any(True for _ in self._listed())
 
     def key(self, *parts: str) -> str:
         """Join parts below the batch's folder."""
@@ -98,12 +87,13 @@ class Ledger:
             BucketNotUsable: If the bucket does not let itself be read.
             LedgerError: If any record that exists cannot be read.
         """
-        known = set(self._names())
-        return self._read_all([key for key in wanted if key in known])
+        known = dict(self._listed())
+        return self._read_all({key: known[key] for key in wanted if key in known})
 
     def read_others(self, wanted: Iterable[str]) -> dict[str, Record]:
         """Read the records of the batch that are not of these prompts; see `read`."""
-        return self._read_all(sorted(set(self._names()) - set(wanted)))
+        known = set(wanted)
+        return self._read_all({key: tag for key, tag in self._listed() if key not in known})
 
     def read_again(self, key: str) -> Record | None:
         """Read one record as it is now.
@@ -115,7 +105,25 @@ class Ledger:
         record = self._find(key)
         if record is not None:
             self._attempts[key] = record.attempt
+            self._index.note(record, self._versions[key])
         return record
+
+    def whole(self, record: Record) -> Record:
+        """A record that was read, itself: one from the index lacks its small pictures.
+
+        Raises:
+            BucketNotUsable: If the bucket does not let itself be read.
+            LedgerError: If it cannot be read.
+        """
+        return self._read(record.key) if self._index.holds(record.key) else record
+
+    def save_index(self) -> bool:
+        """Write the index of the records, so that the next run need not read each of them.
+
+        Returns:
+            Whether it is there; without it, all goes on, and takes longer.
+        """
+        return self._index.save()
 
     def write(self, record: Record) -> None:
         """Write a record, and do not give up soon, as something may have been paid.
@@ -133,7 +141,7 @@ class Ledger:
                 self.write_once(record)
                 self._refused = False
                 return
-            except _Overtaken:
+            except Overtaken:
                 raise
             except (BucketNotUsable, LedgerError) as error:
                 try:
@@ -151,10 +159,10 @@ class Ledger:
         for _ in range(_WRITE_TRIES):
             try:
                 return self._put_if_unchanged(record)
-            except _NotCurrent as found:
+            except NotCurrent as found:
                 # Two runs may ask for the end of one request, and know the same of it.
                 if found.stored is not None and found.stored.attempt != record.attempt:
-                    raise _Overtaken(
+                    raise Overtaken(
                         f"{what} was written by another run of the batch meanwhile"
                     ) from None
         raise LedgerError(f"{what} changes all the time")
@@ -175,7 +183,7 @@ class Ledger:
             raise Claimed(_CLAIMED)
         try:
             self._put_if_unchanged(record)
-        except _NotCurrent:
+        except NotCurrent:
             raise Claimed(_CLAIMED) from None
         if self._conditional is False:
             time.sleep(self._timing.claim)
@@ -197,7 +205,7 @@ class Ledger:
         """
         with suppress(PreconditionFailed):
             self._put(record, known_to_exist=True, IfNoneMatch="*")
-        with suppress(_Overtaken):  # another run asks for it by now, and has written there
+        with suppress(Overtaken):  # another run asks for it by now, and has written there
             self.write_once(record)
         return bool(self._conditional)
 
@@ -222,7 +230,7 @@ class Ledger:
             # A write whose answer was lost is sent again by boto3, and then meets itself.
             stored = self._find(record.key)
             if stored is None or not stored.is_written(record):
-                raise _NotCurrent(stored) from None
+                raise NotCurrent(stored) from None
             self._attempts[record.key] = record.attempt
 
     def _attempt(self, key: str) -> str | None:
@@ -239,16 +247,25 @@ class Ledger:
             raise LedgerError(f"a record could not be written: {error}") from None
         self._versions[record.key] = written.etag
         self._attempts[record.key] = record.attempt
+        self._index.note(record, written.etag)
 
-    def _names(self) -> Iterator[str]:
-        """The keys of all records, as they are listed."""
+    def _listed(self) -> Iterator[tuple[str, str]]:
+        """The keys of all records, and the tags of their versions, as they are listed."""
         prefix = self.key("records") + "/"
-        names = (key.removeprefix(prefix) for key, _ in self.store.keys(prefix))
-        return (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        names = ((each.key.removeprefix(prefix), each.etag) for each in self.store.keys(prefix))
+        return ((name.removesuffix(".json"), tag) for name, tag in names if name.endswith(".json"))
 
-    def _read_all(self, keys: Sequence[str]) -> dict[str, Record]:
+    def _read_all(self, tags: Mapping[str, str]) -> dict[str, Record]:
+        indexed = {
+            key: record
+            for key, record in self._index.current(tags).items()
+            if self._parser.problem(key, record) is None
+        }
+        for key, record in indexed.items():
+            self._versions[key], self._attempts[key] = tags[key], record.attempt
         with ThreadPoolExecutor(POOL_CONNECTIONS // 2) as pool:
-            return {record.key: record for record in pool.map(self._read, keys)}
+            others = pool.map(self._read, [key for key in tags if key not in indexed])
+            return indexed | {record.key: record for record in others}
 
     def _path(self, key: str) -> str:
         return self.key("records", f"{key}.json")
@@ -271,30 +288,6 @@ class Ledger:
             raise LedgerError(f"a record could not be read, so nothing is spent: {error}") from None
         if found is None:
             return None
-        record = self._parsed(key, found[0])
+        record = self._parser.parse(key, self._path(key), found[0])
         self._versions[key] = found[1]
         return record
-
-    def _parsed(self, key: str, content: bytes) -> Record:
-        path = self._path(key)
-        try:
-            record = read_record(content)
-        except ValueError:
-            raise _unusable(path, "cannot be read") from None
-        if record.version != 1:
-            raise LedgerError(f"the record {path} was written by a newer version: update the package")
-        if record.key != key:
-            raise _unusable(path, f"is that of another prompt, {record.key[:40]!r}")
-        folder = self.key("images")
-        for image in record.images.values():
-            if not is_below(image.key, folder) or image.uri != self.store.uri(image.key):
-                raise _unusable(path, "names an image outside of the batch's folder")
-        return record
-
-
-def _unusable(path: str, why: str) -> LedgerError:
-    """The error for a record that is there and cannot be used."""
-    return LedgerError(
-        f"the record {path} {why}, so nothing is spent: correct it, or remove it if its prompt may be "
-        "paid for again"
-    )

@@ -62,7 +62,7 @@ def _ledgers(
     wanted = {check_batch(name) for name in batches}
     root = store.key() + "/" if store.key() else ""
     found: dict[str, list[str]] = {}
-    for path, written in store.keys(root):
+    for path, written, _ in store.keys(root):
         match = re.fullmatch(r"(.+)/records/([0-9a-f]{24})\.json", path.removeprefix(root))
         if match is None or written < since:
             continue

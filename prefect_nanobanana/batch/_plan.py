@@ -7,8 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from prefect_nanobanana.batch._conflicts import Claimed
 from prefect_nanobanana.batch._keys import PromptKey, identity, prompt_keys, signed_anew
-from prefect_nanobanana.batch._ledger import Claimed, Ledger
+from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._prompts import Listed
 from prefect_nanobanana.batch._record import Record
@@ -134,6 +135,8 @@ def make_plan(
         record = found.get(key) or Record(key=key.key, prompt=item.prompt, request=request)
         record = record.listed(position, item.prompt, request)
         action = action_of(record, ledger.asked_by, ask_again, answer_within)
+        if action != "reuse" and key in found:  # what will be written again is read itself
+            record = ledger.whole(record).listed(position, item.prompt, request)
         if action == "ask":  # what is paid already needs its model no more
             problems += [f"{item.place}: {text}" for text in _problems(request, catalogue)]
         resend = "unknown" in ask_again and not record.ever_asked_in(ledger.asked_by)

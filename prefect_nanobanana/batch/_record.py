@@ -24,7 +24,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from prefect_nanobanana._common.addresses import without_signature
 from prefect_nanobanana._common.text import pictures_note
-from prefect_nanobanana._common.untrusted import is_preview
 from prefect_nanobanana.errors import ApiError
 from prefect_nanobanana.models import (
     Credits,
@@ -49,7 +48,6 @@ State = Literal[
 ]
 
 
-_NO_SIZE = 2**53
 MOST_IMAGES = 50
 """Of one generation: several times what the client keeps of an answer; a record may name thousands."""
 
@@ -275,24 +273,3 @@ class Record(BaseModel):
 
     def _with(self, **changes: Any) -> Self:
         return self.model_copy(update=changes)
-
-
-def read_record(content: bytes) -> Record:
-    """Read a record as input from strangers: whoever may write the bucket may have written it.
-
-    Returns:
-        The record, without small pictures that are none.
-
-    Raises:
-        ValueError: If it is no record.
-    """
-    try:
-        record = Record.model_validate_json(content)
-    except RecursionError:
-        raise ValueError("too deep") from None
-    if any(
-        not 0 <= n < _NO_SIZE for i in record.images.values() for n in (i.size_bytes, i.width, i.height)
-    ):
-        raise ValueError("no size")
-    whole = {n: text for n, text in record.thumbnails.items() if not text or is_preview(text)}
-    return record.model_copy(update={"thumbnails": whole})

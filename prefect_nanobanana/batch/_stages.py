@@ -11,10 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
+from prefect_nanobanana.batch._conflicts import Claimed
 from prefect_nanobanana.batch._control import RunControl
 from prefect_nanobanana.batch._copying import Copying
 from prefect_nanobanana.batch._job import Job, NotSent
-from prefect_nanobanana.batch._ledger import Claimed
 from prefect_nanobanana.batch._outcomes import Ended, outcome_of_record
 from prefect_nanobanana.batch._plan import Action, action_of
 from prefect_nanobanana.batch._task_runs import Turn, generate_task, opaque, wait_task

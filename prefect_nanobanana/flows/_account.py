@@ -9,7 +9,6 @@ from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.errors import ApiError
 from prefect_nanobanana.models import Credits
 
-
 FIRST_SLOT_SECONDS = 1.0
 """So long a run waits for a slot before its first task run begins; others may have all of them."""
 

@@ -107,5 +107,6 @@ class Call:
             balance_before=account.before,
             balance_after=account.balance(),
         )
+        ledger.save_index()
         earlier = recorded_outcomes(ledger, self.logger, without=ended)
         return publisher.publish(report, items + earlier, self.generator.credentials)

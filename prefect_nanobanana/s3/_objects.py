@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from botocore.exceptions import ClientError
@@ -48,6 +49,26 @@ class StoredObject:
     def tag(self) -> str:
         """The tag without its quotes; of most stores it is the MD5."""
         return self.etag.removeprefix("W/").strip('"')
+
+
+class ListedObject(NamedTuple):
+    """What a list says of an object.
+
+    Attributes:
+        key: Its key.
+        written: When it was written.
+        etag: The tag that tells its versions apart; empty if the store lists none.
+    """
+
+    key: str
+    written: datetime
+    etag: str
+
+    @classmethod
+    def of(cls, item: Mapping[str, Any], prefix: str) -> ListedObject:
+        """Read an item of boto3's list."""
+        written = item.get("LastModified") or datetime.now(UTC)
+        return cls(key_of(item, prefix), written, str(item.get("ETag") or ""))
 
 
 def key_of(item: Mapping[str, Any], prefix: str) -> str:

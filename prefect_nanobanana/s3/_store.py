@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from base64 import b64encode
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ from prefect_nanobanana.s3._errors import (
     text,
 )
 from prefect_nanobanana.s3._locations import is_aws, object_url, presigned, split_uri
-from prefect_nanobanana.s3._objects import StoredObject, key_of, pages
+from prefect_nanobanana.s3._objects import ListedObject, StoredObject, key_of, pages
 from prefect_nanobanana.storage_options import Kind, StorageOptions
 
 if TYPE_CHECKING:
@@ -221,8 +220,8 @@ class ObjectStore:
             self._connection.learn(conditional_writes=False)
         return stored
 
-    def keys(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        """List the keys that begin with a prefix, and when each was written.
+    def keys(self, prefix: str) -> Iterator[ListedObject]:
+        """List what begins with a prefix.
 
         Raises:
             BucketNotUsable: If the bucket cannot be listed.
@@ -230,7 +229,7 @@ class ObjectStore:
         """
         for page in pages(self._connection, prefix):
             for item in page.get("Contents", []):
-                yield key_of(item, prefix), item.get("LastModified") or datetime.now(UTC)
+                yield ListedObject.of(item, prefix)
 
     def few(self, prefix: str) -> set[str] | None:
         """The keys that begin with a prefix, if one request finds them all."""

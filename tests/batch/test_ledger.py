@@ -12,7 +12,8 @@ from prefect_aws import S3Bucket
 from servers import FaultyS3, Reply, Seen, s3_error
 
 from prefect_nanobanana import BucketNotUsable, Generation, ImagePrompt, LedgerError
-from prefect_nanobanana.batch._ledger import Claimed, Ledger
+from prefect_nanobanana.batch._conflicts import Claimed
+from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.models import ImageRequest
 from prefect_nanobanana.s3._store import ObjectStore

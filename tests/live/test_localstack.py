@@ -35,7 +35,8 @@ from prefect_nanobanana import (
     StorageError,
     StorageOptions,
 )
-from prefect_nanobanana.batch._ledger import Claimed, Ledger
+from prefect_nanobanana.batch._conflicts import Claimed
+from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.flows import generate_images
 from prefect_nanobanana.images._body import IN_MEMORY_BYTES

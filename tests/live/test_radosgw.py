@@ -30,7 +30,8 @@ from prefect_nanobanana import (
     RunFailed,
     StorageOptions,
 )
-from prefect_nanobanana.batch._ledger import Claimed, Ledger
+from prefect_nanobanana.batch._conflicts import Claimed
+from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._timing import TIMING, Timing
 from prefect_nanobanana.flows import copy_pending, generate_images

@@ -78,7 +78,7 @@ def _publishing(store: Any, credentials: Any, begun: Any = None) -> RunReport:
 
 
 def _stored(store: ObjectStore) -> set[str]:
-    return {key.rpartition("/")[2] for key, _ in store.keys(store.key("b") + "/")}
+    return {key.rpartition("/")[2] for key, _, _ in store.keys(store.key("b") + "/")}
 
 
 ARTIFACTS = ("artifact results", "artifact credits", "artifact gallery")

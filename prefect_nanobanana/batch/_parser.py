@@ -1,0 +1,87 @@
+"""Reads records as input from strangers: whoever may write the bucket may have written them."""
+
+from __future__ import annotations
+
+from prefect_nanobanana._common.untrusted import is_below, is_preview
+from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.errors import LedgerError
+from prefect_nanobanana.s3 import ObjectStore
+
+_NO_SIZE = 2**53
+
+
+class RecordParser:
+    """Reads the records of one batch.
+
+    Args:
+        store: Where the batch is.
+        images: The folder of its images.
+    """
+
+    def __init__(self, store: ObjectStore, images: str) -> None:
+        self._store = store
+        self._images = images
+
+    def parse(self, key: str, path: str, content: bytes) -> Record:
+        """Read a record.
+
+        Args:
+            key: The prompt's key.
+            path: Where the record is.
+            content: What is there.
+
+        Raises:
+            LedgerError: If it cannot be used.
+        """
+        try:
+            record = read_record(content)
+        except ValueError:
+            raise _unusable(path, "cannot be read") from None
+        if record.version != 1:
+            raise LedgerError(f"the record {path} was written by a newer version: update the package")
+        if problem := self.problem(key, record):
+            raise _unusable(path, problem)
+        return record
+
+    def problem(self, key: str, record: Record) -> str | None:
+        """Why a record cannot be that of a prompt, if it cannot."""
+        if record.key != key:
+            return f"is that of another prompt, {record.key[:40]!r}"
+        for image in record.images.values():
+            if not is_below(image.key, self._images) or image.uri != self._store.uri(image.key):
+                return "names an image outside of the batch's folder"
+        return None
+
+
+def _unusable(path: str, why: str) -> LedgerError:
+    """The error for a record that is there and cannot be used."""
+    return LedgerError(
+        f"the record {path} {why}, so nothing is spent: correct it, or remove it if its prompt may be "
+        "paid for again"
+    )
+
+
+def read_record(content: bytes) -> Record:
+    """Read a record as input from strangers: whoever may write the bucket may have written it.
+
+    Returns:
+        The record, without small pictures that are none.
+
+    Raises:
+        ValueError: If it is no record.
+    """
+    try:
+        record = Record.model_validate_json(content)
+    except RecursionError:
+        raise ValueError("too deep") from None
+    return checked(record)
+
+
+def checked(record: Record) -> Record:
+    """The same for a record that was read otherwise; see `read_record`."""
+    if any(
+        not 0 <= n < _NO_SIZE for i in record.images.values() for n in (i.size_bytes, i.width, i.height)
+    ):
+        raise ValueError("no size")
+    whole = {n: text for n, text in record.thumbnails.items() if not text or is_preview(text)}
+    return record.model_copy(update={"thumbnails": whole})
