@@ -9,11 +9,12 @@ from typing import Any
 from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana._common.text import counted, in_credits
 from prefect_nanobanana.batch._budget import Budget
-from prefect_nanobanana.batch._job import Job, NotSent
+from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._outcomes import Ended
 from prefect_nanobanana.batch._plan import Plan
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._spending import Spending, last_of
+from prefect_nanobanana.batch._told import NotSent
 from prefect_nanobanana.errors import (
     AccessNotEnabled,
     AuthenticationFailed,

@@ -16,13 +16,15 @@ from contextlib import suppress
 from typing import Any
 
 from prefect_nanobanana._common.backoff import Backoff
-from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.batch._keys import check_batch, existing_batch
-from prefect_nanobanana.batch._record import Record, read_record
+from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.batch._stored_record import checked_record
 from prefect_nanobanana.batch._timing import TIMING, Timing
 from prefect_nanobanana.errors import BucketNotUsable, LedgerError, NanoBananaError, StorageError
 from prefect_nanobanana.s3 import POOL_CONNECTIONS, ObjectStore, PreconditionFailed
 
+Known = tuple[str | None, str | None]
+"""Version and attempt of what is stored."""
 _WRITE_TRIES = 5
 _CLAIMED = "another run of this batch is asking for it at this moment"
 
@@ -63,7 +65,7 @@ class Ledger:
         self.batch = batch
         self.asked_by = asked_by
         self._timing = timing or TIMING.get()
-        self._versions: dict[str, str] = {}
+        self._versions: dict[str, str | None] = {}
         self._attempts: dict[str, str | None] = {}
         self._refused = False
 
@@ -84,6 +86,14 @@ class Ledger:
     def key(self, *parts: str) -> str:
         """Join parts below the batch's folder."""
         return self.store.key(self.batch, *parts)
+
+    def known(self, key: str) -> Known:
+        """What this knows of the stored record of a prompt, for another process to `learn`."""
+        return self._versions.get(key), self._attempts.get(key)
+
+    def learn(self, key: str, known: Known) -> None:
+        """Take over what the ledger of another process knows of a stored record."""
+        self._versions[key], self._attempts[key] = known
 
     def read(self, wanted: Iterable[str]) -> dict[str, Record]:
         """Read the records that there are of some prompts.
@@ -271,30 +281,6 @@ class Ledger:
             raise LedgerError(f"a record could not be read, so nothing is spent: {error}") from None
         if found is None:
             return None
-        record = self._parsed(key, found[0])
+        record = checked_record(found[0], key, self._path(key), self.key("images"), self.store.uri)
         self._versions[key] = found[1]
         return record
-
-    def _parsed(self, key: str, content: bytes) -> Record:
-        path = self._path(key)
-        try:
-            record = read_record(content)
-        except ValueError:
-            raise _unusable(path, "cannot be read") from None
-        if record.version != 1:
-            raise LedgerError(f"the record {path} was written by a newer version: update the package")
-        if record.key != key:
-            raise _unusable(path, f"is that of another prompt, {record.key[:40]!r}")
-        folder = self.key("images")
-        for image in record.images.values():
-            if not is_below(image.key, folder) or image.uri != self.store.uri(image.key):
-                raise _unusable(path, "names an image outside of the batch's folder")
-        return record
-
-
-def _unusable(path: str, why: str) -> LedgerError:
-    """The error for a record that is there and cannot be used."""
-    return LedgerError(
-        f"the record {path} {why}, so nothing is spent: correct it, or remove it if its prompt may be "
-        "paid for again"
-    )

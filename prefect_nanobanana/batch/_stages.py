@@ -6,17 +6,20 @@ import contextvars
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from prefect_nanobanana.batch._control import RunControl
 from prefect_nanobanana.batch._copying import Copying
-from prefect_nanobanana.batch._job import Job, NotSent
+from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._ledger import Claimed
 from prefect_nanobanana.batch._outcomes import Ended, outcome_of_record
 from prefect_nanobanana.batch._plan import Action, action_of
 from prefect_nanobanana.batch._task_runs import generate_task, wait_task
 from prefect_nanobanana.batch._timing import Timing
+from prefect_nanobanana.batch._told import NotSent, WorkerLost
+from prefect_nanobanana.batch._workers import run_task, work_on
 from prefect_nanobanana.errors import (
     BucketNotUsable,
     CreditsUsedUp,
@@ -121,12 +124,14 @@ class Stages:
         if why is not None:
             return self._end_unasked(job, why)
         try:
-            prompt = job.planned.prompt
-            self._call(job, lambda: generate_task(prompt, self._generator, job, return_state=True))
+            ask = partial(run_task, generate_task, job.planned.prompt, self._generator)
+            work_on(job, ask, self._control.price(job), asks=True)
         finally:
             self._control.settle(job)
         if isinstance(job.error, Claimed):
             return _submit(self._settling, self._await_other, job)
+        if isinstance(job.error, WorkerLost) and job.record.can_be_polled:
+            return _submit(self._settling, self._await_end, job)
         return self._next(job)
 
     def _await_end(self, job: Job) -> Any:
@@ -139,12 +144,8 @@ class Stages:
             mode=self._generator.mode,
         )
         elapsed = record.age_seconds()
-        self._call(
-            job,
-            lambda: wait_task(
-                record.prompt, self._generator, submission, elapsed, job, return_state=True
-            ),
-        )
+        wait = partial(run_task, wait_task, record.prompt, self._generator, submission, elapsed)
+        work_on(job, wait, self._control.price(job), asks=False)
         if job.record.state == "unknown" and job.planned.again:
             return self._start(job, "ask")
         return self._next(job)
@@ -171,14 +172,6 @@ class Stages:
             return self._end_unasked(job, "another run of this batch has it in hand")
         return self._start(job, action)
 
-    def _call(self, job: Job, work: Callable[[], Any]) -> None:
-        try:
-            found = work().data
-        except Exception as error:  # Prefect's own, as when its server is away
-            found = error
-        result = getattr(found, "result", found)
-        job.ended_with(result if isinstance(result, Exception) else None)
-
     def _next(self, job: Job) -> Any:
         record, error = job.record, job.error
         if record.state == "generated":
@@ -189,7 +182,7 @@ class Stages:
             return None  # the account's balance may show that it cost nothing
         if record.open or record.state in ("warning", "failed"):
             return self._end_as_recorded(job)
-        if isinstance(error, CreditsUsedUp | NotSent):
+        if isinstance(error, CreditsUsedUp | NotSent | WorkerLost):
             return self._end_unasked(job, str(error))
         return self._control.end(job, "failed", str(error or "it was not asked"))
 

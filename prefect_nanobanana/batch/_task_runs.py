@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
 from prefect_nanobanana._common.task_names import named_by_prompt
-from prefect_nanobanana.client import GenerationHooks
+from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.errors import NanoBananaError
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
@@ -25,9 +25,9 @@ _OPTIONS: dict[str, Any] = {
 
 
 @task(name="generate_image", **_OPTIONS)
-def generate_task(prompt: ImagePrompt, generator: NanoBananaGenerator, hooks: GenerationHooks) -> Any:
+def generate_task(prompt: ImagePrompt, generator: NanoBananaGenerator, job: Job) -> Any:
     """Ask for a generation."""
-    return _state_of(lambda: generator.generate(prompt, hooks=hooks))
+    return _state_of(job, lambda: generator.generate(prompt, hooks=job))
 
 
 @task(name="wait_for_generation", **_OPTIONS)
@@ -36,10 +36,10 @@ def wait_task(
     generator: NanoBananaGenerator,
     submission: Submission,
     elapsed_seconds: float | None,
-    hooks: GenerationHooks,
+    job: Job,
 ) -> Any:
     """Wait for the end of a generation that an earlier run has begun."""
-    return _state_of(lambda: generator.wait(submission, elapsed_seconds=elapsed_seconds, hooks=hooks))
+    return _state_of(job, lambda: generator.wait(submission, elapsed_seconds=elapsed_seconds, hooks=job))
 
 
 @task(name="copy_image_to_s3", **_OPTIONS)
@@ -58,13 +58,14 @@ def copy_task(
     return Completed(message=copied.image.uri, data=copied)
 
 
-def _state_of(work: Callable[[], Generation]) -> Any:
+def _state_of(job: Job, work: Callable[[], Generation]) -> Any:
     try:
         generation = work()
     except NanoBananaError as error:
-        return Failed(message=str(error), data=error)
+        return Failed(message=str(error), data=job.told(error))
+    data = job.told(None)
     if generation.status == "warning":
-        return Completed(name="Warning", message=generation.message)
+        return Completed(name="Warning", message=generation.message, data=data)
     if generation.status == "failed":
-        return Failed(message=generation.message)
-    return Completed(message=f"{len(generation.image_urls)} images")
+        return Failed(message=generation.message, data=data)
+    return Completed(message=f"{len(generation.image_urls)} images", data=data)

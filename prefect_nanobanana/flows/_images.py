@@ -9,6 +9,7 @@ from prefect_aws import S3Bucket
 from pydantic import Field
 
 from prefect_nanobanana._common.runs_above import runs_above
+from prefect_nanobanana._common.task_runners import runs_elsewhere
 from prefect_nanobanana.batch import Ledger, Runner, gather_prompts, make_plan, recorded_outcomes
 from prefect_nanobanana.flows._account import Account
 from prefect_nanobanana.flows._again import asked_again
@@ -101,7 +102,7 @@ def generate_images(
         logger=logger,
         retried=is_retried(runs),
     )
-    account.prepare(plan.to_ask)
+    account.prepare(0 if runs_elsewhere() else plan.to_ask)
     logger.info(
         "Batch %r: %d prompts, %d to ask for; the account has %s credits",
         ledger.batch,
