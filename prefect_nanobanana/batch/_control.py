@@ -9,11 +9,13 @@ from typing import Any
 from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana._common.text import counted, in_credits
 from prefect_nanobanana.batch._budget import Budget
-from prefect_nanobanana.batch._job import Job, NotSent
+from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._outcomes import Ended
 from prefect_nanobanana.batch._plan import Plan
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._spending import Spending, last_of
+from prefect_nanobanana.batch._told import NotSent
+from prefect_nanobanana.batch._turns import Turns
 from prefect_nanobanana.errors import (
     AccessNotEnabled,
     AuthenticationFailed,
@@ -56,6 +58,7 @@ class RunControl:
                 self._count(planned.position, record, last, record.paid_before_by(asked_by))
         self._expected = {p.position: p.price or 0 for p in plan.prompts if p.action == "ask"}
         self._tracker = Tracker(len(plan.prompts), expected=plan.price, also=watcher)
+        self._turns = Turns()
         self._lock = threading.Lock()
         self._stopped: str | None = None
         self._refunds = False
@@ -88,6 +91,14 @@ class RunControl:
     def price(self, job: Job) -> Credits | None:
         """What the job's request costs in credits, by all that is known now."""
         return self._prices.of(job.record.request)
+
+    def begin(self, job: Job) -> None:
+        """Wait until it is a job's turn to have its task run begin."""
+        self._turns.take(job.planned.position)
+
+    def begun(self, job: Job) -> None:
+        """Its task run has begun, or never will."""
+        self._turns.end(job.planned.position)
 
     # Money.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, TypeGuard
+from collections.abc import Mapping
+from typing import TypeGuard
 
 from prefect_nanobanana._common.naming import slug
 from prefect_nanobanana.batch._control import RunControl
 from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._outcomes import Ended
-from prefect_nanobanana.batch._task_runs import copy_task, opaque
+from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.batch._task_runs import copy_task
+from prefect_nanobanana.batch._workers import run_task
 from prefect_nanobanana.errors import BucketNotUsable, ImageNotCopied, StorageError
 from prefect_nanobanana.images import Copied, Copier
 from prefect_nanobanana.models import URL_LIFETIME_DAYS
@@ -94,16 +97,25 @@ class Copying:
             self._control.stop(f"nothing more is bought, as it cannot be stored: {refusal}", refusal)
 
     def _run_task(self, job: Job, url: str, key: str) -> Copied | Exception:
+        record = job.record
         try:
-            state: Any = copy_task(
-                opaque(job.record.prompt), self._copier, url, key, job.metadata(), return_state=True
-            )
+            found = run_task(copy_task, record.prompt, self._copier, url, key, _metadata(record))
         except Exception as error:  # Prefect's own
             return error
-        found = getattr(state.data, "result", state.data)
         if isinstance(found, Copied | Exception):
             return found
-        return RuntimeError(state.message or "the task that copies it failed")
+        return RuntimeError("the task that copies it failed")
+
+
+def _metadata(record: Record) -> Mapping[str, str]:
+    """What the objects in S3 say of themselves."""
+    generation = record.generation
+    return {
+        "model": generation.model if generation else record.request.model,
+        "generation-id": (generation and generation.generation_id) or "",
+        "credits": str(record.credits_used),
+        "prompt": record.request.prompt,
+    }
 
 
 def _cannot_be_kept(error: Exception) -> TypeGuard[StorageError]:

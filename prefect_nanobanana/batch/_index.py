@@ -56,6 +56,9 @@ class RecordIndex:
         self._unsaved = 0
         self._room = THUMBNAIL_BYTES
 
+    def __reduce__(self) -> tuple[type[RecordIndex], tuple[ObjectStore, str]]:
+        return type(self), (self._store, self._path)  # another process writes no index
+
     def current(self, tags: Mapping[str, str]) -> dict[str, Record]:
         """The records that need not be read.
 

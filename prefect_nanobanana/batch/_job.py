@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
+from uuid import uuid4
 
 from prefect_nanobanana.batch._conflicts import Claimed
 from prefect_nanobanana.batch._outcomes import Ended, make_outcome
 from prefect_nanobanana.batch._plan import Planned
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._spending import Spending, spending_of
+from prefect_nanobanana.batch._told import Told
 from prefect_nanobanana.client import GenerationHooks
 from prefect_nanobanana.errors import NanoBananaError, NotCharged
 from prefect_nanobanana.images import Copied
 from prefect_nanobanana.models import Credits, Generation, OutcomeStatus, Submission
 
 
-class NotSent(NanoBananaError):
-    """The run was stopped, or its ceiling reached, before this request left."""
-
-
 class RunHandle(Protocol):
     """What a job needs of the run that it is part of."""
+
+    def begin(self, job: Job) -> None:
+        """Wait until it is the job's turn to have its task run begin."""
+
+    def begun(self, job: Job) -> None:
+        """Its task run has begun, or never will."""
 
     def admit(self, job: Job) -> None:
         """A request is about to leave; raises `NotSent` if it must not."""
@@ -56,18 +59,24 @@ class Job(GenerationHooks):
     Args:
         planned: What is to be done.
         run: The run that it is part of.
+        ticket: Tells its requests from those of others: their attempts begin with it.
     """
 
-    def __init__(self, planned: Planned, run: RunHandle) -> None:
+    def __init__(self, planned: Planned, run: RunHandle, ticket: str | None = None) -> None:
         self.planned = planned
+        self.ticket = ticket or f"{uuid4().hex[:12]}-"
         self._run = run
         self._record = planned.record
         self._before = planned.record
-        self._sent: set[str] = set()
         self._error: Exception | None = None
         self._copy_errors: list[Exception] = []
         self._lost_at = 0.0
         self._cost_told = True
+
+    @property
+    def run(self) -> RunHandle:
+        """The run that it is part of."""
+        return self._run
 
     @property
     def record(self) -> Record:
@@ -92,7 +101,16 @@ class Job(GenerationHooks):
     @property
     def reused(self) -> bool:
         """Whether what is known of it is another run's doing."""
-        return not self._record.safe_to_send and self._record.attempt not in self._sent
+        return not self._record.safe_to_send and not self._has_sent(self._record)
+
+    @property
+    def cost_told(self) -> bool:
+        """Whether the API has told what the last request cost."""
+        return self._cost_told
+
+    def _has_sent(self, record: Record) -> bool:
+        """Whether a record is of a request that was sent for this job, here or by a worker."""
+        return (record.attempt or "").startswith(self.ticket)
 
     @property
     def _by_other_run(self) -> bool:
@@ -119,7 +137,8 @@ class Job(GenerationHooks):
         self._run.admit(self)
         ledger, before = self.planned.ledger, self._record
         paid = spending_of(before, self._run.price(self)).worst
-        record = before.asking(self.planned.prompt, self.planned.request, ledger.asked_by, paid)
+        planned = self.planned
+        record = before.asking(planned.prompt, planned.request, ledger.asked_by, paid, self.ticket)
         try:
             ledger.claim(record)
         except Claimed:
@@ -133,7 +152,6 @@ class Job(GenerationHooks):
                     ledger.write_once(before)
             raise
         self._before, self._record = before, record
-        self._sent.add(str(record.attempt))
 
     def not_charged(self, error: NotCharged) -> None:
         """Write down that the request cost nothing: what was known before it still holds."""
@@ -171,11 +189,42 @@ class Job(GenerationHooks):
 
     # What the run tells.
 
+    def told(self, error: Exception | None) -> object:
+        """What a task's state holds for the run; here it knows everything but why there is no answer."""
+        return error
+
+    def take_over(self, told: Told) -> None:
+        """Take over what a worker has done for this job."""
+        self._record, self._cost_told = told.record, told.cost_told
+        self.planned.ledger.learn(told.record.key, told.known, told.record)
+        for refusal in told.refusals:
+            self._run.refused(self, refusal)
+        if told.paid is not None:
+            self._run.paid(self, told.paid)
+        if not told.written:
+            self._run.write(self)
+
+    def has_left(self) -> bool:
+        """Look whether a worker that tells nothing more has sent a request, and how far that got.
+
+        Raises:
+            NanoBananaError: If the record cannot be read; then nothing more is sent.
+        """
+        try:
+            record = self.planned.ledger.read_again(self._record.key)
+        except NanoBananaError as error:
+            self._run.stop(str(error), error)
+            raise
+        if record is None or not self._has_sent(record):
+            return False
+        self._record, self._cost_told = record, not record.credits_estimated
+        return True
+
     def ended_with(self, error: Exception | None) -> None:
         """Take note of why there is no answer; a request that left without one is lost."""
         self._error = error
         record = self._record
-        left = record.state == "asked" and record.attempt in self._sent
+        left = record.state == "asked" and self._has_sent(record)
         if left or record.state == "submitted" or record.can_be_polled:
             self._lost_at = time.monotonic()
             self._record = self._record.unanswered(error)
@@ -213,16 +262,6 @@ class Job(GenerationHooks):
         """Write down that its images are gone; whether that could be written."""
         self._record = self._record.lost(why)
         return self._run.write(self)
-
-    def metadata(self) -> Mapping[str, str]:
-        """What the objects in S3 say of themselves."""
-        record, generation = self._record, self._record.generation
-        return {
-            "model": generation.model if generation else record.request.model,
-            "generation-id": (generation and generation.generation_id) or "",
-            "credits": str(record.credits_used),
-            "prompt": record.request.prompt,
-        }
 
     def end(
         self,

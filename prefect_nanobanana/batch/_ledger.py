@@ -15,16 +15,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from prefect_nanobanana._common.backoff import Backoff
 from prefect_nanobanana.batch._conflicts import Claimed, NotCurrent, Overtaken
 from prefect_nanobanana.batch._index import RecordIndex
 from prefect_nanobanana.batch._keys import check_batch, existing_batch
 from prefect_nanobanana.batch._parser import RecordParser
+from prefect_nanobanana.batch._patience import PatientWriter
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._timing import TIMING, Timing
-from prefect_nanobanana.errors import BucketNotUsable, LedgerError, NanoBananaError, StorageError
+from prefect_nanobanana.errors import BucketNotUsable, LedgerError, StorageError
 from prefect_nanobanana.s3 import POOL_CONNECTIONS, ObjectStore, PreconditionFailed
 
+Known = tuple[str | None, str | None]
+"""Version and attempt of what is stored."""
 _WRITE_TRIES = 5
 _CLAIMED = "another run of this batch is asking for it at this moment"
 
@@ -50,11 +52,11 @@ class Ledger:
         self.batch = batch
         self.asked_by = asked_by
         self._timing = timing or TIMING.get()
-        self._versions: dict[str, str] = {}
+        self._versions: dict[str, str | None] = {}
         self._attempts: dict[str, str | None] = {}
-        self._refused = False
+        self._patience = PatientWriter(self.write_once, self._timing.write_again_for)
         self._parser = RecordParser(store, self.key("images"))
-        self._index = RecordIndex(store, self.key("records.jsonl"))
+        self.index = RecordIndex(store, self.key("records.jsonl"))
 
     @classmethod
     def open(cls, store: ObjectStore, batch: str, asked_by: str | None = None) -> Ledger:
@@ -73,6 +75,16 @@ class Ledger:
     def key(self, *parts: str) -> str:
         """Join parts below the batch's folder."""
         return self.store.key(self.batch, *parts)
+
+    def known(self, key: str) -> Known:
+        """What this knows of the stored record of a prompt, for another process to `learn`."""
+        return self._versions.get(key), self._attempts.get(key)
+
+    def learn(self, key: str, known: Known, record: Record | None = None) -> None:
+        """Take over what the ledger of another process knows of a stored record."""
+        self._versions[key], self._attempts[key] = known
+        if record is not None:
+            self.index.note(record, known[0] or "")
 
     def read(self, wanted: Iterable[str]) -> dict[str, Record]:
         """Read the records that there are of some prompts.
@@ -105,7 +117,7 @@ class Ledger:
         record = self._find(key)
         if record is not None:
             self._attempts[key] = record.attempt
-            self._index.note(record, self._versions[key])
+            self.index.note(record, self._versions[key] or "")
         return record
 
     def whole(self, record: Record) -> Record:
@@ -115,15 +127,7 @@ class Ledger:
             BucketNotUsable: If the bucket does not let itself be read.
             LedgerError: If it cannot be read.
         """
-        return self._read(record.key) if self._index.holds(record.key) else record
-
-    def save_index(self) -> bool:
-        """Write the index of the records, so that the next run need not read each of them.
-
-        Returns:
-            Whether it is there; without it, all goes on, and takes longer.
-        """
-        return self._index.save()
+        return self._read(record.key) if self.index.holds(record.key) else record
 
     def write(self, record: Record) -> None:
         """Write a record, and do not give up soon, as something may have been paid.
@@ -133,23 +137,7 @@ class Ledger:
             LedgerError: If it could not be written for another reason, or if another run has written
                 this record since.
         """
-        # A bucket that has refused one for long is asked once for each of the others.
-        patience = 0.0 if self._refused else self._timing.write_again_for
-        backoff = Backoff(patience, again=(LedgerError, BucketNotUsable))
-        while True:
-            try:
-                self.write_once(record)
-                self._refused = False
-                return
-            except Overtaken:
-                raise
-            except (BucketNotUsable, LedgerError) as error:
-                try:
-                    delay = backoff.delay_seconds(error)
-                except NanoBananaError:
-                    self._refused = isinstance(error, BucketNotUsable)
-                    raise
-            time.sleep(delay)
+        self._patience.write(record)
 
     def write_once(self, record: Record) -> None:
         """Write a record, and give up soon; see `write`."""
@@ -247,7 +235,7 @@ class Ledger:
             raise LedgerError(f"a record could not be written: {error}") from None
         self._versions[record.key] = written.etag
         self._attempts[record.key] = record.attempt
-        self._index.note(record, written.etag)
+        self.index.note(record, written.etag)
 
     def _listed(self) -> Iterator[tuple[str, str]]:
         """The keys of all records, and the tags of their versions, as they are listed."""
@@ -258,7 +246,7 @@ class Ledger:
     def _read_all(self, tags: Mapping[str, str]) -> dict[str, Record]:
         indexed = {
             key: record
-            for key, record in self._index.current(tags).items()
+            for key, record in self.index.current(tags).items()
             if self._parser.problem(key, record) is None
         }
         for key, record in indexed.items():

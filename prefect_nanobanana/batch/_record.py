@@ -46,8 +46,6 @@ State = Literal[
     "unknown",
     "lost",
 ]
-
-
 MOST_IMAGES = 50
 """Of one generation: several times what the client keeps of an answer; a record may name thousands."""
 
@@ -155,8 +153,6 @@ class Record(BaseModel):
             else None
         )
 
-    # The transitions.
-
     def listed(self, position: int, prompt: ImagePrompt, request: ImageRequest) -> Self:
         """A list names it at this place; it says what to ask as long as nothing was asked."""
         if self.safe_to_send:
@@ -164,7 +160,12 @@ class Record(BaseModel):
         return self._with(position=position)
 
     def asking(
-        self, prompt: ImagePrompt, request: ImageRequest, asked_by: str | None, paid: Credits
+        self,
+        prompt: ImagePrompt,
+        request: ImageRequest,
+        asked_by: str | None,
+        paid: Credits,
+        ticket: str = "",
     ) -> Self:
         """A request leaves. What earlier ones have cost and stored is kept.
 
@@ -173,11 +174,11 @@ class Record(BaseModel):
             request: What the API is asked.
             asked_by: The call that sends it.
             paid: What the last request has cost at most, in credits.
+            ticket: What the attempt begins with.
         """
         paid_by = self.paid_by
         if self.asked_by is not None and self.maybe_paid_by(self.asked_by):
-            before = self.paid_before_by(self.asked_by)
-            paid_by = {**(paid_by or {}), self.asked_by: before + paid}
+            paid_by = {**(paid_by or {}), self.asked_by: self.paid_before_by(self.asked_by) + paid}
         return self._with(
             paid_by=paid_by,
             prompt=prompt,
@@ -185,7 +186,7 @@ class Record(BaseModel):
             state="asked",
             asked_at=datetime.now(UTC),
             asked_by=asked_by,
-            attempt=uuid4().hex,
+            attempt=ticket + uuid4().hex,
             credits_before=self.credits_before + self.credits_used,
             credits_used=0,
             credits_estimated=False,

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextvars
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from prefect_nanobanana.batch._conflicts import Claimed
 from prefect_nanobanana.batch._control import RunControl
 from prefect_nanobanana.batch._copying import Copying
-from prefect_nanobanana.batch._job import Job, NotSent
+from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._outcomes import Ended, outcome_of_record
 from prefect_nanobanana.batch._plan import Action, action_of
-from prefect_nanobanana.batch._task_runs import Turn, generate_task, opaque, wait_task
+from prefect_nanobanana.batch._task_runs import generate_task, wait_task
 from prefect_nanobanana.batch._timing import Timing
+from prefect_nanobanana.batch._told import NotSent, WorkerLost
+from prefect_nanobanana.batch._workers import run_task, work_on
 from prefect_nanobanana.errors import (
     BucketNotUsable,
     CreditsUsedUp,
@@ -33,9 +35,6 @@ from prefect_nanobanana.models import CEILING_REACHED, Submission
 ASYNC_THREADS = 200
 """Async generations of one run in flight at most; the API's own bound is learned from its refusals."""
 SETTLING_THREADS = 32
-BEGIN_AT_ONCE = 2
-"""Task runs that Prefect begins at once: all of them together would share one interpreter, and the first
-request would leave when the last one is ready."""
 LEAST_AHEAD, MOST_AHEAD = 2, 64
 """Threads beyond the account's slots, one per slot: so many are ready to send when slots become free.
 
@@ -70,7 +69,6 @@ class Stages:
         threads = slots + max(LEAST_AHEAD, min(slots, MOST_AHEAD))
         if generator.mode == "async":
             threads = max(threads, min(ASYNC_THREADS, prompts))
-        self._beginning = threading.BoundedSemaphore(BEGIN_AT_ONCE)
         self._asking = ThreadPoolExecutor(threads, thread_name_prefix="generate")
         self._settling = ThreadPoolExecutor(SETTLING_THREADS, thread_name_prefix="settle")
         self._copying = ThreadPoolExecutor(Copier.THREADS, thread_name_prefix="copy")
@@ -134,13 +132,14 @@ class Stages:
         if why is not None:
             return self._end_unasked(job, why)
         try:
-            prompt, generator = opaque(job.planned.prompt), opaque(self._generator)
-            with Turn(self._beginning) as turn:
-                self._call(job, lambda: generate_task(prompt, generator, job, turn, return_state=True))
+            ask = partial(run_task, generate_task, job.planned.prompt, self._generator)
+            work_on(job, ask, self._control.price(job), asks=True)
         finally:
             self._control.settle(job)
         if isinstance(job.error, Claimed):
             return _submit(self._settling, self._await_other, job)
+        if isinstance(job.error, WorkerLost) and job.record.can_be_polled:
+            return _submit(self._settling, self._await_end, job)
         return self._next(job)
 
     def _await_end(self, job: Job) -> Any:
@@ -153,17 +152,8 @@ class Stages:
             mode=self._generator.mode,
         )
         elapsed = record.age_seconds()
-        self._call(
-            job,
-            lambda: wait_task(
-                opaque(record.prompt),
-                opaque(self._generator),
-                submission,
-                elapsed,
-                job,
-                return_state=True,
-            ),
-        )
+        wait = partial(run_task, wait_task, record.prompt, self._generator, submission, elapsed)
+        work_on(job, wait, self._control.price(job), asks=False)
         if job.record.state == "unknown" and job.planned.again:
             return self._start(job, "ask")
         return self._next(job)
@@ -190,14 +180,6 @@ class Stages:
             return self._end_unasked(job, "another run of this batch has it in hand")
         return self._start(job, action)
 
-    def _call(self, job: Job, work: Callable[[], Any]) -> None:
-        try:
-            found = work().data
-        except Exception as error:  # Prefect's own, as when its server is away
-            found = error
-        result = getattr(found, "result", found)
-        job.ended_with(result if isinstance(result, Exception) else None)
-
     def _next(self, job: Job) -> Any:
         record, error = job.record, job.error
         if record.state == "generated":
@@ -208,7 +190,7 @@ class Stages:
             return job  # the account's balance may show that it cost nothing
         if record.open or record.state in ("warning", "failed"):
             return self._end_as_recorded(job)
-        if isinstance(error, CreditsUsedUp | NotSent):
+        if isinstance(error, CreditsUsedUp | NotSent | WorkerLost):
             return self._end_unasked(job, str(error))
         return self._control.end(job, "failed", str(error or "it was not asked"))
 

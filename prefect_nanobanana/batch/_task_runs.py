@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from threading import Semaphore
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
-from prefect.utilities.annotations import quote
 
 from prefect_nanobanana._common.task_names import named_by_prompt
-from prefect_nanobanana.client import GenerationHooks
+from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.errors import NanoBananaError
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
 from prefect_nanobanana.models import Generation, ImagePrompt, Submission
 
-T = TypeVar("T")
 _OPTIONS: dict[str, Any] = {
     "task_run_name": named_by_prompt,
     "retries": 0,
@@ -27,43 +24,11 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-class Turn:
-    """A turn to have Prefect begin a task run. Use it in a `with` statement; the task ends it earlier.
-
-    Args:
-        turns: How many there are at once.
-    """
-
-    def __init__(self, turns: Semaphore) -> None:
-        self._turns = turns
-        self._mine = False
-
-    def __enter__(self) -> Turn:
-        self._mine = self._turns.acquire()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.end()
-
-    def end(self) -> None:
-        """Let another task run begin."""
-        if self._mine:
-            self._mine = False
-            self._turns.release()
-
-
-def opaque(value: T) -> T:
-    """Keep Prefect from walking through a parameter in search of futures, which takes a while."""
-    return cast(T, quote(value))
-
-
 @task(name="generate_image", **_OPTIONS)
-def generate_task(
-    prompt: ImagePrompt, generator: NanoBananaGenerator, hooks: GenerationHooks, turn: Turn
-) -> Any:
+def generate_task(prompt: ImagePrompt, generator: NanoBananaGenerator, job: Job) -> Any:
     """Ask for a generation."""
-    turn.end()
-    return _state_of(lambda: generator.generate(prompt, hooks=hooks))
+    job.run.begun(job)
+    return _state_of(job, lambda: generator.generate(prompt, hooks=job))
 
 
 @task(name="wait_for_generation", **_OPTIONS)
@@ -72,10 +37,10 @@ def wait_task(
     generator: NanoBananaGenerator,
     submission: Submission,
     elapsed_seconds: float | None,
-    hooks: GenerationHooks,
+    job: Job,
 ) -> Any:
     """Wait for the end of a generation that an earlier run has begun."""
-    return _state_of(lambda: generator.wait(submission, elapsed_seconds=elapsed_seconds, hooks=hooks))
+    return _state_of(job, lambda: generator.wait(submission, elapsed_seconds=elapsed_seconds, hooks=job))
 
 
 @task(name="copy_image_to_s3", **_OPTIONS)
@@ -94,13 +59,14 @@ def copy_task(
     return Completed(message=copied.image.uri, data=copied)
 
 
-def _state_of(work: Callable[[], Generation]) -> Any:
+def _state_of(job: Job, work: Callable[[], Generation]) -> Any:
     try:
         generation = work()
     except NanoBananaError as error:
-        return Failed(message=str(error), data=error)
+        return Failed(message=str(error), data=job.told(error))
+    data = job.told(None)
     if generation.status == "warning":
-        return Completed(name="Warning", message=generation.message)
+        return Completed(name="Warning", message=generation.message, data=data)
     if generation.status == "failed":
-        return Failed(message=generation.message)
-    return Completed(message=f"{len(generation.image_urls)} images")
+        return Failed(message=generation.message, data=data)
+    return Completed(message=f"{len(generation.image_urls)} images", data=data)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefect_nanobanana._common.runs_above import RunAbove, runs_above
+from prefect_nanobanana._common.task_runners import runs_elsewhere
 from prefect_nanobanana.batch import Ledger, Runner, gather_prompts, make_plan, recorded_outcomes
 from prefect_nanobanana.flows._account import Account
 from prefect_nanobanana.flows._batch_name import asker, default_batch_name, is_retried
@@ -84,7 +85,7 @@ class Call:
             logger=self.logger,
             retried=is_retried(runs),
         )
-        account.prepare(plan.to_ask)
+        account.prepare(0 if runs_elsewhere() else plan.to_ask)
         self.logger.info(
             "Batch %r: %d prompts, %d to ask for; the account has %s credits",
             ledger.batch,
@@ -107,6 +108,6 @@ class Call:
             balance_before=account.before,
             balance_after=account.balance(),
         )
-        ledger.save_index()
+        ledger.index.save()
         earlier = recorded_outcomes(ledger, self.logger, without=ended)
         return publisher.publish(report, items + earlier, self.generator.credentials)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from uuid import uuid4
 
 from prefect_nanobanana._common.backoff import Backoff
 from prefect_nanobanana.errors import ImageNotCopied, InvalidInput
@@ -43,6 +47,11 @@ class Copier:
         self._fetcher = fetcher
         self._uploader = uploader
         self._retry_for = retry_for_seconds
+        self._id = uuid4().hex
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = self._fetcher, self._uploader, self._retry_for
+        return _here, (self._id, pickle.dumps(parts))
 
     @classmethod
     def for_bucket(
@@ -134,6 +143,12 @@ class Copier:
             source_url=shown(url),
             checked=picture.checked,
         )
+
+
+@lru_cache(maxsize=4)
+def _here(_: str, parts: bytes) -> Copier:
+    """This process's own of a copier in another one: the same, with its connections, for each image."""
+    return Copier(*pickle.loads(parts))
 
 
 def _check_names(key: str, metadata: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from prefect_nanobanana.errors import ImageNotCopied, InvalidInput
 from prefect_nanobanana.images._addresses import Addresses
@@ -50,8 +51,13 @@ class Fetcher:
     def __init__(
         self, addresses: Addresses | Iterable[str] = (), connections: int = CONNECTIONS
     ) -> None:
-        allowed = addresses if isinstance(addresses, Addresses) else Addresses(addresses)
-        self._downloader = Downloader(allowed, connections)
+        self._allowed = addresses if isinstance(addresses, Addresses) else Addresses(addresses)
+        self._connections = connections
+        self._downloader = Downloader(self._allowed, connections)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Connections stay where they are; another process has its own.
+        return Fetcher, (self._allowed, self._connections)
 
     def __enter__(self) -> Fetcher:
         return self

@@ -31,7 +31,11 @@ class Uploader:
 
     def __init__(self, store: ObjectStore, expected_images: int = 0) -> None:
         self._store = store
+        self._expected_images = expected_images
         self._listing = Listing(store) if expected_images > FEW else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Uploader, (self._store, self._expected_images)
 
     def uri(self, key: str) -> str:
         """The `s3://` address of a key."""

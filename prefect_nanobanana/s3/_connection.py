@@ -45,6 +45,10 @@ class Connection:
         self._learning = threading.Lock()
         self._client: tuple[tuple[int, bool], S3Client] | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Clients and locks stay where they are; another process makes its own.
+        return Connection, (self._block, self._capabilities)
+
     @property
     def capabilities(self) -> Capabilities:
         """What is known of the store so far."""
