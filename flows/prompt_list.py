@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the main job.
 
     Returns:
-        0 if all went well, 1 if the run failed, 2 if it could not start.
+        0 if all went well, 1 if the run failed, 2 if it could not start, 130 after Ctrl-C.
     """
     options = parse(argv)
     try:
@@ -120,6 +120,9 @@ def main(argv: list[str] | None = None) -> int:
         # The flow raises these only while it looks at what it was given.
         print_error(f"nothing was spent: {error}")
         return 2
+    except KeyboardInterrupt as error:
+        print_error(" ".join(getattr(error, "__notes__", ["stopped: nothing was asked"])))
+        return 130
     print_report(report)
     return 0
 

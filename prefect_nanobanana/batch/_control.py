@@ -88,6 +88,17 @@ class RunControl:
                 if error is not None:
                     self._logger.error("Nothing more is asked for: %s", error)
 
+    def say_stopping(self, under_way: int, seconds: float | None) -> None:
+        """Say how long what is paid for is waited for; nothing under way: not any longer."""
+        if not under_way:
+            self._logger.warning("Stopping: what is under way is not waited for any more")
+            return
+        self._logger.warning(
+            "Stopping: waiting%s for what is paid for, %s; Ctrl-C or another signal ends this at once",
+            "" if seconds is None else f" up to {seconds:g} s",
+            counted(under_way, "request") + " and copies",
+        )
+
     def price(self, job: Job) -> Credits | None:
         """What the job's request costs in credits, by all that is known now."""
         return self._prices.of(job.record.request)

@@ -11,6 +11,7 @@ from uuid import uuid4
 from prefect_nanobanana.batch._conflicts import Claimed
 from prefect_nanobanana.batch._outcomes import Ended, make_outcome
 from prefect_nanobanana.batch._plan import Planned
+from prefect_nanobanana.batch._progress import progress_of
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._spending import Spending, spending_of
 from prefect_nanobanana.batch._told import Told
@@ -289,6 +290,7 @@ class Job(GenerationHooks):
             planned.ledger.batch,
             self._record.key,
             self._record.state,
+            progress_of(self._record),
             len(self._record.images) - len(planned.record.images),
             self._record.credits_used,
             item,

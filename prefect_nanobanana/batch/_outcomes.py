@@ -30,6 +30,7 @@ class Ended:
         batch: The batch's name.
         key: The prompt's key.
         state: Of its record.
+        progress: How far it got; see `progress_of`.
         new_images: How many images this run has copied.
         credits_used: What its record says that it cost, in credits.
         item: Its outcome, with what the pages show of it.
@@ -38,6 +39,7 @@ class Ended:
     batch: str
     key: str
     state: State
+    progress: str
     new_images: int
     credits_used: Credits
     item: GalleryItem

@@ -12,12 +12,16 @@ unless nothing more can be paid for or stored: then the rest is skipped, and sai
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
 from prefect_nanobanana.batch._control import Logger, RunControl
 from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._outcomes import Ended, outcome_of_record
 from prefect_nanobanana.batch._plan import Plan
 from prefect_nanobanana.batch._settling import BalanceProof
 from prefect_nanobanana.batch._stages import Stages
+from prefect_nanobanana.batch._stopped import SLOTS_BACK_SECONDS, flush, grace_seconds, what_is_left
 from prefect_nanobanana.batch._timing import TIMING, Timing
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
@@ -38,6 +42,9 @@ class Runner:
         balance: The account's credits before the run, if known.
         watcher: Is told how far the run is.
         timing: How long it waits.
+
+    Raises:
+        InvalidInput: If the environment's grace period is not a number of seconds.
     """
 
     def __init__(
@@ -56,6 +63,7 @@ class Runner:
         self._balance = balance
         self._watcher = watcher
         self._timing = timing or TIMING.get()
+        self._grace = grace_seconds()
 
     def run(self, plan: Plan) -> list[Ended]:
         """Bring every prompt to its end.
@@ -67,10 +75,18 @@ class Runner:
         proof = BalanceProof(
             self._generator.credentials, self._balance, self._timing.settle_after, self._logger
         )
+        jobs = {planned.position: Job(planned, control) for planned in plan.prompts}
         ended: dict[int, Ended] = {}
-        with Stages(len(plan.prompts), self._generator, self._copier, control, self._timing) as stages:
-            jobs = ((Job(planned, control), planned.action) for planned in plan.prompts)
-            lost = stages.pass_through(jobs, ended)
+
+        def note(end: Ended) -> None:
+            position = end.item.outcome.position
+            ended[position] = end
+            del jobs[position]  # what has ended leaves memory
+
+        stages = Stages(len(jobs), self._generator, self._copier, control, self._timing, self._grace)
+        with self._telling_what_is_left(jobs, ended), stages:
+            work = [(job, job.planned.action) for job in jobs.values()]
+            lost = stages.pass_through(work, note)
             for _ in range(ROUNDS - 1):
                 free = []
                 if not control.stopped:
@@ -78,8 +94,25 @@ class Runner:
                 for job in free:
                     control.settle(job)
                 lost = [job for job in lost if job not in free]
-                lost += stages.pass_through(((job, "ask") for job in free), ended)
+                lost += stages.pass_through([(job, "ask") for job in free], note)
             for job in lost:
                 status, message = outcome_of_record(job.record, control.price(job))
-                ended[job.planned.position] = control.end(job, status, message)
+                note(control.end(job, status, message))
         return [ended[position] for position in sorted(ended)]
+
+    @contextmanager
+    def _telling_what_is_left(
+        self, jobs: Mapping[int, Job], ended: Mapping[int, Ended]
+    ) -> Iterator[None]:
+        """When a signal stops the run: give its slots back, and say what is left to do."""
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException as error:
+            self._generator.credentials.slots.give_back(SLOTS_BACK_SECONDS)
+            left = what_is_left((job.record for job in jobs.values()), ended.values())
+            error.add_note(left)
+            self._logger.warning("%s", left)
+            flush(self._logger)  # a signal's own handler ends the process, and what waits is lost
+            raise

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import contextvars
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from functools import partial
 from types import TracebackType
 from typing import Any
 
+from prefect_nanobanana._common import stopping
+from prefect_nanobanana._common.daemon_pool import DaemonPool
+from prefect_nanobanana._common.stopping import Stop, Stopped
 from prefect_nanobanana.batch._conflicts import Claimed
 from prefect_nanobanana.batch._control import RunControl
 from prefect_nanobanana.batch._copying import Copying
@@ -35,6 +37,8 @@ from prefect_nanobanana.models import CEILING_REACHED, Submission
 ASYNC_THREADS = 200
 """Async generations of one run in flight at most; the API's own bound is learned from its refusals."""
 SETTLING_THREADS = 32
+AT_ONCE_SECONDS = 0.5
+"""What is under way so long after a stop waits for something that is paid for."""
 LEAST_AHEAD, MOST_AHEAD = 2, 64
 """Threads beyond the account's slots, one per slot: so many are ready to send when slots become free.
 
@@ -51,6 +55,7 @@ class Stages:
         copier: Copies them.
         control: What the run's jobs share.
         timing: How long is waited.
+        grace_seconds: How long what is paid for is waited for when a signal stops the run.
     """
 
     def __init__(
@@ -60,18 +65,21 @@ class Stages:
         copier: Copier,
         control: RunControl,
         timing: Timing,
+        grace_seconds: float,
     ) -> None:
         self._generator = generator
         self._control = control
         self._timing = timing
+        self._grace = grace_seconds
         self._copies = Copying(copier, control)
         slots = generator.credentials.max_concurrent_requests
         threads = slots + max(LEAST_AHEAD, min(slots, MOST_AHEAD))
         if generator.mode == "async":
             threads = max(threads, min(ASYNC_THREADS, prompts))
-        self._asking = ThreadPoolExecutor(threads, thread_name_prefix="generate")
-        self._settling = ThreadPoolExecutor(SETTLING_THREADS, thread_name_prefix="settle")
-        self._copying = ThreadPoolExecutor(Copier.THREADS, thread_name_prefix="copy")
+        self._stop = Stop()
+        self._asking = DaemonPool(threads, "generate")
+        self._settling = DaemonPool(SETTLING_THREADS, "settle")
+        self._copying = DaemonPool(Copier.THREADS, "copy")
 
     def __enter__(self) -> Stages:
         return self
@@ -82,19 +90,48 @@ class Stages:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
-            # Cancelled: nothing new is asked, but answers that are paid for are waited for and kept.
-            self._control.stop("the run was cancelled")
-        self._asking.shutdown(cancel_futures=True)
-        self._settling.shutdown(cancel_futures=True)
-        self._copying.shutdown()
+        if error is None:
+            self._wait(None)
+        else:
+            # Signals alone come from somebody who kills what does not end.
+            self._end_early(None if isinstance(error, Exception) else self._grace)
+        for pool in (self._asking, self._settling, self._copying):
+            pool.shutdown()
 
-    def pass_through(self, jobs: Iterable[tuple[Job, Action]], ended: dict[int, Ended]) -> list[Job]:
+    def _end_early(self, grace_seconds: float | None) -> None:
+        """Ask nothing new, and wait for what is paid for, as long as there is time."""
+        self._control.stop("the run was stopped")
+        self._stop.set()
+        self._asking.cancel_waiting()
+        self._settling.cancel_waiting()
+        try:
+            under_way = self._wait(AT_ONCE_SECONDS)  # all else has ended by then
+            if under_way:
+                self._control.say_stopping(under_way, grace_seconds)
+                self._wait(grace_seconds)
+        except BaseException as again:
+            if isinstance(again, Exception):
+                raise
+            self._control.say_stopping(0, 0.0)  # a second signal
+
+    def _wait(self, seconds: float | None) -> int:
+        """Wait for all that is under way, and what it leads to; returns how much of it is not done."""
+        until = None if seconds is None else time.monotonic() + seconds
+        while under_way := self._asking.open | self._settling.open | self._copying.open:
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            wait(under_way, left)
+        return len(under_way)
+
+    def pass_through(
+        self, jobs: Iterable[tuple[Job, Action]], note: Callable[[Ended], None]
+    ) -> list[Job]:
         """Do with each job what is to be done.
 
         Args:
             jobs: The jobs, and what is to be done.
-            ended: Gets the ends of those that have ended, by position.
+            note: Is told of each end.
 
         Returns:
             The others: they have no answer.
@@ -109,21 +146,21 @@ class Stages:
             if isinstance(found, Job):
                 lost.append(found)
             else:
-                ended[found.item.outcome.position] = found
+                note(found)
         return lost
 
     def _start(self, job: Job, action: Action) -> Future[Any]:
         match action:
             case "ask":
-                return _submit(self._asking, self._ask, job)
+                return self._submit(self._asking, self._ask, job)
             case "await_end":
-                return _submit(self._settling, self._await_end, job)
+                return self._submit(self._settling, self._await_end, job)
             case "await_other":
-                return _submit(self._settling, self._await_other, job)
+                return self._submit(self._settling, self._await_other, job)
             case "copy":
-                return _submit(self._copying, self._copies.finish, job)
+                return self._submit(self._copying, self._copies.finish, job)
             case "reuse":
-                return _submit(self._settling, self._end_as_recorded, job)
+                return self._submit(self._settling, self._end_as_recorded, job)
 
     def _ask(self, job: Job) -> Any:
         why = self._control.why_not(job)
@@ -137,9 +174,9 @@ class Stages:
         finally:
             self._control.settle(job)
         if isinstance(job.error, Claimed):
-            return _submit(self._settling, self._await_other, job)
+            return self._submit(self._settling, self._await_other, job)
         if isinstance(job.error, WorkerLost) and job.record.can_be_polled:
-            return _submit(self._settling, self._await_end, job)
+            return self._submit(self._settling, self._await_end, job)
         return self._next(job)
 
     def _await_end(self, job: Job) -> Any:
@@ -174,7 +211,7 @@ class Stages:
             # Between two tries of the other run its record says "not charged": it will ask again.
             if not young or not (record.state == "asked" or record.safe_to_send):
                 break
-            time.sleep(self._timing.look_again_after)
+            stopping.wait(self._timing.look_again_after)
         action = action_of(job.record, planned.ledger.asked_by)
         if action == "ask":
             return self._end_unasked(job, "another run of this batch has it in hand")
@@ -183,14 +220,14 @@ class Stages:
     def _next(self, job: Job) -> Any:
         record, error = job.record, job.error
         if record.state == "generated":
-            return _submit(self._copying, self._copies.finish, job)
+            return self._submit(self._copying, self._copies.finish, job)
         if isinstance(error, (NeverDelivered, BucketNotUsable, LedgerError)):
             self._control.stop(str(error), error)  # no other prompt would do better
         if record.state == "unknown" and record.generation_id is None and not job.reused:
             return job  # the account's balance may show that it cost nothing
         if record.open or record.state in ("warning", "failed"):
             return self._end_as_recorded(job)
-        if isinstance(error, CreditsUsedUp | NotSent | WorkerLost):
+        if isinstance(error, CreditsUsedUp | NotSent | WorkerLost | Stopped):
             return self._end_unasked(job, str(error))
         return self._control.end(job, "failed", str(error or "it was not asked"))
 
@@ -204,7 +241,6 @@ class Stages:
             return self._control.end(job, "skipped", why)
         return self._end_as_recorded(job)
 
-
-def _submit(pool: ThreadPoolExecutor, work: Callable[[Job], Any], job: Job) -> Future[Any]:
-    # Prefect finds the flow run that a task belongs to in the context.
-    return pool.submit(contextvars.copy_context().run, work, job)
+    def _submit(self, pool: DaemonPool, work: Callable[[Job], Any], job: Job) -> Future[Any]:
+        # Prefect finds the flow run that a task belongs to in the context.
+        return pool.submit(partial(self._stop.context().run, work, job))

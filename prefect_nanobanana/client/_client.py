@@ -7,13 +7,13 @@ hangs up just as a request goes out leaves it unknown whether that request was p
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import httpx
 
+from prefect_nanobanana._common import stopping
 from prefect_nanobanana.client._hooks import GenerationHooks
 from prefect_nanobanana.client._network import Transport
 from prefect_nanobanana.client._operations import Operations
@@ -199,7 +199,7 @@ class NanoBananaClient(Operations):
     def _perform(self, step: Step) -> Any:
         match step:
             case Sleep():
-                return time.sleep(step.seconds)
+                return stopping.wait(step.seconds)
             case Acquire():
                 return self._gate.in_flight.acquire(step.first)
             case Ask():

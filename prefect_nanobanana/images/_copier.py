@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
+from prefect_nanobanana._common import stopping
 from prefect_nanobanana._common.backoff import Backoff
 from prefect_nanobanana.errors import ImageNotCopied, InvalidInput
 from prefect_nanobanana.images._addresses import Addresses
@@ -107,6 +107,7 @@ class Copier:
                 something else.
             StoreRefuses: If the store is full, or takes nothing so large.
             BucketNotUsable: If the bucket refuses.
+            Stopped: If the run is stopped before another try.
         """
         _check_names(key, metadata or {})
         backoff = Backoff(self._retry_for, again=(TransientDownloadError, StoreUnavailable))
@@ -124,7 +125,7 @@ class Copier:
                     raise ImageNotCopied(
                         f"{shown(url)}: no room for a copy on the way ({error})", fetched=True
                     ) from None
-                time.sleep(delay)
+                stopping.wait(delay)
         finally:
             if fetched is not None:
                 fetched.body.close()

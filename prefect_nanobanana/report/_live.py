@@ -18,6 +18,8 @@ UPDATE_SECONDS = 2.0
 """Prefect's server has better things to do than to hear of each prompt."""
 LAST_WORD_SECONDS = 10.0
 """A server that does not answer holds up the end of a run for no longer."""
+STOPPED_SECONDS = 2.0
+"""Likewise for a run that a signal has stopped, which is killed soon."""
 
 
 class LiveArtifact:
@@ -44,6 +46,7 @@ class LiveArtifact:
         self._id: UUID | None = None
         self._latest: Progress | None = None
         self._complained = False
+        self._last_words = ""
         self._news = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(
@@ -67,11 +70,14 @@ class LiveArtifact:
             self._complain(error)
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        self._last_words = " ".join(getattr(error, "__notes__", ()))
         self._closed.set()
         self._news.set()
         if self._thread.is_alive():
-            self._thread.join(LAST_WORD_SECONDS)
+            self._thread.join(LAST_WORD_SECONDS if error is None else STOPPED_SECONDS)
 
     def _show(self) -> None:
         while True:
@@ -80,9 +86,8 @@ class LiveArtifact:
             closed = self._closed.is_set()  # asked first: what comes after it is the last
             if self._latest is not None and self._id is not None:
                 try:
-                    update_progress_artifact(
-                        self._id, _percent(self._latest), progress_line(self._latest)
-                    )
+                    line = self._last_words or progress_line(self._latest)
+                    update_progress_artifact(self._id, _percent(self._latest), line)
                 except Exception as error:
                     self._complain(error)  # the next one may get through
             if closed:

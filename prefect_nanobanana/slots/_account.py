@@ -87,6 +87,11 @@ class Slots:
         if self._worker is not None:
             self._worker.close()
 
+    def give_back(self, within_seconds: float) -> None:
+        """Give back what is leased, as a run was stopped; what is wanted later is leased anew."""
+        if self._worker is not None:
+            self._worker.give_back(within_seconds)
+
     def _apply(self) -> None:
         if self._worker is None:
             self.queue.resize(self.limit)

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
 
+from prefect_nanobanana._common.stopping import wait_for
+
 
 def _nothing() -> None:
     pass
@@ -100,10 +102,13 @@ class FairQueue:
 
         Args:
             first: Whether to go before those who wait already.
+
+        Raises:
+            Stopped: As soon as the run that waits is stopped.
         """
         turn = self._enqueue(first)
         try:
-            turn.result()
+            wait_for(turn)
         except BaseException:
             # Interrupted while waiting: a slot that was handed over meanwhile goes to the next.
             if not turn.cancel():

@@ -81,14 +81,22 @@ class LeaseWorker:
         self._peers.announce_pause(seconds)
         self.wake()
 
-    def close(self) -> None:
+    def close(self, within_seconds: float = CLOSE_SECONDS) -> None:
         """Give everything back; nothing is leased any more."""
         with self._thread_lock:
             self._closing.set()
             self._wake.set()
             thread = self._thread
         if thread is not None:
-            thread.join(CLOSE_SECONDS)
+            thread.join(within_seconds)
+
+    def give_back(self, within_seconds: float) -> None:
+        """Give everything back now; what is wanted later is leased anew."""
+        self.close(within_seconds)
+        with self._thread_lock:
+            self._closing.clear()
+        if self._queue.waiting:
+            self.wake()  # another run of this process
 
     def _work(self) -> None:
         try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextvars
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
@@ -42,7 +44,6 @@ from prefect_nanobanana import (
     UnknownOutcome,
     watch_progress,
 )
-from prefect_nanobanana.batch import _stages
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.flows import generate_images
 from prefect_nanobanana.images._copier import Copier
@@ -863,32 +864,22 @@ def test_an_interrupted_run_keeps_what_it_paid_for(
     bucket: S3Bucket,
     sandbox: Sandbox,
     folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
     wait_for: Callable[..., None],
 ) -> None:
-    """Cancelled in mid-run: nothing new is asked, the answer under way is waited for and kept."""
+    """Ctrl-C in mid-run: nothing new is asked, the answer under way is waited for and kept."""
     sandbox.latency = (0.4, 0.4)
-    real = _stages._submit
-    submitted: list[Any] = []
 
-    def submit(*args: Any) -> Any:
-        submitted.append(real(*args))
-        if len(submitted) != 1:
-            return submitted[-1]
-        interrupted: Future[None] = Future()  # what the main thread waits for first
+    def interrupt() -> None:
+        wait_for(lambda: bool(sandbox.account.rows))
+        os.kill(os.getpid(), signal.SIGINT)
 
-        def interrupt() -> None:
-            wait_for(lambda: bool(sandbox.account.rows))
-            interrupted.set_exception(KeyboardInterrupt())
-
-        threading.Thread(target=interrupt).start()
-        return interrupted
-
-    monkeypatch.setattr(_stages, "_submit", submit)
-    with pytest.raises(KeyboardInterrupt):
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt) as stopped:
         generate_images(prompts=[*"abcdef"], generator=generator, bucket=bucket, batch="b")
     paid = sandbox.account.charged
     assert 1 <= paid < 6
+    left = f"stopped: {paid} stored, {6 - paid} not asked; run the same batch again to go on"
+    assert stopped.value.__notes__ == [left]
     again = generate_images(prompts=[*"abcdef"], generator=generator, bucket=bucket, batch="b")
     assert (again.stored, again.unknown, again.credits_reused) == (6, 0, paid)
     assert sandbox.account.charged == 6

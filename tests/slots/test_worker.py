@@ -364,6 +364,17 @@ def test_what_a_restarted_server_has_forgotten_is_given_back_at_the_end(
         assert account.counted == 1, "and not what another one holds"
 
 
+def test_slots_given_back_as_a_run_was_stopped_are_leased_anew(account: Account) -> None:
+    """Though its request is not answered: the process is about to end, or its next run asks again."""
+    slots = account.process(1)
+    with account.request(slots):
+        assert account.counted == 1
+        slots.give_back(30)
+        assert account.at_rest()
+    with account.request(slots):
+        assert account.counted == 1
+
+
 def test_an_old_pause_is_no_news_to_others_when_a_process_joins_again(
     account: Account, tmp_path: Path
 ) -> None:
