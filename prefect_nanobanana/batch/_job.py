@@ -63,11 +63,11 @@ class Job(GenerationHooks):
         self._run = run
         self._record = planned.record
         self._before = planned.record
-        self._sent: set[str] = set()
+        self._sent = {str(planned.record.attempt)} if planned.of_this_call else set()
         self._error: Exception | None = None
         self._copy_errors: list[Exception] = []
         self._lost_at = 0.0
-        self._cost_told = True
+        self._cost_told = not (planned.of_this_call and spending_of(planned.record, None).estimated)
 
     @property
     def record(self) -> Record:
@@ -93,6 +93,12 @@ class Job(GenerationHooks):
     def reused(self) -> bool:
         """Whether what is known of it is another run's doing."""
         return not self._record.safe_to_send and self._record.attempt not in self._sent
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it came to its end in this process, or in one that died before it could say so."""
+        said = self.planned.of_this_call and self._record is self.planned.record
+        return not self.reused and not (said and self._record.state != "asked")
 
     @property
     def _by_other_run(self) -> bool:
