@@ -21,7 +21,7 @@ from prefect.client.orchestration import get_client
 from prefect.events.actions import ActionTypes, CallWebhook, SendNotification
 from prefect.exceptions import ObjectNotFound
 
-FLOWS = ["generate_images", "daily_images", "copy_pending"]
+FLOWS = ["generate_images", "generate_in_parts", "daily_images", "copy_pending"]
 QUIET_HOURS = 6
 
 

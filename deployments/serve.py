@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron
 
-from prefect_nanobanana.flows import copy_pending, generate_images
+from prefect_nanobanana.flows import copy_pending, generate_images, generate_in_parts, generate_part
 from prefect_nanobanana.flows._daily import daily_images
 
 ONE_WAITS = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
@@ -45,7 +45,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def deployments(options: argparse.Namespace) -> list[RunnerDeployment]:
-    """Make the three deployments.
+    """Make the five deployments.
 
     The blocks are given by name and loaded when a run starts: a new key in the block is used by the next
     run, and no secret is stored in a deployment.
@@ -61,6 +61,18 @@ def deployments(options: argparse.Namespace) -> list[RunnerDeployment]:
             description="Makes pictures from a list of prompts, and keeps them in the bucket.",
             parameters={**blocks, "max_credits": options.max_credits},
             concurrency_limit=ONE_WAITS,
+            tags=["nanobanana"],
+        ),
+        generate_in_parts.to_deployment(
+            "in-parts",
+            description="Makes pictures from a long list of prompts, in several parts at the same time.",
+            parameters={**blocks, "max_credits": options.max_credits},
+            concurrency_limit=ONE_WAITS,
+            tags=["nanobanana"],
+        ),
+        generate_part.to_deployment(
+            "part",
+            description="One part of a batch: in-parts starts it.",
             tags=["nanobanana"],
         ),
         daily_images.to_deployment(

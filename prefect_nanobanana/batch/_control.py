@@ -217,7 +217,7 @@ class RunControl:
             asked=record.asked_in(job.planned.ledger.asked_by) and not job.reused,
             expected=self._expected.get(job.planned.position, 0),
         )
-        if status in ("warning", "failed", "unknown") and (job.copy_errors or not job.reused):
+        if status in ("warning", "failed", "unknown") and (job.copy_errors or job.is_news):
             emit_image_missing(job.planned.ledger.batch, outcome)
         return ended
 

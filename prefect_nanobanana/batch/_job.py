@@ -66,18 +66,14 @@ class Job(GenerationHooks):
     def __init__(self, planned: Planned, run: RunHandle, ticket: str | None = None) -> None:
         self.planned = planned
         self.ticket = ticket or f"{uuid4().hex[:12]}-"
-        self._run = run
+        self.run = run
         self._record = planned.record
         self._before = planned.record
+        self._paid_already = planned.record.attempt if planned.of_this_call else None
         self._error: Exception | None = None
         self._copy_errors: list[Exception] = []
         self._lost_at = 0.0
-        self._cost_told = True
-
-    @property
-    def run(self) -> RunHandle:
-        """The run that it is part of."""
-        return self._run
+        self._cost_told = not (planned.of_this_call and spending_of(planned.record, None).estimated)
 
     @property
     def record(self) -> Record:
@@ -111,7 +107,14 @@ class Job(GenerationHooks):
 
     def _has_sent(self, record: Record) -> bool:
         """Whether a record is of a request that was sent for this job, here or by a worker."""
-        return (record.attempt or "").startswith(self.ticket)
+        attempt = record.attempt or ""
+        return attempt.startswith(self.ticket) or attempt == self._paid_already
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it came to its end in this process, or in one that died before it could say so."""
+        said = self.planned.of_this_call and self._record is self.planned.record
+        return not self.reused and not (said and self._record.state != "asked")
 
     @property
     def _by_other_run(self) -> bool:
@@ -135,9 +138,9 @@ class Job(GenerationHooks):
             Claimed: If another run of the batch asks for the same; likewise.
             NanoBananaError: If it could not be written; likewise.
         """
-        self._run.admit(self)
+        self.run.admit(self)
         ledger, before = self.planned.ledger, self._record
-        paid = spending_of(before, self._run.price(self)).worst
+        paid = spending_of(before, self.run.price(self)).worst
         planned = self.planned
         record = before.asking(planned.prompt, planned.request, ledger.asked_by, paid, self.ticket)
         try:
@@ -146,7 +149,7 @@ class Job(GenerationHooks):
             raise
         except NanoBananaError as error:
             # Before the next request can leave, which would fail likewise.
-            self._run.stop(str(error), error)
+            self.run.stop(str(error), error)
             # It may have been written all the same, and would then look like a request that left.
             with suppress(NanoBananaError):
                 if ledger.holds(record):
@@ -160,21 +163,21 @@ class Job(GenerationHooks):
             self._record = self._record.not_charged(error.message)
         else:
             self._record = self._before
-        self._run.refused(self, error)
-        self._run.write(self)
+        self.run.refused(self, error)
+        self.run.write(self)
 
     def submitted(self, submission: Submission) -> None:
         """Write down the id by which the generation's end can be asked for."""
         # Async generations are paid at submission, the others with their answer.
-        price = self._run.price(self) if submission.mode == "async" else 0
+        price = self.run.price(self) if submission.mode == "async" else 0
         told = submission.credits_used
         self._cost_told = told is not None
         self._record = self._record.submitted(submission, told if told is not None else price or 0)
-        self._run.write(self)
+        self.run.write(self)
 
     def progress(self, percent: int, message: str) -> None:
         """Show how far the generation is."""
-        self._run.show(self, percent, message)
+        self.run.show(self, percent, message)
 
     def answered(self, generation: Generation) -> None:
         """Write down what was paid, before the slot is free for the next request.
@@ -183,10 +186,10 @@ class Job(GenerationHooks):
         """
         told = generation.credits_used
         self._cost_told = told is not None
-        estimate = self._record.credits_used or self._run.price(self) or 0
+        estimate = self._record.credits_used or self.run.price(self) or 0
         self._record = self._record.answered(generation, told if told is not None else estimate)
-        self._run.paid(self, generation)
-        self._run.write(self)
+        self.run.paid(self, generation)
+        self.run.write(self)
 
     # What the run tells.
 
@@ -199,11 +202,11 @@ class Job(GenerationHooks):
         self._record, self._cost_told = told.record, told.cost_told
         self.planned.ledger.learn(told.record.key, told.known, told.record)
         for refusal in told.refusals:
-            self._run.refused(self, refusal)
+            self.run.refused(self, refusal)
         if told.paid is not None:
-            self._run.paid(self, told.paid)
+            self.run.paid(self, told.paid)
         if not told.written:
-            self._run.write(self)
+            self.run.write(self)
 
     def has_left(self) -> bool:
         """Look whether a worker that tells nothing more has sent a request, and how far that got.
@@ -214,7 +217,7 @@ class Job(GenerationHooks):
         try:
             record = self.planned.ledger.read_again(self._record.key)
         except NanoBananaError as error:
-            self._run.stop(str(error), error)
+            self.run.stop(str(error), error)
             raise
         if record is None or not self._has_sent(record):
             return False
@@ -229,7 +232,7 @@ class Job(GenerationHooks):
         if left or record.state == "submitted" or record.can_be_polled:
             self._lost_at = time.monotonic()
             self._record = self._record.unanswered(error)
-            self._run.write(self)
+            self.run.write(self)
 
     def proven_free(self) -> None:
         """Write down that the account's balance shows that the request cost nothing.
@@ -257,12 +260,12 @@ class Job(GenerationHooks):
     def copies_ended(self, why: str | None) -> bool:
         """Write down that all images are in S3, or why not; whether that could be written."""
         self._record = self._record.stored() if why is None else self._record.not_copied(why)
-        return self._run.write(self)
+        return self.run.write(self)
 
     def images_lost(self, why: str) -> bool:
         """Write down that its images are gone; whether that could be written."""
         self._record = self._record.lost(why)
-        return self._run.write(self)
+        return self.run.write(self)
 
     def end(
         self,

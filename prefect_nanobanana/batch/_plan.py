@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
+from prefect_nanobanana.batch._checks import check_ceiling, problems_of, requests_of
 from prefect_nanobanana.batch._conflicts import Claimed
 from prefect_nanobanana.batch._keys import PromptKey, identity, prompt_keys, signed_anew
 from prefect_nanobanana.batch._ledger import Ledger
+from prefect_nanobanana.batch._parts import ceilings, list_digest, part_numbers, part_of
+from prefect_nanobanana.batch._planned import Action as Action
+from prefect_nanobanana.batch._planned import Planned as Planned
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._prompts import Listed
 from prefect_nanobanana.batch._record import Record
@@ -18,46 +22,11 @@ from prefect_nanobanana.batch._timing import TIMING
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.models import (
-    DEFAULT_MODEL,
     AskAgain,
     Credits,
     ImageModel,
-    ImagePrompt,
-    ImageRequest,
+    Part,
 )
-
-Action = Literal["ask", "await_end", "await_other", "copy", "reuse"]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What a run is to do with one prompt.
-
-    Attributes:
-        position: Its place in the list, from 1.
-        record: What the ledger knows of it.
-        prompt: What is asked for, if it is.
-        request: The same with the generator's settings filled in.
-        price: What asking costs in credits; None if the API does not say.
-        action: `ask` the API; `await_end` of what an earlier run has begun; `await_other`, a run that is
-            asking for it at this moment; `copy` images that are paid; or `reuse` what is known.
-        ledger: Where its record is.
-        again: Whether it is asked for again if its end cannot be had.
-    """
-
-    position: int
-    record: Record
-    prompt: ImagePrompt
-    request: ImageRequest
-    price: Credits | None
-    action: Action
-    ledger: Ledger
-    again: bool = False
-
-    @property
-    def asked_before(self) -> bool:
-        """Whether an earlier attempt of this run has asked for it, and maybe paid."""
-        return self.record.ever_asked_in(self.ledger.asked_by)
 
 
 @dataclass(frozen=True)
@@ -93,6 +62,68 @@ class Plan:
         known = [price for price in prices if price is not None]
         return sum(known) if len(known) == len(prices) else None
 
+    @property
+    def digest(self) -> str:
+        """Tells what is asked for, and where it goes, from all else."""
+        return list_digest(self.prompts)
+
+    @property
+    def attempts(self) -> frozenset[str]:
+        """The requests that are known of, but for those whose answer nobody has seen yet."""
+        records = (planned.record for planned in self.prompts)
+        return frozenset(r.attempt for r in records if r.attempt is not None and r.state != "asked")
+
+    def after(self, attempts: Collection[str]) -> Plan:
+        """The same, in which all other requests of this call are counted as paid by this run."""
+        return replace(
+            self,
+            prompts=tuple(
+                replace(
+                    planned,
+                    of_this_call=planned.record.maybe_paid_by(planned.ledger.asked_by)
+                    and planned.record.attempt not in attempts,
+                )
+                for planned in self.prompts
+            ),
+        )
+
+    def first_of_unconfirmed(self) -> Plan | None:
+        """One prompt of each model whose price no answer has confirmed; None if there is none to ask.
+
+        Several processes that do not know a price would each find out, and together break the ceiling.
+        """
+        asked = (planned for planned in reversed(self.prompts) if planned.action == "ask")
+        first = {p.request.model: p for p in asked if not self.prices.confirmed(p.request.model)}
+        if self.max_credits is None or not first:
+            return None
+        places = {planned.position for planned in first.values()}
+        others = [planned for planned in self.prompts if planned.position not in places]
+        spent = self.spent + sum(planned.spent(self.prices) for planned in others)
+        return replace(self, prompts=tuple(first.values()), spent=spent)
+
+    def parts(self, count: int) -> list[Part]:
+        """Divide what is to be done.
+
+        Args:
+            count: How many parts the list is divided into.
+
+        Returns:
+            Those in which there is something to do.
+        """
+        number = part_numbers(self.prompts, count)
+        left = None if self.max_credits is None else max(0, int(self.max_credits - self.spent))
+        digest = self.digest
+        return [
+            Part(
+                number=n,
+                of=count,
+                digest=digest,
+                asked_by=self.prompts[0].ledger.asked_by or "",
+                max_credits=ceiling,
+            )
+            for n, ceiling in ceilings(self.prompts, number, self.prices, left).items()
+        ]
+
 
 def make_plan(
     listed: Sequence[Listed],
@@ -104,6 +135,7 @@ def make_plan(
     ask_again: Collection[AskAgain],
     logger: Any,
     retried: bool = False,
+    part: Part | None = None,
 ) -> Plan:
     """Decide what to do with each prompt; all is checked before anything is spent.
 
@@ -116,6 +148,7 @@ def make_plan(
         ask_again: What is asked, and may be paid, again: `warnings`, `failed`, `unknown`.
         logger: Is told what the store does not do.
         retried: Whether there may have been earlier attempts of this run, with another list.
+        part: Which of the prompts are meant, if not all of them.
 
     Raises:
         InvalidInput: If a prompt is wrong, or the ceiling cannot be kept.
@@ -124,7 +157,7 @@ def make_plan(
     """
     catalogue = {model.name: model for model in models}
     prices = Prices(catalogue)
-    requests = _requests(listed, generator)
+    requests = requests_of(listed, generator)
     # A request without an answer that is younger may still get one.
     answer_within = max(TIMING.get().settle_after, generator.credentials.request_timeout_seconds)
     keys = prompt_keys([item.prompt for item in listed], requests)
@@ -138,13 +171,15 @@ def make_plan(
         if action != "reuse" and key in found:  # what will be written again is read itself
             record = ledger.whole(record).listed(position, item.prompt, request)
         if action == "ask":  # what is paid already needs its model no more
-            problems += [f"{item.place}: {text}" for text in _problems(request, catalogue)]
+            problems += [f"{item.place}: {text}" for text in problems_of(request, catalogue)]
         resend = "unknown" in ask_again and not record.ever_asked_in(ledger.asked_by)
         again = action == "await_end" and resend
         price = prices.of(request)
         planned.append(Planned(position, record, item.prompt, request, price, action, ledger, again))
     if problems:
         raise InvalidInput(*problems)
+    if part is not None:
+        planned = part_of(planned, part)
     spent: Credits = 0
     if retried and max_credits is not None:
         others = ledger.read_others(each.record.key for each in planned)
@@ -153,7 +188,7 @@ def make_plan(
             spent += record.paid_before_by(ledger.asked_by) + last.worst
     plan = Plan(tuple(planned), prices, max_credits, spent)
     if max_credits is not None:
-        _check_ceiling(plan)
+        check_ceiling(plan.prompts)
     first = next((each for each in planned if each.action == "ask"), None)
     if first is not None:
         _try_the_bucket(first.record, ledger, logger)
@@ -198,19 +233,6 @@ def action_of(
             return "reuse"
 
 
-def _requests(listed: Sequence[Listed], generator: NanoBananaGenerator) -> list[ImageRequest]:
-    requests: list[ImageRequest] = []
-    problems: list[str] = []
-    for item in listed:
-        try:
-            requests.append(generator.request(item.prompt))
-        except InvalidInput as error:
-            problems += [f"{item.place}: {problem}" for problem in error.problems]
-    if problems:
-        raise InvalidInput(*problems)
-    return requests
-
-
 def _records(ledger: Ledger, keys: Sequence[PromptKey]) -> dict[PromptKey, Record]:
     """The records that there are of these prompts, also under keys that earlier versions gave them."""
     read = ledger.read(name for key in keys for name in (key.key, *key.former))
@@ -221,35 +243,6 @@ def _records(ledger: Ledger, keys: Sequence[PromptKey]) -> dict[PromptKey, Recor
         again = signed_anew(keys, read.keys(), told)
         found |= {key: others[again[key.key]] for key in keys if key.key in again}
     return found
-
-
-def _problems(request: ImageRequest, models: dict[str, ImageModel]) -> list[str]:
-    model = models.get(request.model)
-    if model is None:
-        if request.model == DEFAULT_MODEL:
-            return []  # documented as the default, whether it is listed or not
-        return [f"model: the API has no {request.model!r}: it has {', '.join(sorted(models)) or 'none'}"]
-    if request.reference_image_urls and not model.supports_image_input:
-        return [f"reference_image_urls: {model.name} takes no reference images: remove them"]
-    return []
-
-
-def _check_ceiling(plan: Plan) -> None:
-    """Refuse a ceiling that cannot be kept.
-
-    Raises:
-        InvalidInput: If it cannot, as the price of something to ask for is not listed, or not credible.
-    """
-    for planned in plan.prompts:
-        price, model = planned.price, planned.request.model
-        if planned.action != "ask" or (price is not None and price > 0):
-            continue
-        unlisted = f"does not list the price of {model!r}"
-        what = unlisted if price is None else f"lists {model!r} at {price} credits"
-        raise InvalidInput(
-            f"max_credits: cannot be kept, as the API {what}: leave max_credits empty, or take a model "
-            "whose price is listed"
-        )
 
 
 def _try_the_bucket(record: Record, ledger: Ledger, logger: Any) -> None:

@@ -85,7 +85,7 @@ class Runner:
 
         stages = Stages(len(jobs), self._generator, self._copier, control, self._timing, self._grace)
         with self._telling_what_is_left(jobs, ended), stages:
-            work = [(job, job.planned.action) for job in jobs.values()]
+            work = ((job, job.planned.action) for job in list(jobs.values()))
             lost = stages.pass_through(work, note)
             for _ in range(ROUNDS - 1):
                 free = []
@@ -94,7 +94,7 @@ class Runner:
                 for job in free:
                     control.settle(job)
                 lost = [job for job in lost if job not in free]
-                lost += stages.pass_through([(job, "ask") for job in free], note)
+                lost += stages.pass_through(((job, "ask") for job in free), note)
             for job in lost:
                 status, message = outcome_of_record(job.record, control.price(job))
                 note(control.end(job, status, message))

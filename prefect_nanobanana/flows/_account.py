@@ -4,6 +4,7 @@
 import logging
 from typing import Any
 
+from prefect_nanobanana._common.task_runners import runs_elsewhere
 from prefect_nanobanana._common.text import in_credits
 from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.errors import ApiError
@@ -46,6 +47,8 @@ class Account:
         Task runs of many prompts begin at once, and Prefect's server then answers leases late: the first
         slots are waited for, for a moment.
         """
+        if runs_elsewhere():
+            requests = 0  # others lease slots
         slots = self._credentials.slots
         slots.prepare(requests)
         if requests:

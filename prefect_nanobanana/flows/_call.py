@@ -1,4 +1,4 @@
-"""One call of a flow that works on a batch: from the list of prompts to the report that is published."""
+"""What a flow that works on a batch was called with."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefect_nanobanana._common.runs_above import RunAbove, runs_above
-from prefect_nanobanana._common.task_runners import runs_elsewhere
-from prefect_nanobanana.batch import Ledger, Runner, gather_prompts, make_plan, recorded_outcomes
-from prefect_nanobanana.flows._account import Account
-from prefect_nanobanana.flows._batch_name import asker, default_batch_name, is_retried
+from prefect_nanobanana._common.runs_above import RunAbove
+from prefect_nanobanana.batch import Ledger
+from prefect_nanobanana.flows._batch_name import asker, default_batch_name
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.images import Copier, Fetcher
-from prefect_nanobanana.models import AskAgain, ImagePrompt, RunReport
-from prefect_nanobanana.report import Publisher
+from prefect_nanobanana.models import AskAgain, ImagePrompt
 from prefect_nanobanana.s3 import ObjectStore
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
@@ -60,54 +56,3 @@ class Call:
             has_records=lambda name: Ledger(self.store, name).exists(),
         )
         return Ledger.open(self.store, name, asker(runs, folder, name, self.ask_again))
-
-    def run(self, batch: str | None) -> RunReport:
-        """Ask for what is missing, copy what is there, and publish what became of it.
-
-        Args:
-            batch: The batch's name; a new one if there is none.
-
-        Returns:
-            The report, as it was published.
-        """
-        runs = runs_above()
-        ledger = self.ledger(runs, batch)
-        with Fetcher(self.generator.credentials.trusted_hosts, connections=1) as fetcher:
-            listed = gather_prompts(self.prompts, self.prompts_from, self.store.read_uri, fetcher)
-        account = Account(self.generator.credentials, self.logger)
-        plan = make_plan(
-            listed,
-            self.generator,
-            account.models,
-            ledger,
-            max_credits=self.max_credits,
-            ask_again=self.ask_again,
-            logger=self.logger,
-            retried=is_retried(runs),
-        )
-        account.prepare(0 if runs_elsewhere() else plan.to_ask)
-        self.logger.info(
-            "Batch %r: %d prompts, %d to ask for; the account has %s credits",
-            ledger.batch,
-            len(listed),
-            plan.to_ask,
-            account.before,
-        )
-        publisher = Publisher(self.store, ledger.batch, self.logger)
-        hosts = self.generator.credentials.trusted_hosts
-        with (
-            Copier.for_bucket(self.store, hosts, expected_images=plan.images) as copier,
-            publisher.live() as live,
-        ):
-            runner = Runner(self.generator, copier, self.logger, balance=account.before, watcher=live)
-            ended = runner.run(plan)
-        items = [each.item for each in ended]
-        report = publisher.report(
-            items,
-            prompts=len(listed),
-            balance_before=account.before,
-            balance_after=account.balance(),
-        )
-        ledger.index.save()
-        earlier = recorded_outcomes(ledger, self.logger, without=ended)
-        return publisher.publish(report, items + earlier, self.generator.credentials)

@@ -8,10 +8,13 @@ from prefect import flow, get_run_logger
 from prefect_aws import S3Bucket
 from pydantic import Field
 
+from prefect_nanobanana._common.runs_above import runs_above
 from prefect_nanobanana.flows._again import asked_again
+from prefect_nanobanana.flows._batch_name import is_retried
 from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.flows._logs import readable_logs
 from prefect_nanobanana.flows._states import final_state
+from prefect_nanobanana.flows._work import Work
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.models import AskAgain, ImagePrompt, RunReport
 from prefect_nanobanana.s3 import ObjectStore
@@ -78,6 +81,7 @@ def generate_images(
         max_credits,
         get_run_logger(),
     )
-    report = call.run(batch)
+    runs = runs_above()
+    report = Work(call, call.ledger(runs, batch), retried=is_retried(runs)).finish()
     # The final state carries the message; a caller of the flow gets the report out of it.
     return cast(RunReport, final_state(report, fail_on))

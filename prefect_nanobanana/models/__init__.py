@@ -24,6 +24,7 @@ from prefect_nanobanana.models.outcomes import (
     PendingReport,
     RunReport,
 )
+from prefect_nanobanana.models.parts import Part
 from prefect_nanobanana.models.prompts import (
     DEFAULT_ASPECT_RATIO,
     DEFAULT_MODEL,
@@ -53,6 +54,7 @@ __all__ = [
     "Mode",
     "Outcome",
     "OutcomeStatus",
+    "Part",
     "PendingReport",
     "RunReport",
     "StoredImage",

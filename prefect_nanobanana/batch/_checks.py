@@ -1,0 +1,59 @@
+"""What is checked of prompts and ceiling before anything is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from prefect_nanobanana.batch._planned import Planned
+from prefect_nanobanana.batch._prompts import Listed
+from prefect_nanobanana.errors import InvalidInput
+from prefect_nanobanana.generator import NanoBananaGenerator
+from prefect_nanobanana.models import DEFAULT_MODEL, ImageModel, ImageRequest
+
+
+def requests_of(listed: Sequence[Listed], generator: NanoBananaGenerator) -> list[ImageRequest]:
+    """What the API is asked for each prompt.
+
+    Raises:
+        InvalidInput: If it cannot be asked for that; names each line.
+    """
+    requests: list[ImageRequest] = []
+    problems: list[str] = []
+    for item in listed:
+        try:
+            requests.append(generator.request(item.prompt))
+        except InvalidInput as error:
+            problems += [f"{item.place}: {problem}" for problem in error.problems]
+    if problems:
+        raise InvalidInput(*problems)
+    return requests
+
+
+def problems_of(request: ImageRequest, models: dict[str, ImageModel]) -> list[str]:
+    """What the catalogue says against a request."""
+    model = models.get(request.model)
+    if model is None:
+        if request.model == DEFAULT_MODEL:
+            return []  # documented as the default, whether it is listed or not
+        return [f"model: the API has no {request.model!r}: it has {', '.join(sorted(models)) or 'none'}"]
+    if request.reference_image_urls and not model.supports_image_input:
+        return [f"reference_image_urls: {model.name} takes no reference images: remove them"]
+    return []
+
+
+def check_ceiling(prompts: Iterable[Planned]) -> None:
+    """Refuse a ceiling that cannot be kept.
+
+    Raises:
+        InvalidInput: If it cannot, as the price of something to ask for is not listed, or not credible.
+    """
+    for planned in prompts:
+        price, model = planned.price, planned.request.model
+        if planned.action != "ask" or (price is not None and price > 0):
+            continue
+        unlisted = f"does not list the price of {model!r}"
+        what = unlisted if price is None else f"lists {model!r} at {price} credits"
+        raise InvalidInput(
+            f"max_credits: cannot be kept, as the API {what}: leave max_credits empty, or take a model "
+            "whose price is listed"
+        )

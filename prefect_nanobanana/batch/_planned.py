@@ -1,0 +1,55 @@
+"""What a run is to do with one prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from prefect_nanobanana.batch._ledger import Ledger
+from prefect_nanobanana.batch._prices import Prices
+from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.batch._spending import last_of
+from prefect_nanobanana.models import Credits, ImagePrompt, ImageRequest
+
+Action = Literal["ask", "await_end", "await_other", "copy", "reuse"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run is to do with one prompt.
+
+    Attributes:
+        position: Its place in the list, from 1.
+        record: What the ledger knows of it.
+        prompt: What is asked for, if it is.
+        request: The same with the generator's settings filled in.
+        price: What asking costs in credits; None if the API does not say.
+        action: `ask` the API; `await_end` of what an earlier run has begun; `await_other`, a run that is
+            asking for it at this moment; `copy` images that are paid; or `reuse` what is known.
+        ledger: Where its record is.
+        again: Whether it is asked for again if its end cannot be had.
+        of_this_call: Whether it was asked for since this call began, by a part of it.
+    """
+
+    position: int
+    record: Record
+    prompt: ImagePrompt
+    request: ImageRequest
+    price: Credits | None
+    action: Action
+    ledger: Ledger
+    again: bool = False
+    of_this_call: bool = False
+
+    @property
+    def asked_before(self) -> bool:
+        """Whether an earlier attempt of this run has asked for it, and maybe paid."""
+        return self.record.ever_asked_in(self.ledger.asked_by)
+
+    def spent(self, prices: Prices) -> Credits:
+        """What this call has spent on it so far, in credits; on the safe side where no answer told."""
+        asked_by, price = self.ledger.asked_by, prices.of(self.record.request)
+        last = last_of(asked_by, self.record, price)
+        untold = last.estimated or last.at_risk
+        worst = (prices.at_worst(self.record.request) or 0) if untold else last.used
+        return self.record.paid_before_by(asked_by) + max(worst, last.worst)

@@ -1,0 +1,153 @@
+"""The work of one call on its batch: from the list of prompts to the report that is published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+
+from prefect_nanobanana.batch import Ledger, Runner, gather_prompts, make_plan, recorded_outcomes
+from prefect_nanobanana.flows._account import Account
+from prefect_nanobanana.flows._call import Call
+from prefect_nanobanana.images import Copier, Fetcher
+from prefect_nanobanana.models import Credits, Part, RunReport
+from prefect_nanobanana.report import Publisher
+
+_TRIES = 3
+"""A prompt that the safety check refuses says nothing of a price: the next one is asked for."""
+
+
+class Work:
+    """What a call has to do, and does. All of it is checked at once, before anything is spent.
+
+    Args:
+        call: What the flow was called with.
+        ledger: The batch's.
+        retried: Whether Prefect may have retried the call, with another list.
+        part: Which part of the list it is about; all of it by default.
+
+    Raises:
+        InvalidInput: If a prompt, file or parameter is wrong.
+        ApiError: If the account cannot be used.
+        StorageError: If the bucket cannot be used.
+        LedgerError: If a record cannot be read.
+    """
+
+    def __init__(
+        self, call: Call, ledger: Ledger, *, retried: bool = False, part: Part | None = None
+    ) -> None:
+        self._call = call
+        self._ledger = ledger
+        with Fetcher(call.generator.credentials.trusted_hosts, connections=1) as fetcher:
+            listed = gather_prompts(call.prompts, call.prompts_from, call.store.read_uri, fetcher)
+        self._account = Account(call.generator.credentials, call.logger)
+        self._make_plan = partial(
+            make_plan,
+            listed,
+            call.generator,
+            self._account.models,
+            ledger,
+            max_credits=call.max_credits,
+            ask_again=call.ask_again,
+            logger=call.logger,
+            retried=retried,
+            part=part,
+        )
+        self._plan = self._make_plan()
+        self._publisher = Publisher(call.store, ledger.batch, call.logger)
+        what = "" if part is None else f", part {part.number} of {part.of}"
+        call.logger.info(
+            "Batch %r%s: %d prompts, %d to ask for; the account has %s credits",
+            ledger.batch,
+            what,
+            len(self._plan.prompts),
+            self._plan.to_ask,
+            self._account.before,
+        )
+
+    def finish(self) -> RunReport:
+        """Ask for what is missing, copy what is there, and publish what became of it.
+
+        Returns:
+            The report, as it was published.
+        """
+        return self._finish(self._account.before)
+
+    def finish_in_parts(self, count: int, run: Callable[[list[Part]], object]) -> RunReport:
+        """The same, after several processes have done what they could.
+
+        Args:
+            count: How many parts there are.
+            run: Has parts run until they have ended, however they end.
+
+        Returns:
+            The report, as it was published; what the parts paid counts as paid by this run.
+        """
+        known = self._plan.attempts
+        if self._learn_prices():
+            run(self._plan.parts(count))
+        else:
+            self._call.logger.warning(
+                "No answer told what images cost, so no part runs: max_credits holds"
+            )
+        self._plan = self._make_plan().after(known)
+        # The balance proves nothing: what the API gave back to a part is known to nobody else.
+        return self._finish(None)
+
+    def finish_part(self) -> RunReport:
+        """Ask for what is missing in one part, and copy what is there; the call itself publishes it.
+
+        Returns:
+            What this run did, without addresses, as it has published nothing.
+        """
+        self._account.prepare(self._plan.to_ask)
+        with self._runner(self._plan.images, None) as runner:
+            ended = runner.run(self._plan)
+        items = [
+            replace(each.item, outcome=each.item.outcome.model_copy(update={"position": place}))
+            for place, each in enumerate(ended, 1)
+        ]
+        report = self._publisher.report(items)
+        return report.model_copy(update={"manifest_uri": None, "gallery_uri": None})
+
+    def _learn_prices(self) -> bool:
+        """Ask for a prompt of each model whose price is not known for sure, if there is a ceiling.
+
+        Returns:
+            Whether the prices are known, so that several processes can keep below a ceiling.
+        """
+        for _ in range(_TRIES):
+            first = self._plan.first_of_unconfirmed()
+            if first is None:
+                return True
+            self._account.prepare(first.to_ask)
+            with self._runner(first.images, self._account.before) as runner:
+                runner.run(first)
+            self._plan = self._make_plan()
+        return self._plan.first_of_unconfirmed() is None
+
+    def _finish(self, balance: Credits | None) -> RunReport:
+        plan, call = self._plan, self._call
+        self._account.prepare(plan.to_ask)
+        with self._runner(plan.images, balance, shown=True) as runner:
+            ended = runner.run(plan)
+        items = [each.item for each in ended]
+        report = self._publisher.report(
+            items,
+            prompts=len(plan.prompts),
+            balance_before=self._account.before,
+            balance_after=self._account.balance(),
+        )
+        self._ledger.index.save()
+        earlier = recorded_outcomes(self._ledger, call.logger, without=ended)
+        return self._publisher.publish(report, items + earlier, call.generator.credentials)
+
+    @contextmanager
+    def _runner(self, images: int, balance: Credits | None, *, shown: bool = False) -> Iterator[Runner]:
+        call = self._call
+        hosts = call.generator.credentials.trusted_hosts
+        with ExitStack() as stack:
+            copier = stack.enter_context(Copier.for_bucket(call.store, hosts, expected_images=images))
+            live = stack.enter_context(self._publisher.live()) if shown else None
+            yield Runner(call.generator, copier, call.logger, balance=balance, watcher=live)
