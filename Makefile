@@ -6,11 +6,13 @@ unexport PYTHONDONTWRITEBYTECODE
 READY := .venv/.ready
 # An S3 server for the tests. What it needs would clash with what we need: it has an environment of its own.
 LOCALSTACK := .venv-localstack/.ready
+# Dask and Ray, which are large: an environment of their own with this package, for tests/engines.
+ENGINES := .venv-engines/.ready
 # Files of tests beside one another, each process with a Prefect server of its own: they wait a lot.
 BESIDE := -n 3 --dist loadfile
 BESIDE_SLOW := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo ui test coverage test-server test-browser screenshots fault-matrix bench-slots bench-copy import-cost check format lock clean
+.PHONY: help demo ui test coverage test-server test-engines test-browser screenshots fault-matrix bench-slots bench-copy import-cost check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -31,6 +33,13 @@ $(LOCALSTACK): requirements-localstack.lock
 	  -r requirements-localstack.lock
 	touch $(LOCALSTACK)
 
+$(ENGINES): requirements-engines.lock pyproject.toml
+	$(PYTHON) -m venv .venv-engines
+	.venv-engines/bin/python -m pip install -q --require-hashes --no-deps --no-compile \
+	  -r requirements-engines.lock
+	.venv-engines/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	touch $(ENGINES)
+
 fault-matrix: $(READY) ## what each fault does to credits, requests and pictures, as a table
 	PYTHONPATH=tests PREFECT_LOGGING_LEVEL=CRITICAL $(BIN)/python tests/helpers/fault_matrix.py
 
@@ -41,13 +50,16 @@ ui: $(READY) ## Prefect's UI with everything deployed, against the local servers
 	$(BIN)/python deployments/ui.py
 
 test: $(READY) ## the tests that need nothing but Python
-	$(BIN)/python -m pytest -m "not server and not browser" $(BESIDE)
+	$(BIN)/python -m pytest -m "not server and not browser and not engines" $(BESIDE)
 
 coverage: $(READY) ## the same, and which lines they reach; fails below 95 %
-	$(BIN)/python -m pytest -m "not server and not browser" $(BESIDE) --cov --cov-report=term
+	$(BIN)/python -m pytest -m "not server and not browser and not engines" $(BESIDE) --cov --cov-report=term
 
 test-server: $(READY) $(LOCALSTACK) ## the slow tests: deployments, browser, the README, kills, the fault matrix
 	$(BIN)/python -m pytest -m "server or browser" $(BESIDE_SLOW)
+
+test-engines: $(ENGINES) ## the main job on clusters of Dask and Ray, with killed workers
+	.venv-engines/bin/python -m pytest -m engines tests/engines
 
 test-browser: $(READY) ## what people see: Prefect's UI and the gallery page in Chromium, which must be installed
 	$(BIN)/python -m pytest -m browser
@@ -79,6 +91,8 @@ LOCK := uv pip compile --universal --generate-hashes --no-header --python-versio
 lock: ## make the lock files anew (needs uv)
 	$(LOCK) --extra dev pyproject.toml -o requirements.lock
 	$(LOCK) --exclude-newer 2026-03-01 requirements-localstack.in -o requirements-localstack.lock
+	$(LOCK) --extra dask --extra ray --extra demo pyproject.toml requirements-engines.in \
+	  -o requirements-engines.lock
 
 clean: ## remove what the other targets made
-	rm -rf .venv .venv-localstack .demo .ui .coverage* .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-localstack .venv-engines .demo .ui .coverage* .mypy_cache .ruff_cache .pytest_cache
