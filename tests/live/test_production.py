@@ -130,6 +130,15 @@ def _kept_by_prefect(server: Production, run: str) -> bool:
     return {"progress", "results", "credits"} <= keys and len(events) == 1
 
 
+def _print_rows(server: Production) -> None:
+    """What all of it has left in the database, by table; docs/production.md names this."""
+    for table in ("task_run", "task_run_state", "flow_run_state", "log", "events", "event_resources"):
+        ((rows, size),) = server.postgres.query(
+            f"SELECT count(*), pg_total_relation_size('{table}') FROM {table}"
+        )
+        print(f"{table}: {int(rows) / (2 * PROMPTS):.1f} rows a prompt; {size} bytes in all")
+
+
 def _free_slots(server: Production, shop: NanoBananaGenerator) -> bool:
     limit = server.get(f"v2/concurrency_limits/nano-banana-{shop.credentials.account}")
     return bool(limit["active_slots"] == 0)
@@ -181,3 +190,4 @@ def test_one_worker_is_killed_one_run_cancelled_a_replica_dies_and_all_goes_on(
         assert (f"{unknown} unknown" in message) == bool(unknown)
         wait_for(lambda run=run: _kept_by_prefect(server, run), 60)
     wait_for(lambda: _free_slots(server, shop), 60)
+    _print_rows(server)
