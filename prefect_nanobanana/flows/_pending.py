@@ -2,6 +2,8 @@
 
 # No `from __future__ import annotations` here: a single `flow.serve()` would then fail every run.
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, cast
 
@@ -11,14 +13,17 @@ from prefect.states import Completed, Failed
 from prefect_aws import S3Bucket
 from pydantic import Field
 
-from prefect_nanobanana.batch import Runner, plan_pending, recorded_outcomes
+from prefect_nanobanana.batch import Ledger, Runner, plan_pending, recorded_outcomes
 from prefect_nanobanana.errors import RunFailed
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
-from prefect_nanobanana.models import URL_LIFETIME_DAYS, PendingReport
+from prefect_nanobanana.models import URL_LIFETIME_DAYS, Credits, PendingReport
 from prefect_nanobanana.report import Publisher, publish_pending, summary
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
+
+MOST_MESSAGES = 1_000
+"""Generations that are named in the report at most; the rest is counted."""
 
 
 @flow(name="copy_pending", persist_result=False)
@@ -52,36 +57,71 @@ def copy_pending(
     logger = get_run_logger()
     store = ObjectStore(bucket, storage)
     since = datetime.now(UTC) - timedelta(days=days)
-    plan = plan_pending(store, since, batches, str(flow_run.get_id()))
-    ledgers = {planned.ledger.batch: planned.ledger for planned in plan.prompts}
-    logger.info("%d generations owe images, in %d batches", len(plan.prompts), len(ledgers))
-    hosts = generator.credentials.trusted_hosts
-    with Copier.for_bucket(store, hosts, expected_images=plan.images) as copier:
-        ended = Runner(generator, copier, logger).run(plan)
-    for name in sorted(ledgers):
-        publisher, items = Publisher(store, name, logger), recorded_outcomes(ledgers[name], logger)
-        if items:
+    hosts, tally = generator.credentials.trusted_hosts, _Tally()
+    for plan in plan_pending(store, since, batches, str(flow_run.get_id())):
+        with Copier.for_bucket(store, hosts, expected_images=plan.images) as copier:
+            tally.add(Runner(generator, copier, logger).run(plan))
+        logger.info("%d generations that owed images have been looked at", tally.generations)
+    for name in tally.batches:
+        ledger, publisher = Ledger(store, name), Publisher(store, name, logger)
+        if items := recorded_outcomes(ledger, logger):
             publisher.publish_pages(publisher.report(items), items)
-    lost = [each for each in ended if each.state == "lost"]
-    waiting = [each for each in ended if each.state in ("generated", "submitted", "unknown")]
-    report = PendingReport(
-        batches=tuple(sorted(ledgers)),
-        generations=len(ended),
-        images=sum(each.new_images for each in ended),
-        waiting=len(waiting),
-        lost=len(lost),
-        credits_lost=sum(each.credits_used for each in lost),
-        messages=tuple(
-            f"{each.batch}, {each.name!r}, {each.credits_used} credits: {each.item.outcome.message}"
-            for each in (*lost, *waiting)
-        ),
-    )
+    report = tally.report()
     publish_pending(report, logger)
     return cast(PendingReport, _final_state(report))
 
 
+class _Tally:
+    """Adds up what became of the generations, which are many."""
+
+    def __init__(self) -> None:
+        self.generations = 0
+        self._batches: set[str] = set()
+        self._counts: Counter[str] = Counter()
+        self._credits_lost: Credits = 0
+        self._lost: list[str] = []
+        self._waiting: list[str] = []
+
+    @property
+    def batches(self) -> tuple[str, ...]:
+        """In which images were owed."""
+        return tuple(sorted(self._batches))
+
+    def add(self, ended: Sequence[Any]) -> None:
+        """Count the ends of a plan."""
+        for each in ended:
+            self.generations += 1
+            self._batches.add(each.batch)
+            self._counts["images"] += each.new_images
+            if each.state == "lost":
+                self._counts["lost"] += 1
+                self._credits_lost += each.credits_used
+                self._keep(self._lost, each)
+            elif each.state in ("generated", "submitted", "unknown"):
+                self._counts["waiting"] += 1
+                self._keep(self._waiting, each)
+
+    def report(self) -> PendingReport:
+        """What was found, and what became of it."""
+        return PendingReport(
+            batches=self.batches,
+            generations=self.generations,
+            images=self._counts["images"],
+            waiting=self._counts["waiting"],
+            lost=self._counts["lost"],
+            credits_lost=self._credits_lost,
+            messages=(*self._lost, *self._waiting)[:MOST_MESSAGES],
+        )
+
+    def _keep(self, messages: list[str], each: Any) -> None:
+        if len(messages) < MOST_MESSAGES:
+            messages.append(
+                f"{each.batch}, {each.name!r}, {each.credits_used} credits: {each.item.outcome.message}"
+            )
+
+
 def _final_state(report: PendingReport) -> Any:
     message = summary(report)
-    if report.messages:
+    if report.lost or report.waiting:
         return Failed(message=message, data=RunFailed(message, report))
     return Completed(message=message, data=report)

@@ -149,7 +149,7 @@ class PendingReport(Frozen):
         waiting: Generations that still owe images; the next run tries them again.
         lost: Generations whose images are gone: their URLs died before they were copied.
         credits_lost: What the lost ones had cost, in credits.
-        messages: One line per generation that still owes images or lost them.
+        messages: One line per generation that lost its images or still owes them, for the first 1,000.
     """
 
     batches: tuple[str, ...]

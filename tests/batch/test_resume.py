@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import threading
@@ -28,6 +29,7 @@ from prefect_nanobanana import (
     StorageOptions,
     watch_progress,
 )
+from prefect_nanobanana.batch import _pending as _pending_plans
 from prefect_nanobanana.batch import plan_pending
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._record import Record
@@ -669,5 +671,35 @@ def test_old_records_are_left_alone(run: Run, bucket: S3Bucket) -> None:
     store = ObjectStore(bucket)
     (record,) = Ledger(store, "b").read_others(()).values()
     Ledger(store, "b").write(record.model_copy(update={"state": "generated", "images": {}}))
-    assert len(plan_pending(store, now - timedelta(hours=1)).prompts) == 1
-    assert plan_pending(store, now + timedelta(hours=1)).prompts == ()
+    (plan,) = plan_pending(store, now - timedelta(hours=1))
+    assert len(plan.prompts) == 1
+    assert list(plan_pending(store, now + timedelta(hours=1))) == []
+
+
+def test_of_what_is_owed_a_bounded_part_is_in_memory(
+    run: Run, bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of records: plans are small, and those that are done are forgotten."""
+    monkeypatch.setattr(_pending_plans, "WINDOW", 5)
+    monkeypatch.setattr(_pending_plans, "READ_AHEAD", 4)
+    run("a")
+    store = ObjectStore(bucket)
+    ledger = Ledger(store, "b")
+    (record,) = ledger.read_others(()).values()
+    for n in range(40):
+        owed = record.model_copy(update={"key": f"{n:024x}", "state": "generated", "images": {}})
+        ledger.write(owed)
+    del ledger, record, owed
+    seen: list[str] = []
+    sizes, alive = [], []
+    gc.collect()
+    before = sum(isinstance(each, Record) for each in gc.get_objects())
+    for plan in plan_pending(store, datetime.now(UTC) - timedelta(hours=1)):
+        seen += [planned.record.key for planned in plan.prompts]
+        sizes.append(len(plan.prompts))
+        del plan
+        gc.collect()
+        alive.append(sum(isinstance(each, Record) for each in gc.get_objects()) - before)
+    assert sorted(seen) == [f"{n:024x}" for n in range(40)]
+    assert sizes == [5] * 8
+    assert max(alive) <= 5 + 4 + 1, alive

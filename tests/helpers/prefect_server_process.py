@@ -59,26 +59,33 @@ class PrefectServer:
     def start(self) -> None:
         """Start it, anew if need be: its database stays, what it had in memory does not."""
         put_database(self.home / NAME)
-        command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1"]
-        self._process = subprocess.Popen(
-            [*command, "--port", str(self.port)],
+        self._process = self.spawn("server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+        self.wait_for_health(self._process, self.url)
+
+    def stop(self) -> None:
+        """End it."""
+        end_process(self._process)
+
+    def spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start Prefect's command line as a server, which writes into `server.log`."""
+        return subprocess.Popen(
+            [str(BIN / "prefect"), *arguments],
             env={**os.environ, **self.env},
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+    def wait_for_health(self, process: subprocess.Popen[bytes], url: str) -> None:
+        """Wait until an API answers."""
         end = time.monotonic() + 180
-        while time.monotonic() < end and self._process.poll() is None:
+        while time.monotonic() < end and process.poll() is None:
             try:
-                if self._http.get(f"{self.url}/api/health", timeout=5).status_code == 200:
+                if self._http.get(f"{url}/api/health", timeout=5).status_code == 200:
                     return
             except httpx.HTTPError:
                 time.sleep(0.5)
         raise RuntimeError((self.home / "server.log").read_text())
-
-    def stop(self) -> None:
-        """End it."""
-        _end(self._process)
 
     def prefect(self, *arguments: str) -> str:
         """Run Prefect's command line to its end."""
@@ -114,7 +121,7 @@ class PrefectServer:
             try:
                 yield process
             finally:
-                _end(process)
+                end_process(process)
 
     def get(self, path: str) -> Any:
         """Read from the API."""
@@ -143,7 +150,7 @@ class PrefectServer:
             time.sleep(0.5)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end_process(process: subprocess.Popen[bytes]) -> None:
     """End a process and all that it started."""
     try:
         os.killpg(process.pid, signal.SIGTERM)
