@@ -51,7 +51,14 @@ class Stoppable:
         os.kill(self._pid, number)
 
     def end(self) -> int:
-        return int(self._line())
+        status, self._pid = int(self._line()), 0
+        return status
+
+    def kill(self) -> None:
+        """Leave nothing behind, should a test fail."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            self.end()
 
     def run_again(self) -> dict[str, Any]:
         """Run the batch to its end."""
@@ -85,7 +92,9 @@ def forking(server: Deployed) -> Iterator[subprocess.Popen[str]]:
 @pytest.fixture
 def stoppable(
     forking: subprocess.Popen[str], generator: NanoBananaGenerator, bucket: S3Bucket, tmp_path: Path
-) -> Callable[..., Stoppable]:
+) -> Iterator[Callable[..., Stoppable]]:
+    made: list[Stoppable] = []
+
     def make(**changes: Any) -> Stoppable:
         context = {"include_secrets": True}
         generator_ = generator.model_copy(update=changes)
@@ -94,9 +103,12 @@ def stoppable(
             "bucket": bucket.model_dump(mode="json", context=context),
             "batch": "b",
         }
-        return Stoppable(forking, tmp_path / "report.json", settings)
+        made.append(Stoppable(forking, tmp_path / "report.json", settings))
+        return made[-1]
 
-    return make
+    yield make
+    for each in made:
+        each.kill()
 
 
 def _slots_out(server: Deployed, generator: NanoBananaGenerator) -> int:
