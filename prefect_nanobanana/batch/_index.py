@@ -89,7 +89,7 @@ class RecordIndex:
         """Take note of a record that was read or written, and write the index if that is due.
 
         Args:
-            record: The record.
+            record: The record as it is stored.
             tag: Of its version; empty if the store says none.
         """
         done = record.state in _DONE and not record.safe_to_send and bool(tag)
@@ -126,7 +126,7 @@ class RecordIndex:
             record = record.model_copy(update={"thumbnails": {}})
         else:
             self._room -= size
-        line = _Line(key=record.key, tag=tag, record=record.written())
+        line = _Line(key=record.key, tag=tag, record=record)
         return line.model_dump_json(exclude_none=True).encode()
 
     def _load(self) -> dict[str, bytes]:

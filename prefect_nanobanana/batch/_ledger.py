@@ -84,7 +84,7 @@ class Ledger:
         """Take over what the ledger of another process knows of a stored record."""
         self._versions[key], self._attempts[key] = known
         if record is not None:
-            self.index.note(record, known[0] or "")
+            self.index.note(record.written(), known[0] or "")
 
     def read(self, wanted: Iterable[str]) -> dict[str, Record]:
         """Read the records that there are of some prompts.
@@ -226,7 +226,8 @@ class Ledger:
         return record.attempt if record else None
 
     def _put(self, record: Record, **condition: Any) -> None:
-        body = record.written().model_dump_json(indent=1, exclude_none=True).encode()
+        stored = record.written()
+        body = stored.model_dump_json(indent=1, exclude_none=True).encode()
         try:
             written = self.store.put(self._path(record.key), body, "application/json", **condition)
         except (BucketNotUsable, PreconditionFailed):
@@ -235,7 +236,7 @@ class Ledger:
             raise LedgerError(f"a record could not be written: {error}") from None
         self._versions[record.key] = written.etag
         self._attempts[record.key] = record.attempt
-        self.index.note(record, written.etag)
+        self.index.note(stored, written.etag)
 
     def _listed(self) -> Iterator[tuple[str, str]]:
         """The keys of all records, and the tags of their versions, as they are listed."""

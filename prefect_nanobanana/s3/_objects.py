@@ -68,7 +68,8 @@ class ListedObject(NamedTuple):
     def of(cls, item: Mapping[str, Any], prefix: str) -> ListedObject:
         """Read an item of boto3's list."""
         written = item.get("LastModified") or datetime.now(UTC)
-        return cls(key_of(item, prefix), written, str(item.get("ETag") or ""))
+        tag = str(item.get("ETag") or "").strip('"')  # some stores list it without its quotes
+        return cls(key_of(item, prefix), written, f'"{tag}"' if tag else "")
 
 
 def key_of(item: Mapping[str, Any], prefix: str) -> str:

@@ -6,9 +6,13 @@ Other tests collect these without having either: so all of it is imported where 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 # Else Ray tells of its use, and takes the machine's own address even if it is given 127.0.0.1.
 os.environ.update(
@@ -38,17 +42,21 @@ def ray() -> Iterator[Any]:
     import ray
     from prefect_ray import RayTaskRunner
 
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        namespace="prefect",
-        _node_ip_address="127.0.0.1",
-    )
-    try:
-        yield RayTaskRunner()
-    finally:
-        ray.shutdown()
+    with tempfile.TemporaryDirectory() as home, pytest.MonkeyPatch.context() as patch:
+        # Without this file Ray asks clouds' metadata services where it runs, whether it tells or not.
+        (Path(home) / "ray_bootstrap_config.yaml").write_text("provider: {type: local}\n", "utf-8")
+        patch.setenv("HOME", home)
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            namespace="prefect",
+            _node_ip_address="127.0.0.1",
+        )
+        try:
+            yield RayTaskRunner()
+        finally:
+            ray.shutdown()
 
 
 def processes_connected_to(port: int) -> set[int]:
