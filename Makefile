@@ -12,7 +12,7 @@ ENGINES := .venv-engines/.ready
 BESIDE := -n 3 --dist loadfile
 BESIDE_SLOW := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo ui test coverage test-server test-engines test-browser screenshots fault-matrix bench-slots bench-copy import-cost check format lock clean
+.PHONY: help demo ui test coverage test-server test-engines test-browser screenshots fault-matrix bench-slots bench-copy bench-scale import-cost check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -72,6 +72,9 @@ bench-slots: $(READY) ## how busy the account's slots are kept, ours and others,
 
 bench-copy: $(READY) ## how fast images are copied, ours and others, side by side (20 minutes)
 	PYTHONPATH=benchmarks:tests/helpers $(BIN)/python benchmarks/copies/bench_copy.py $(ARGS)
+
+bench-scale: $(READY) ## what a prompt costs beyond the API: CPU, memory, S3 requests, side by side (minutes)
+	PYTHONPATH=benchmarks:benchmarks/scale $(BIN)/python benchmarks/scale/bench_scale.py $(ARGS)
 
 import-cost: $(READY) ## what importing the package costs, relative to importing Prefect
 	$(BIN)/python tests/helpers/import_cost.py

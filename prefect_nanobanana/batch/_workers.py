@@ -106,8 +106,10 @@ def run_task(task: Task[..., Any], *arguments: Any) -> Any:
         What its final state holds; nothing if that cannot be had.
     """
     if not runs_elsewhere():
-        # Faster than the runner. Walking through parameters in search of futures takes a while, too.
-        state: Any = task(*(quote(each) for each in arguments), return_state=True)
+        # Faster than the runner. Walking through parameters in search of futures takes a while, too;
+        # the first one, the prompt, gives the task run its name.
+        prompt, *others = arguments
+        state: Any = task(prompt, *map(quote, others), return_state=True)
     else:
         with _submitting, _light(FlowRunContext.get()):  # the first one may start a cluster
             future = task.submit(*arguments)

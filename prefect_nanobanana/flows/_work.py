@@ -1,7 +1,5 @@
 """The work of one call on its batch: from the list of prompts to the report that is published."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
