@@ -1,7 +1,5 @@
 """What a flow that works on a batch was called with."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The flow runs that are the parts of a batch: started, watched, started anew, given up."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time
