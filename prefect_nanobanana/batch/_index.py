@@ -86,7 +86,7 @@ class RecordIndex:
         return key in self._used
 
     def note(self, record: Record, tag: str) -> None:
-        """Take note of a record that was read or written, and write the index if that is due.
+        """Take note of a record as it is now, and write the index if that is due.
 
         Args:
             record: The record as it is stored.

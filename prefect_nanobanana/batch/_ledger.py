@@ -117,7 +117,6 @@ class Ledger:
         record = self._find(key)
         if record is not None:
             self._attempts[key] = record.attempt
-            self.index.note(record, self._versions[key] or "")
         return record
 
     def whole(self, record: Record) -> Record:
@@ -266,6 +265,7 @@ class Ledger:
             raise LedgerError(
                 f"a record could not be read, so nothing is spent: {uri} was listed, and is not there"
             )
+        self.index.note(record, self._versions[key] or "")
         return record
 
     def _find(self, key: str) -> Record | None:

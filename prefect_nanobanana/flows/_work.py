@@ -137,8 +137,8 @@ class Work:
             balance_before=self._account.before,
             balance_after=self._account.balance(),
         )
-        self._ledger.index.save()
         earlier = recorded_outcomes(self._ledger, call.logger, without=ended)
+        self._ledger.index.save()
         return self._publisher.publish(report, items + earlier, call.generator.credentials)
 
     @contextmanager
