@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from math import ceil
 
 from prefect_nanobanana._common.addresses import unsigned
 from prefect_nanobanana.batch._planned import Planned
@@ -74,10 +75,10 @@ def ceilings(
     busy = {n: its for n, its in sorted(prompts.items()) if any(p.action != "reuse" for p in its)}
     if left is None:
         return dict.fromkeys(busy)
-    spent = {n: int(sum(p.spent(prices) for p in its)) for n, its in prompts.items()}
+    spent = {n: sum(p.spent(prices) for p in its) for n, its in prompts.items()}
     wanted = {n: Fraction(sum(p.price or 0 for p in _to_ask(its))) for n, its in busy.items()}
     # Rounded up: what parts have spent is not counted a second time.
-    free = max(0, left - sum(-int(-sum(p.spent(prices) for p in its)) for its in prompts.values()))
+    free = max(0, left - sum(ceil(credits) for credits in spent.values()))
     found: dict[int, int | None] = {}
     total, given, so_far = sum(wanted.values()), 0, Fraction(0)
     for n, its in busy.items():
@@ -85,7 +86,7 @@ def ceilings(
         share = int(free * so_far / total) - given if total else 0
         given += share
         if share or len(_to_ask(its)) < sum(p.action != "reuse" for p in its):
-            found[n] = spent[n] + share
+            found[n] = int(spent[n]) + share
     return found
 
 
