@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from prefect_nanobanana.batch._conflicts import Claimed
 from prefect_nanobanana.batch._outcomes import Ended, make_outcome
-from prefect_nanobanana.batch._plan import Planned
+from prefect_nanobanana.batch._planned import Planned
 from prefect_nanobanana.batch._progress import progress_of
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._spending import Spending, spending_of
@@ -139,9 +139,9 @@ class Job(GenerationHooks):
             NanoBananaError: If it could not be written; likewise.
         """
         self.run.admit(self)
-        ledger, before = self.planned.ledger, self._record
+        planned, before = self.planned, self._record
+        ledger = planned.ledger
         paid = spending_of(before, self.run.price(self)).worst
-        planned = self.planned
         record = before.asking(planned.prompt, planned.request, ledger.asked_by, paid, self.ticket)
         try:
             ledger.claim(record)
@@ -288,13 +288,12 @@ class Job(GenerationHooks):
             by_other_run=self._by_other_run,
             spending=spending,
         )
-        planned = self.planned
         return Ended(
-            planned.ledger.batch,
+            self.planned.ledger.batch,
             self._record.key,
             self._record.state,
             progress_of(self._record),
-            len(self._record.images) - len(planned.record.images),
+            len(self._record.images) - len(self.planned.record.images),
             self._record.credits_used,
             item,
         )

@@ -12,7 +12,8 @@ from unicodedata import normalize
 
 from prefect_nanobanana.batch._keys import check_batch
 from prefect_nanobanana.batch._ledger import Ledger
-from prefect_nanobanana.batch._plan import Action, Plan, Planned
+from prefect_nanobanana.batch._plan import Plan
+from prefect_nanobanana.batch._planned import Action, Planned
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.s3 import POOL_CONNECTIONS, ObjectStore

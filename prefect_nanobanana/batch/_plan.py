@@ -12,8 +12,7 @@ from prefect_nanobanana.batch._conflicts import Claimed
 from prefect_nanobanana.batch._keys import PromptKey, identity, prompt_keys, signed_anew
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._parts import ceilings, list_digest, part_numbers, part_of
-from prefect_nanobanana.batch._planned import Action as Action
-from prefect_nanobanana.batch._planned import Planned as Planned
+from prefect_nanobanana.batch._planned import Action, Planned
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._prompts import Listed
 from prefect_nanobanana.batch._record import Record

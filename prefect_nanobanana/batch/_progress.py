@@ -23,5 +23,9 @@ def progress_of(record: Record) -> str:
         return "begun and to be fetched"
     if record.open:
         return "without an answer"
-    named = {"warning": "refused by the safety check", "generated": "paid and not copied"}
-    return named.get(record.state, "stored" if record.state == "stored" else "failed")
+    named = {
+        "stored": "stored",
+        "warning": "refused by the safety check",
+        "generated": "paid and not copied",
+    }
+    return named.get(record.state, "failed")

@@ -153,6 +153,8 @@ class Record(BaseModel):
             else None
         )
 
+    # The transitions.
+
     def listed(self, position: int, prompt: ImagePrompt, request: ImageRequest) -> Self:
         """A list names it at this place; it says what to ask as long as nothing was asked."""
         if self.safe_to_send:

@@ -18,7 +18,8 @@ from prefect_nanobanana.batch._control import RunControl
 from prefect_nanobanana.batch._copying import Copying
 from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._outcomes import Ended, outcome_of_record
-from prefect_nanobanana.batch._plan import Action, action_of
+from prefect_nanobanana.batch._plan import action_of
+from prefect_nanobanana.batch._planned import Action
 from prefect_nanobanana.batch._task_runs import generate_task, wait_task
 from prefect_nanobanana.batch._timing import Timing
 from prefect_nanobanana.batch._told import NotSent, WorkerLost
@@ -189,8 +190,8 @@ class Stages:
             mode=self._generator.mode,
         )
         elapsed = record.age_seconds()
-        wait = partial(run_task, wait_task, record.prompt, self._generator, submission, elapsed)
-        work_on(job, wait, self._control.price(job), asks=False)
+        follow = partial(run_task, wait_task, record.prompt, self._generator, submission, elapsed)
+        work_on(job, follow, self._control.price(job), asks=False)
         if job.record.state == "unknown" and job.planned.again:
             return self._start(job, "ask")
         return self._next(job)
