@@ -133,10 +133,12 @@ def test_what_another_run_of_the_batch_pays_meanwhile_is_said_to_be_its(
     texts = ["a", "b", "c"]
     with ToldApi({text: [(1, made(n))] for n, text in enumerate(texts)}, seconds=1.5) as api:
         run = runs(api, bucket, patience=30.0)
+        api.answering.clear()
         with ThreadPoolExecutor(2) as pool:
             both = [pool.submit(contextvars.copy_context().run, run, *texts) for _ in range(2)]
             wait_for(lambda: api.posts.total() > 0 and api.asked_for_balance > 1)
             api.balance -= others
+            api.answering.set()
             reports = [each.result() for each in both]
     assert sum(report.credits_used for report in reports) == api.charged.total() == 3
     for report in reports:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import trustme
+from started import Started
 
 from prefect_nanobanana.sandbox.s3 import free_port
 
@@ -48,7 +49,7 @@ SETTINGS = {
 }
 
 
-class LocalStack:
+class LocalStack(Started):
     """A store of one process. Use it as a context manager.
 
     Args:
@@ -56,11 +57,11 @@ class LocalStack:
     """
 
     def __init__(self, home: Path) -> None:
+        super().__init__()
         self._home = home
         self.port = free_port()
         self.authority = home / "authority.pem"
         """Who signed its certificate."""
-        self._stack = ExitStack()
 
     @property
     def endpoint_url(self) -> str:
@@ -71,15 +72,6 @@ class LocalStack:
     def tls_url(self) -> str:
         """Where it answers over TLS."""
         return f"https://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> LocalStack:
-        with ExitStack() as stack:
-            self._start(stack)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stack.close()
 
     def _start(self, stack: ExitStack) -> None:
         authority, certificate = trustme.CA(), self._home / "server.pem"

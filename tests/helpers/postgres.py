@@ -12,7 +12,9 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
+
+from started import Started
 
 from prefect_nanobanana.sandbox.s3 import free_port
 
@@ -37,28 +39,15 @@ def _program(name: str) -> str | None:
 MISSING = [name for name in ("initdb", "postgres", "psql", "redis-server") if _program(name) is None]
 
 
-class _Server:
+class _Server(Started):
     """A server in a process of its own. Use it as a context manager."""
 
     def __init__(self, name: str) -> None:
+        super().__init__()
         self.port = free_port()
-        self._stack = ExitStack()
         self._home = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{name}-")))
         self._log = self._home / "log"
         self._as: dict[str, Any] = {}
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.push(self._stack.pop_all())
-            self._start(stack)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stack.close()
-
-    def _start(self, stack: ExitStack) -> None:
-        raise NotImplementedError
 
     def _run(self, stack: ExitStack, *command: str, stop: signal.Signals) -> None:
         """Start the server, and wait until it listens."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from started import Started
 
 from prefect_nanobanana.sandbox.s3 import free_port
 
@@ -60,7 +61,7 @@ rgw sts min session duration = 1
 """
 
 
-class RadosGateway:
+class RadosGateway(Started):
     """A cluster of one. Use it as a context manager.
 
     Args:
@@ -69,25 +70,16 @@ class RadosGateway:
     """
 
     def __init__(self, home: Path, memory_bytes: int = 1024**3) -> None:
+        super().__init__()
         self._home = home
         self._memory_bytes = memory_bytes
         self._mon_port, self.port = free_port(), free_port()
         self._config = home / "ceph.conf"
-        self._stack = ExitStack()
 
     @property
     def endpoint_url(self) -> str:
         """Where it answers."""
         return f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> RadosGateway:
-        with ExitStack() as stack:
-            self._start(stack)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stack.close()
 
     def user(self, name: str, *caps: str) -> tuple[str, str]:
         """Make a user; returns its access key and its secret key."""

@@ -65,6 +65,9 @@ class ToldApi(Scripted):
         self.asked_for_balance = 0
         self.bought = 0
         """Credits that somebody else brings to the account with the next request."""
+        self.answering = threading.Event()
+        """Cleared, it holds all answers with pictures back."""
+        self.answering.set()
         self.posts: Counter[str] = Counter()
         self.charged: Counter[str] = Counter()
         super().__init__(self._answer)
@@ -93,6 +96,7 @@ class ToldApi(Scripted):
             self.balance += self.bought - cost
             self.bought = 0
         time.sleep(self._seconds)
+        self.answering.wait(60)
         return self._whole(answer)
 
     def _next(self, answers: dict[str, list[Reply]], name: str) -> Reply:

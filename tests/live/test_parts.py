@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,13 @@ from prefect_nanobanana.sandbox import Sandbox
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 Wait = Callable[..., None]
 ENDING = {"CANCELLING", "CANCELLED"}
+
+
+@pytest.fixture
+def worker(server: Deployed, deployed: object) -> Iterator[subprocess.Popen[bytes]]:
+    """One of this test alone, which may kill it."""
+    with server.process("worker", "start", "--pool", "nanobanana", "--type", "process") as process:
+        yield process
 
 
 def test_one_batch_in_three_parts(

@@ -113,11 +113,13 @@ def _stored(folder: Path, batch: str) -> int:
     return len(list((folder / batch / "images").glob("*")))
 
 
-def _check_money(sandbox: Sandbox, *batches: str) -> None:
-    """One charge per prompt, whatever died."""
-    asked = Counter(row.prompt for row in sandbox.account.rows)
-    assert asked == {prompt: 1 for batch in batches for prompt in _prompts(batch)}
-    assert sandbox.account.charged == len(batches) * PROMPTS
+def _check_money(sandbox: Sandbox, unknown: dict[str, int]) -> None:
+    """One charge per prompt, whatever died; one that died just before it asked was not asked at all."""
+    charged = Counter(row.prompt for row in sandbox.account.rows if row.credits)
+    assert set(charged.values()) == {1}
+    assert sandbox.account.charged == charged.total()
+    for batch, unclear in unknown.items():
+        assert len(set(_prompts(batch)) - set(charged)) <= unclear, f"{batch}: {sorted(charged)}"
 
 
 def _kept_by_prefect(server: Production, run: str) -> bool:
@@ -180,7 +182,7 @@ def test_one_worker_is_killed_one_run_cancelled_a_replica_dies_and_all_goes_on(
             server.kill_replica(0)
             wait_for(lambda: server.ended(*again.values()), 240)
         server.start_replica(0)
-    _check_money(sandbox, *runs)
+    _check_money(sandbox, {batch: PROMPTS - _stored(folder, batch) for batch in runs})
     assert sandbox.account.most_open <= LIMIT
     for batch, run in again.items():
         message, unknown = _message(server, run), PROMPTS - _stored(folder, batch)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,10 @@ def _slots_out(server: Deployed, generator: NanoBananaGenerator) -> int:
 
 
 def _states(folder: Path) -> Counter[str]:
-    records = [json.loads(path.read_text()) for path in (folder / "b/records").glob("*.json")]
+    records = []
+    for path in (folder / "b/records").glob("*.json"):
+        with suppress(FileNotFoundError):  # rclone is replacing it
+            records.append(json.loads(path.read_text()))
     # The plan writes the record of one that was not asked, to see whether the bucket lets it.
     return Counter(str(record["state"]) for record in records if record["state"] != "planned")
 
