@@ -73,8 +73,8 @@ bench-slots: $(READY) ## how busy the account's slots are kept, ours and others,
 bench-copy: $(READY) ## how fast images are copied, ours and others, side by side (20 minutes)
 	PYTHONPATH=benchmarks:tests/helpers $(BIN)/python benchmarks/copies/bench_copy.py $(ARGS)
 
-bench-scale: $(READY) ## what a prompt costs beyond the API: CPU, memory, S3 requests, side by side (minutes)
-	PYTHONPATH=benchmarks:benchmarks/scale $(BIN)/python benchmarks/scale/bench_scale.py $(ARGS)
+bench-scale: $(ENGINES) ## what a prompt costs beyond the API: CPU, memory, requests, side by side (an hour)
+	PYTHONPATH=benchmarks:benchmarks/slots:tests/helpers .venv-engines/bin/python benchmarks/scale/bench_scale.py $(ARGS)
 
 import-cost: $(READY) ## what importing the package costs, relative to importing Prefect
 	$(BIN)/python tests/helpers/import_cost.py

@@ -68,8 +68,13 @@ def prefect_server(port: str, env: Mapping[str, str], log: IO[str]) -> Iterator[
 
 
 @contextmanager
-def servers(home: Path) -> Iterator[Servers]:
-    """Run a Prefect server and an S3 server (moto, which honours conditional writes)."""
+def servers(home: Path, *, log_requests: bool = False) -> Iterator[Servers]:
+    """Run a Prefect server and an S3 server (moto, which honours conditional writes).
+
+    Args:
+        home: A folder of theirs.
+        log_requests: Whether Prefect's server, too, logs each request: into `prefect.log`.
+    """
     prefect, s3 = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     env = environment(home, f"{prefect}/api")
     with ExitStack() as stack:
@@ -77,7 +82,9 @@ def servers(home: Path) -> Iterator[Servers]:
         moto_log = stack.enter_context((home / "moto.log").open("w"))
         command = [sys.executable, "-m", "moto.server", "-p", s3.rpartition(":")[2]]
         moto = stack.enter_context(running(command, env, moto_log))
-        stack.enter_context(prefect_server(prefect.rpartition(":")[2], env, log))
+        prefect_log = stack.enter_context((home / "prefect.log").open("w"))
+        level = {"PREFECT_SERVER_LOGGING_LEVEL": "INFO"} if log_requests else {}
+        stack.enter_context(prefect_server(prefect.rpartition(":")[2], {**env, **level}, prefect_log))
         wait_for(s3, moto)
         HTTP.put(f"{s3}/{BUCKET}").raise_for_status()
         try:

@@ -42,7 +42,7 @@ AGENT = {"user-agent": "Mozilla/5.0"}  # the picture host refuses those of libra
 def generate(prompt: str, work: dict[str, Any]) -> str:
     """Have a picture made; returns its address."""
     with concurrency(work["folder"], occupy=1, strict=True):
-        return _generate(prompt, work)
+        return generate_once(prompt, work)
 
 
 # (b) The same, with a semaphore of the process around the limit.
@@ -52,16 +52,16 @@ def generate(prompt: str, work: dict[str, Any]) -> str:
 def generate_in_turn(prompt: str, work: dict[str, Any]) -> str:
     """The same, in one of the process's own turns."""
     with _turns(work["slots"]), concurrency(work["folder"], occupy=1, strict=True):
-        return _generate(prompt, work)
+        return generate_once(prompt, work)
 
 
 @task
 def copy(url: str, work: dict[str, Any]) -> str:
     """Copy a picture to S3; returns its key."""
-    picture = httpx.get(url, headers=AGENT, timeout=60).raise_for_status()
+    picture = _http().get(url).raise_for_status()
     key = f"{work['folder']}/images/{url.rpartition('/')[2]}"
     kind = picture.headers["content-type"]
-    _s3(work["s3_url"]).put_object(Bucket=BUCKET, Key=key, Body=picture.content, ContentType=kind)
+    s3_client(work["s3_url"]).put_object(Bucket=BUCKET, Key=key, Body=picture.content, ContentType=kind)
     return key
 
 
@@ -72,11 +72,17 @@ def by_hand(prompts: list[str], work: dict[str, Any], in_turn: bool) -> int:
     return len(copy.map(urls, unmapped(work)).result())
 
 
-def _generate(prompt: str, work: dict[str, Any]) -> str:
+def generate_once(prompt: str, work: dict[str, Any]) -> str:
+    """Have a picture made; returns its address."""
     headers = {"authorization": f"Bearer {work['api_key']}"}
-    url = f"{work['base_url']}/generate"
-    answer = httpx.post(url, json={"prompt": prompt}, headers=headers, timeout=TIMEOUT_SECONDS)
+    answer = _http().post(f"{work['base_url']}/generate", json={"prompt": prompt}, headers=headers)
     return str(answer.raise_for_status().json()["imageUrls"][0])
+
+
+@functools.cache
+def _http() -> httpx.Client:
+    unbound = httpx.Limits(max_connections=None)
+    return httpx.Client(headers=AGENT, timeout=TIMEOUT_SECONDS, limits=unbound)
 
 
 @functools.cache
@@ -87,9 +93,9 @@ def _turns(slots: int) -> contextlib.AbstractContextManager[Any]:
 # (c) and (e) Ours.
 
 
-def ours(work: Work) -> dict[str, int]:
+def ours(work: Work, runner: Any = None) -> dict[str, int]:
     """Call the flow of this package; returns how its prompts ended."""
-    report = generate_images(
+    report = generate_images.with_options(task_runner=runner)(
         prompts=list(work.prompts),
         generator=NanoBananaGenerator(
             credentials=NanoBananaCredentials(
@@ -118,7 +124,7 @@ def ours(work: Work) -> dict[str, int]:
 async def bare(work: Work) -> int:
     """Ask and copy from coroutines; returns how many pictures are stored."""
     slots = asyncio.Semaphore(work.slots)
-    s3 = _s3(work.s3_url)
+    s3 = s3_client(work.s3_url)
     unbound = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(headers=AGENT, timeout=TIMEOUT_SECONDS, limits=unbound) as client:
 
@@ -142,7 +148,8 @@ async def bare(work: Work) -> int:
 
 
 @functools.cache
-def _s3(url: str) -> "S3Client":
+def s3_client(url: str) -> "S3Client":
+    """A client of the S3 server."""
     return boto3.client(
         "s3",
         endpoint_url=url,
@@ -156,7 +163,7 @@ def main() -> None:
     """Do the work that is given as JSON."""
     work = Work(**json.loads(sys.argv[1]))
     if work.variant in "ab":
-        _turns(work.slots), _s3(work.s3_url)  # made once, and not at once by the first tasks
+        _turns(work.slots), s3_client(work.s3_url)  # made once, and not at once by the first tasks
     print("ready", flush=True)
     sys.stdin.readline()
     began = time.monotonic()

@@ -10,6 +10,7 @@ from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana._common.text import counted, in_credits
 from prefect_nanobanana.batch._budget import Budget
 from prefect_nanobanana.batch._job import Job
+from prefect_nanobanana.batch._log_lines import LogLines
 from prefect_nanobanana.batch._outcomes import Ended
 from prefect_nanobanana.batch._plan import Plan
 from prefect_nanobanana.batch._record import Record
@@ -43,7 +44,7 @@ class RunControl:
 
     Args:
         plan: What the run is to do.
-        logger: Gets one line per prompt.
+        logger: Is told of each prompt's end, within bounds.
         watcher: Is told how far the run is.
     """
 
@@ -57,6 +58,7 @@ class RunControl:
                 last = last_of(asked_by, record, planned.price)
                 self._count(planned.position, record, last, record.paid_before_by(asked_by))
         self._expected = {p.position: p.price or 0 for p in plan.prompts if p.action == "ask"}
+        self._lines = LogLines(logger, len(plan.prompts))
         self._tracker = Tracker(len(plan.prompts), expected=plan.price, also=watcher)
         self._turns = Turns()
         self._lock = threading.Lock()
@@ -204,11 +206,10 @@ class RunControl:
         if not job.reused:
             self._add(job.spending(None))
         outcome, record = ended.item.outcome, job.record
-        level = logging.INFO if status == "stored" else logging.WARNING
         note = f": {message}" if message else f", {counted(len(outcome.images), 'image')}"
         cost = in_credits(record.credits_used) + (" paid earlier" if job.reused else "")
         cost += " (an estimate)" if outcome.credits_estimated and record.credits_used else ""
-        self._logger.log(level, "%s: %r%s; %s", status, run_name(record.prompt.prompt), note, cost)
+        self._lines.ended(status, f"{status}: {run_name(record.prompt.prompt)!r}{note}; {cost}")
         self._tracker.ended(
             record.prompt.prompt,
             status,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from prefect_nanobanana._common.task_names import run_name
@@ -49,6 +49,22 @@ class Ended:
         """What people call the prompt: one short line."""
         prompt = self.item.outcome.prompt
         return run_name(prompt.name or prompt.prompt)
+
+
+class PreviewRoom:
+    """Bounds the small pictures that a run holds until its gallery page is written.
+
+    Args:
+        room: How many bytes there may be; the page will load the pictures of all others themselves.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+
+    def kept(self, ended: Ended) -> Ended:
+        """The same, without its small pictures if there is no room for them."""
+        self._room -= sum(map(len, ended.item.thumbnails))
+        return ended if self._room >= 0 else replace(ended, item=replace(ended.item, thumbnails=()))
 
 
 def outcome_of_record(record: Record, price: Credits | None) -> tuple[OutcomeStatus, str | None]:

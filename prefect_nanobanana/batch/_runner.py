@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from prefect_nanobanana.batch._control import Logger, RunControl
+from prefect_nanobanana.batch._index import THUMBNAIL_BYTES
 from prefect_nanobanana.batch._job import Job
-from prefect_nanobanana.batch._outcomes import Ended, outcome_of_record
+from prefect_nanobanana.batch._outcomes import Ended, PreviewRoom, outcome_of_record
 from prefect_nanobanana.batch._plan import Plan
 from prefect_nanobanana.batch._settling import BalanceProof
 from prefect_nanobanana.batch._stages import Stages
@@ -77,10 +78,11 @@ class Runner:
         )
         jobs = {planned.position: Job(planned, control) for planned in plan.prompts}
         ended: dict[int, Ended] = {}
+        previews = PreviewRoom(THUMBNAIL_BYTES)
 
         def note(end: Ended) -> None:
             position = end.item.outcome.position
-            ended[position] = end
+            ended[position] = previews.kept(end)
             del jobs[position]  # what has ended leaves memory
 
         stages = Stages(len(jobs), self._generator, self._copier, control, self._timing, self._grace)
