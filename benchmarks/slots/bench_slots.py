@@ -30,6 +30,11 @@ from bench_servers import BUCKET, HTTP, Api, Servers, Work, api_server, child, s
 
 LEAST_BUSY = {"c": 0.97, "e": 0.93}
 LONGEST_BY_BARE = 1.05
+ADDED_SECONDS = 2.0
+"""What a run may take beyond that where a request takes less than 10 s."""
+SHORT_LATENCY = 10.0
+LATEST_FIRST = LATEST_RETURN = 1.0
+"""Seconds from the call to the first request, and from the end of the last one to the return."""
 JUDGED_FROM_SECONDS = 60.0
 """In shorter runs the fixed costs of starting and ending weigh too much to judge shares of time."""
 NAMES = {
@@ -346,8 +351,18 @@ def judge(rows: Sequence[Measured]) -> list[str]:
             continue
         if row.busy < LEAST_BUSY[variant]:
             problems.append(f"{name}: busy {row.busy:.1%}, not {LEAST_BUSY[variant]:.0%}")
-        if variant == "c" and by_bare is not None and by_bare > LONGEST_BY_BARE:
-            problems.append(f"{name}: {by_bare:.3f} times as long as (d), not {LONGEST_BY_BARE}")
+        if variant != "c":
+            continue
+        added = ADDED_SECONDS if cell.latency < SHORT_LATENCY else 0.0
+        if by_bare is not None and row.makespan > LONGEST_BY_BARE * row.makespan / by_bare + added:
+            longest = f"{LONGEST_BY_BARE} and {added:g} s"
+            problems.append(f"{name}: {by_bare:.3f} times as long as (d), not {longest}")
+        for what, seconds, latest in [
+            ("the first request", row.first, LATEST_FIRST),
+            ("the return", row.last, LATEST_RETURN),
+        ]:
+            if seconds > latest:
+                problems.append(f"{name}: {what} came after {seconds:.2f} s, not {latest:g}")
     return problems
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
+from prefect_nanobanana._common.text import shortened, visible
 from prefect_nanobanana._common.untrusted import is_below, is_preview
 from prefect_nanobanana.batch._record import Record
-from prefect_nanobanana.errors import LedgerError
+from prefect_nanobanana.errors import LedgerError, StorageError
 from prefect_nanobanana.s3 import ObjectStore
 
 _NO_SIZE = 2**53
+_IMAGE = re.compile(r"s3://[^/]+/(?:.+/)?images/[^/]+")
 
 
 class RecordParser:
@@ -39,6 +43,7 @@ class RecordParser:
             raise _unusable(path, "cannot be read") from None
         if record.version != 1:
             raise LedgerError(f"the record {path} was written by a newer version: update the package")
+        record = self._moved(path, record)
         if problem := self.problem(key, record):
             raise _unusable(path, problem)
         return record
@@ -51,6 +56,29 @@ class RecordParser:
             if not is_below(image.key, self._images) or image.uri != self._store.uri(image.key):
                 return "names an image outside of the batch's folder"
         return None
+
+    def _moved(self, path: str, record: Record) -> Record:
+        """The same with the images' addresses here, if the batch was copied from elsewhere with them."""
+        images = dict(record.images)
+        for place, image in record.images.items():
+            key = f"{self._images}/{image.key.rpartition('/')[2]}"
+            uri = self._store.uri(key)
+            is_ours = _IMAGE.fullmatch(image.uri) and image.uri.endswith(f"/{image.key}")
+            if image.uri == uri or not is_ours or not is_below(key, self._images):
+                continue
+            try:
+                found = self._store.head(key)
+            except StorageError as error:
+                raise LedgerError(f"a record could not be read, so nothing is spent: {error}") from None
+            if found is None or found.size != image.size_bytes:
+                was = visible(shortened(image.uri))
+                raise LedgerError(
+                    f"the record {path} names an image outside of the batch's folder, {was}, and {uri} "
+                    "is not the same, so nothing is spent: copy the images, too, if the batch was "
+                    "copied here"
+                )
+            images[place] = image.model_copy(update={"key": key, "uri": uri})
+        return record.model_copy(update={"images": images})
 
 
 def _unusable(path: str, why: str) -> LedgerError:

@@ -67,10 +67,12 @@ def urls_of(
         texts = _texts(fields.get(field), sure)
         whole = (_whole(base_url, text, sure=sure) for text in texts)
         found: list[str] = []
+        seen: set[str] = set()  # an answer may name very many
         for url in whole:
             # An address that is named twice is one image; pictures that are alike are each paid for.
-            if url is not None and (url not in found or url.startswith("data:")):
+            if url is not None and (url not in seen or url.startswith("data:")):
                 found.append(url)
+                seen.add(url)
         if found:
             most = max(1, quantity) + RESERVE
             return tuple(found[:most]), max(0, len(found) - most)
