@@ -22,6 +22,9 @@ BUCKET = "pictures"
 BIN = Path(sys.executable).parent
 CHILD = Path(__file__).with_name("slots") / "slot_variants.py"
 START_SECONDS = 180.0
+IDLE_SECONDS = 3
+IDLE_SHARE = 0.2
+"""Of one core: a server that nobody asks anything looks after itself."""
 HTTP = httpx.Client(trust_env=False, timeout=30)
 
 
@@ -56,15 +59,29 @@ class Servers:
     s3_url: str
     env: Mapping[str, str]
     log: IO[str]
+    prefect_process: int
+
+    def wait_until_idle(self) -> None:
+        """Wait until Prefect's server has written the events of the last cell: the next one's wait."""
+        end, quiet, before = time.monotonic() + START_SECONDS, 0, self._cpu_seconds()
+        while quiet < IDLE_SECONDS and time.monotonic() < end:
+            time.sleep(1)
+            now = self._cpu_seconds()
+            quiet = quiet + 1 if now - before < IDLE_SHARE else 0
+            before = now
+
+    def _cpu_seconds(self) -> float:
+        stat = Path(f"/proc/{self.prefect_process}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, stat[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
-def prefect_server(port: str, env: Mapping[str, str], log: IO[str]) -> Iterator[None]:
-    """Run a Prefect server."""
+def prefect_server(port: str, env: Mapping[str, str], log: IO[str]) -> Iterator[int]:
+    """Run a Prefect server; yields its process id."""
     command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", port]
     with running(command, env, log) as process:
         wait_for(f"http://127.0.0.1:{port}/api/health", process)
-        yield
+        yield process.pid
 
 
 @contextmanager
@@ -84,11 +101,12 @@ def servers(home: Path, *, log_requests: bool = False) -> Iterator[Servers]:
         moto = stack.enter_context(running(command, env, moto_log))
         prefect_log = stack.enter_context((home / "prefect.log").open("w"))
         level = {"PREFECT_SERVER_LOGGING_LEVEL": "INFO"} if log_requests else {}
-        stack.enter_context(prefect_server(prefect.rpartition(":")[2], {**env, **level}, prefect_log))
+        port = prefect.rpartition(":")[2]
+        process = stack.enter_context(prefect_server(port, {**env, **level}, prefect_log))
         wait_for(s3, moto)
         HTTP.put(f"{s3}/{BUCKET}").raise_for_status()
         try:
-            yield Servers(prefect, s3, env, log)
+            yield Servers(prefect, s3, env, log, process)
         except Exception:
             print((home / "processes.log").read_text()[-5000:], file=sys.stderr)
             raise

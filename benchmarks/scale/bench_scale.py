@@ -15,7 +15,6 @@ import argparse
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -48,8 +47,6 @@ MOST_AGAIN_REQUESTS = 0.01
 MOST_AGAIN_SECONDS = 15.0
 JUDGED_FROM = 1_000
 """With fewer prompts, what a run costs once weighs too much."""
-PAUSE_SECONDS = 10.0
-"""Prefect's server on SQLite goes on writing events for a while, and the next cell has to wait."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +98,10 @@ def _measure(
         with api_server(around, f"scale-{count}", SLOTS, 0.0) as api:
             for variant in (name for name in NAMES if name in variants):
                 print(f"{NAMES[variant]}, {count} prompts", file=sys.stderr, flush=True)
-                yield _cell(around, home, api, variant, count)
-                time.sleep(PAUSE_SECONDS)
+                row = _cell(around, home, api, variant, count)
+                print(row, file=sys.stderr, flush=True)
+                yield row
+                around.wait_until_idle()
 
 
 def _cell(around: Servers, home: Path, api: Api, variant: str, count: int) -> Measured:

@@ -149,6 +149,7 @@ def _measure(around: Servers, cells: Sequence[Cell]) -> Iterable[Measured]:
         for group in [*([cell] for cell in alone), *slow.values()]:
             names = ", ".join(cell.name for cell in group)
             print(f"{time.monotonic() - started:5.0f} s: {names}", file=sys.stderr, flush=True)
+            around.wait_until_idle()
             yield from pool.map(lambda cell: measure(around, cell), group)
 
 
