@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import Any
 
 # The first run on a fresh machine starts a temporary Prefect server, which takes about 20 s: Prefect's
 # own limit. It must be set before Prefect is imported.
@@ -30,8 +31,8 @@ from prefect_nanobanana import (
     RunFailed,
     StorageError,
 )
-from prefect_nanobanana.console import live_progress, print_error, print_report
-from prefect_nanobanana.flows import generate_images
+from prefect_nanobanana.console import live_progress, print_error, print_plan, print_report
+from prefect_nanobanana.flows import generate_images, plan_images
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -54,6 +55,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--endpoint-url", help="an S3 store other than AWS, as http://127.0.0.1:9000")
     parser.add_argument("--region", help="the bucket's region")
     parser.add_argument("--batch", help="the name of this piece of work; the same name again resumes it")
+    parser.add_argument(
+        "--plan", action="store_true", help="say what it would cost, prompt by prompt, and spend nothing"
+    )
     parser.add_argument("--max-credits", type=int, help="the most that this run may spend")
     parser.add_argument("--fail-on", choices=["error", "warning", "never"], default="error")
     parser.add_argument(
@@ -101,17 +105,20 @@ def main(argv: list[str] | None = None) -> int:
                 aws_client_parameters=AwsClientParameters(endpoint_url=options.endpoint_url),
             ),
         )
+        settings: dict[str, Any] = {
+            "prompts": options.prompt,
+            "prompts_from": options.prompts_from,
+            "generator": generator,
+            "bucket": bucket,
+            "batch": options.batch,
+            "max_credits": options.max_credits,
+            "ask_again": options.ask_again,
+        }
+        if options.plan:
+            print_plan(plan_images(**settings))
+            return 0
         with live_progress():
-            report = generate_images(
-                prompts=options.prompt,
-                prompts_from=options.prompts_from,
-                generator=generator,
-                bucket=bucket,
-                batch=options.batch,
-                max_credits=options.max_credits,
-                fail_on=options.fail_on,
-                ask_again=options.ask_again,
-            )
+            report = generate_images(**settings, fail_on=options.fail_on)
     except RunFailed as error:
         print_report(error.report)
         print_error(f"failed: {error}")

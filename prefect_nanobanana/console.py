@@ -14,7 +14,7 @@ from rich.text import Text
 
 from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana._common.text import number, visible
-from prefect_nanobanana.models import OutcomeStatus, RunReport
+from prefect_nanobanana.models import OutcomeStatus, Plan, RunReport
 from prefect_nanobanana.progress import Progress, watch_progress
 from prefect_nanobanana.report import summary
 
@@ -98,6 +98,37 @@ def print_report(report: RunReport, console: Console | None = None) -> None:
     out.print(Text(summary(report), "bold"))
     addresses = f"manifest: {report.manifest_uri}\ngallery:  {report.gallery_uri}"
     out.print(Text(visible(addresses)), soft_wrap=True)
+
+
+def print_plan(plan: Plan, console: Console | None = None) -> None:
+    """Print what a run would do with each prompt, and what that would cost.
+
+    Args:
+        plan: The plan.
+        console: Where to; by default the terminal.
+    """
+    out = console or Console()
+    table = Table(title=Text(visible(plan.batch)), title_justify="left", expand=False)
+    table.add_column("", justify="right")
+    table.add_column("prompt", overflow="ellipsis", no_wrap=True, max_width=40)
+    table.add_column("", no_wrap=True)
+    table.add_column("model", no_wrap=True)
+    table.add_column("images", justify="right")
+    table.add_column("credits", justify="right")
+    for planned in plan.prompts:
+        price = "unknown" if planned.price is None else number(planned.price)
+        table.add_row(
+            str(planned.position),
+            Text(run_name(planned.prompt.prompt)),
+            Text(planned.step, "dim" if planned.step == "reused" else ""),
+            Text(visible(planned.model)),
+            str(planned.quantity) if planned.asked else "",
+            price if planned.asked else "",
+        )
+    out.print(table)
+    for warning in plan.warnings:
+        out.print(Text(visible(warning), "yellow"))
+    out.print(Text(summary(plan), "bold"))
 
 
 def print_error(message: str) -> None:

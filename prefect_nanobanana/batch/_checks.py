@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from prefect_nanobanana.batch._planned import Planned
 from prefect_nanobanana.batch._prompts import Listed
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.models import DEFAULT_MODEL, ImageModel, ImageRequest
+from prefect_nanobanana.models import DEFAULT_ASPECT_RATIO, DEFAULT_MODEL, ImageModel, ImageRequest
 
 
 def requests_of(listed: Sequence[Listed], generator: NanoBananaGenerator) -> list[ImageRequest]:
@@ -29,8 +29,10 @@ def requests_of(listed: Sequence[Listed], generator: NanoBananaGenerator) -> lis
     return requests
 
 
-def problems_of(request: ImageRequest, models: dict[str, ImageModel]) -> list[str]:
-    """What the catalogue says against a request."""
+def problems_of(request: ImageRequest, models: Mapping[str, ImageModel] | None) -> list[str]:
+    """What the catalogue says against a request; nothing if it could not be read."""
+    if models is None:
+        return []
     model = models.get(request.model)
     if model is None:
         if request.model == DEFAULT_MODEL:
@@ -41,8 +43,25 @@ def problems_of(request: ImageRequest, models: dict[str, ImageModel]) -> list[st
     return []
 
 
-def check_ceiling(prompts: Iterable[Planned]) -> None:
+def warnings_of(request: ImageRequest, models: Mapping[str, ImageModel] | None) -> list[str]:
+    """What of a request may not work as it is meant, by the catalogue."""
+    model = (models or {}).get(request.model)
+    if model is None:
+        return []
+    told = []
+    if model.requires_pro:
+        told.append(f"model: {model.name} needs a paid plan: without one the API refuses, at no cost")
+    if request.aspect_ratio != DEFAULT_ASPECT_RATIO and not model.supports_aspect_ratio:
+        told.append(f"aspect_ratio: {model.name} takes none: {request.aspect_ratio} may be ignored")
+    return told
+
+
+def check_ceiling(prompts: Iterable[Planned], models: Mapping[str, ImageModel] | None) -> None:
     """Refuse a ceiling that cannot be kept.
+
+    Args:
+        prompts: What is to be done.
+        models: The catalogue; None if it could not be read.
 
     Raises:
         InvalidInput: If it cannot, as the price of something to ask for is not listed, or not credible.
@@ -51,6 +70,11 @@ def check_ceiling(prompts: Iterable[Planned]) -> None:
         price, model = planned.price, planned.request.model
         if planned.action != "ask" or (price is not None and price > 0):
             continue
+        if models is None:
+            raise InvalidInput(
+                "max_credits: cannot be kept, as the catalogue with the prices cannot be read: run it "
+                "again later, or leave max_credits empty"
+            )
         unlisted = f"does not list the price of {model!r}"
         what = unlisted if price is None else f"lists {model!r} at {price} credits"
         raise InvalidInput(

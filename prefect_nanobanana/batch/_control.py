@@ -12,7 +12,7 @@ from prefect_nanobanana.batch._budget import Budget
 from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._log_lines import LogLines
 from prefect_nanobanana.batch._outcomes import Ended
-from prefect_nanobanana.batch._plan import Plan
+from prefect_nanobanana.batch._plan import BatchPlan
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._spending import Spending, last_of
 from prefect_nanobanana.batch._told import NotSent
@@ -48,7 +48,7 @@ class RunControl:
         watcher: Is told how far the run is.
     """
 
-    def __init__(self, plan: Plan, logger: Logger, watcher: Watcher | None) -> None:
+    def __init__(self, plan: BatchPlan, logger: Logger, watcher: Watcher | None) -> None:
         self._logger = logger
         self._prices = plan.prices
         self._budget = Budget(plan.max_credits, plan.prices, plan.spent)

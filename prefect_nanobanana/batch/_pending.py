@@ -12,7 +12,7 @@ from unicodedata import normalize
 
 from prefect_nanobanana.batch._keys import check_batch
 from prefect_nanobanana.batch._ledger import Ledger
-from prefect_nanobanana.batch._plan import Plan
+from prefect_nanobanana.batch._plan import BatchPlan
 from prefect_nanobanana.batch._planned import Action, Planned
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._record import Record
@@ -27,7 +27,7 @@ READ_AHEAD = 4 * READERS
 
 def plan_pending(
     store: ObjectStore, since: datetime, batches: Collection[str] = (), asked_by: str | None = None
-) -> Iterator[Plan]:
+) -> Iterator[BatchPlan]:
     """Decide what to do with images that were paid and are not in S3, of several batches.
 
     Records are read as the plans are asked for, so that memory does not grow with their number.
@@ -55,7 +55,7 @@ def plan_pending(
         position = 1
         while window := list(islice(owed, WINDOW)):
             window.sort(key=lambda item: item[0].asked_at or datetime.min.replace(tzinfo=UTC))
-            yield Plan(
+            yield BatchPlan(
                 tuple(_planned(n, *item) for n, item in enumerate(window, position)),
                 Prices({}),
                 max_credits=0,

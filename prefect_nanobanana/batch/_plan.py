@@ -7,12 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prefect_nanobanana.batch._checks import check_ceiling, problems_of, requests_of
+from prefect_nanobanana.batch._checks import check_ceiling, problems_of, requests_of, warnings_of
 from prefect_nanobanana.batch._conflicts import Claimed
 from prefect_nanobanana.batch._keys import PromptKey, identity, prompt_keys, signed_anew
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._parts import ceilings, list_digest, part_numbers, part_of
 from prefect_nanobanana.batch._planned import Action, Planned
+from prefect_nanobanana.batch._preview import planned_outcome, planned_prompt
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._prompts import Listed
 from prefect_nanobanana.batch._record import Record
@@ -25,11 +26,13 @@ from prefect_nanobanana.models import (
     Credits,
     ImageModel,
     Part,
+    Plan,
 )
+from prefect_nanobanana.report import GalleryItem
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """What a run is to do.
 
     Attributes:
@@ -37,12 +40,14 @@ class Plan:
         prices: What requests cost.
         max_credits: The most that the run may spend, in credits.
         spent: What earlier attempts of the run spent on prompts that are not in the list any more.
+        warnings: What may not work as it is asked for.
     """
 
     prompts: tuple[Planned, ...]
     prices: Prices
     max_credits: int | None = None
     spent: Credits = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def to_ask(self) -> int:
@@ -61,6 +66,25 @@ class Plan:
         known = [price for price in prices if price is not None]
         return sum(known) if len(known) == len(prices) else None
 
+    def preview(self, batch: str, balance: Credits) -> Plan:
+        """The same as people see it.
+
+        Args:
+            batch: The batch's name.
+            balance: The account's credits.
+        """
+        return Plan(
+            batch=batch,
+            prompts=tuple(planned_prompt(planned) for planned in self.prompts),
+            balance=balance,
+            max_credits=self.max_credits,
+            warnings=self.warnings,
+        )
+
+    def outcomes(self) -> list[GalleryItem]:
+        """The outcomes of a run that only plans, in the order of the list."""
+        return [planned_outcome(planned) for planned in self.prompts]
+
     @property
     def digest(self) -> str:
         """Tells what is asked for, and where it goes, from all else."""
@@ -72,7 +96,7 @@ class Plan:
         records = (planned.record for planned in self.prompts)
         return frozenset(r.attempt for r in records if r.attempt is not None and r.state != "asked")
 
-    def after(self, attempts: Collection[str]) -> Plan:
+    def after(self, attempts: Collection[str]) -> BatchPlan:
         """The same, in which all other requests of this call are counted as paid by this run."""
         return replace(
             self,
@@ -86,7 +110,7 @@ class Plan:
             ),
         )
 
-    def first_of_unconfirmed(self) -> Plan | None:
+    def first_of_unconfirmed(self) -> BatchPlan | None:
         """One prompt of each model whose price no answer has confirmed; None if there is none to ask.
 
         Several processes that do not know a price would each find out, and together break the ceiling.
@@ -127,7 +151,7 @@ class Plan:
 def make_plan(
     listed: Sequence[Listed],
     generator: NanoBananaGenerator,
-    models: Iterable[ImageModel],
+    models: Iterable[ImageModel] | None,
     ledger: Ledger,
     *,
     max_credits: int | None,
@@ -135,34 +159,36 @@ def make_plan(
     logger: Any,
     retried: bool = False,
     part: Part | None = None,
-) -> Plan:
+    dry: bool = False,
+) -> BatchPlan:
     """Decide what to do with each prompt; all is checked before anything is spent.
 
     Args:
         listed: The prompts, and where each stands.
         generator: How images are made.
-        models: The catalogue.
+        models: The catalogue; None if it could not be read.
         ledger: What earlier runs have asked, paid and stored.
         max_credits: The most that the run may spend, in credits; None for no bound.
         ask_again: What is asked, and may be paid, again: `warnings`, `failed`, `unknown`.
         logger: Is told what the store does not do.
         retried: Whether there may have been earlier attempts of this run, with another list.
         part: Which of the prompts are meant, if not all of them.
+        dry: Whether nothing is to follow: the bucket is only read then.
 
     Raises:
         InvalidInput: If a prompt is wrong, or the ceiling cannot be kept.
         BucketNotUsable: If the bucket refuses what follows payment.
         LedgerError: If a record cannot be read.
     """
-    catalogue = {model.name: model for model in models}
-    prices = Prices(catalogue)
+    catalogue = None if models is None else {model.name: model for model in models}
+    prices = Prices(catalogue or {})
     requests = requests_of(listed, generator)
     # A request without an answer that is younger may still get one.
     answer_within = max(TIMING.get().settle_after, generator.credentials.request_timeout_seconds)
     keys = prompt_keys([item.prompt for item in listed], requests)
     found = _records(ledger, keys)
     prices.learn_all(found.values())
-    planned, problems = [], []
+    planned, problems, warnings = [], [], []
     for position, (key, item, request) in enumerate(zip(keys, listed, requests, strict=True), 1):
         record = found.get(key) or Record(key=key.key, prompt=item.prompt, request=request)
         record = record.listed(position, item.prompt, request)
@@ -171,10 +197,16 @@ def make_plan(
             record = ledger.whole(record).listed(position, item.prompt, request)
         if action == "ask":  # what is paid already needs its model no more
             problems += [f"{item.place}: {text}" for text in problems_of(request, catalogue)]
+            warnings += [f"{item.place}: {text}" for text in warnings_of(request, catalogue)]
         resend = "unknown" in ask_again and not record.ever_asked_in(ledger.asked_by)
         again = action == "await_end" and resend
         price = prices.of(request)
-        planned.append(Planned(position, record, item.prompt, request, price, action, ledger, again))
+        planned.append(
+            Planned(
+                *(position, record, item.prompt, request, price, action, ledger, again),
+                place=item.place,
+            )
+        )
     if problems:
         raise InvalidInput(*problems)
     if part is not None:
@@ -185,11 +217,11 @@ def make_plan(
         for record in others.values():
             last = last_of(ledger.asked_by, record, prices.of(record.request))
             spent += record.paid_before_by(ledger.asked_by) + last.worst
-    plan = Plan(tuple(planned), prices, max_credits, spent)
+    plan = BatchPlan(tuple(planned), prices, max_credits, spent, tuple(warnings))
     if max_credits is not None:
-        check_ceiling(plan.prompts)
+        check_ceiling(plan.prompts, catalogue)
     first = next((each for each in planned if each.action == "ask"), None)
-    if first is not None:
+    if first is not None and not dry:
         _try_the_bucket(first.record, ledger, logger)
     return plan
 

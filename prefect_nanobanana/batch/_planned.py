@@ -29,6 +29,7 @@ class Planned:
         ledger: Where its record is.
         again: Whether it is asked for again if its end cannot be had.
         of_this_call: Whether it was asked for since this call began, by a part of it.
+        place: Where it stands, as `cats.csv, line 3`.
     """
 
     position: int
@@ -40,6 +41,7 @@ class Planned:
     ledger: Ledger
     again: bool = False
     of_this_call: bool = False
+    place: str = ""
 
     @property
     def asked_before(self) -> bool:

@@ -19,7 +19,7 @@ from prefect_nanobanana.batch._control import Logger, RunControl
 from prefect_nanobanana.batch._index import THUMBNAIL_BYTES
 from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._outcomes import Ended, PreviewRoom, outcome_of_record
-from prefect_nanobanana.batch._plan import Plan
+from prefect_nanobanana.batch._plan import BatchPlan
 from prefect_nanobanana.batch._settling import BalanceProof
 from prefect_nanobanana.batch._stages import Stages
 from prefect_nanobanana.batch._stopped import SLOTS_BACK_SECONDS, flush, grace_seconds, what_is_left
@@ -66,7 +66,7 @@ class Runner:
         self._timing = timing or TIMING.get()
         self._grace = grace_seconds()
 
-    def run(self, plan: Plan) -> list[Ended]:
+    def run(self, plan: BatchPlan) -> list[Ended]:
         """Bring every prompt to its end.
 
         Returns:

@@ -4,5 +4,13 @@ from prefect_nanobanana.flows._daily import daily_images
 from prefect_nanobanana.flows._images import generate_images
 from prefect_nanobanana.flows._parts import generate_in_parts, generate_part
 from prefect_nanobanana.flows._pending import copy_pending
+from prefect_nanobanana.flows._plans import plan_images
 
-__all__ = ["copy_pending", "daily_images", "generate_images", "generate_in_parts", "generate_part"]
+__all__ = [
+    "copy_pending",
+    "daily_images",
+    "generate_images",
+    "generate_in_parts",
+    "generate_part",
+    "plan_images",
+]

@@ -8,7 +8,7 @@ from prefect_nanobanana._common.task_runners import runs_elsewhere
 from prefect_nanobanana._common.text import in_credits
 from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.errors import ApiError
-from prefect_nanobanana.models import Credits
+from prefect_nanobanana.models import Credits, ImageModel
 
 FIRST_SLOT_SECONDS = 1.0
 """So long a run waits for a slot before its first task run begins; others may have all of them."""
@@ -20,9 +20,10 @@ class Account:
     Args:
         credentials: Whose it is.
         logger: Is told what cannot be read.
+        dry: Whether nothing is to be asked for, so that no slots are needed.
 
     Attributes:
-        models: The models that the API offers.
+        models: The models that the API offers; None if that cannot be read, which is said.
         before: The account's credits before the run.
 
     Raises:
@@ -30,16 +31,25 @@ class Account:
     """
 
     def __init__(
-        self, credentials: NanoBananaCredentials, logger: logging.Logger | logging.LoggerAdapter[Any]
+        self,
+        credentials: NanoBananaCredentials,
+        logger: logging.Logger | logging.LoggerAdapter[Any],
+        *,
+        dry: bool = False,
     ) -> None:
         self._credentials = credentials
         self._logger = logger
         with credentials.get_client() as client:
-            self.models = client.models()
             self.before = client.credits()
+            try:
+                self.models: list[ImageModel] | None = client.models()
+            except ApiError as error:
+                self.models = None
+                logger.warning("Prices are unknown, as the catalogue cannot be read: %s", error)
         if self.before < 0:
             logger.warning("The account is in debt: it has %s", in_credits(self.before))
-        self.prepare()
+        if not dry:
+            self.prepare()
 
     def prepare(self, requests: int = 0) -> None:
         """Have slots leased for requests that are on their way.

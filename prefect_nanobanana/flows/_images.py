@@ -13,7 +13,7 @@ from prefect_nanobanana.flows._again import asked_again
 from prefect_nanobanana.flows._batch_name import is_retried
 from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.flows._logs import readable_logs
-from prefect_nanobanana.flows._states import final_state
+from prefect_nanobanana.flows._states import final_state, planned_state
 from prefect_nanobanana.flows._work import Work
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.models import AskAgain, ImagePrompt, RunReport
@@ -37,6 +37,7 @@ def generate_images(
     fail_on: Literal["error", "warning", "never"] = "error",
     ask_again: list[AskAgain] = [],  # noqa: B006  # likewise
     storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
+    dry_run: bool = False,
     on_unknown: Literal["keep", "resend"] | None = None,
     retry_warnings: bool | None = None,
     retry_failed: bool | None = None,
@@ -58,6 +59,8 @@ def generate_images(
         ask_again: What earlier runs of the batch have asked and this one asks, and pays, again: warnings
             (refused by the safety check), failed (paid, and failed), unknown (maybe paid, no answer).
         storage: How objects are stored, beyond what the bucket does by itself.
+        dry_run: Say what it would cost, in the log and in the artifact `...-plan`, and spend nothing.
+            What would be asked for counts as skipped.
         on_unknown: Deprecated: resend is `unknown` in ask_again.
         retry_warnings: Deprecated: `warnings` in ask_again.
         retry_failed: Deprecated: `failed` in ask_again.
@@ -82,6 +85,9 @@ def generate_images(
         get_run_logger(),
     )
     runs = runs_above()
-    report = Work(call, call.ledger(runs, batch), retried=is_retried(runs)).finish()
+    work = Work(call, call.ledger(runs, batch), retried=is_retried(runs), dry=dry_run)
+    if dry_run:
+        return cast(RunReport, planned_state(work.planned(), work.preview))
+    report = work.finish()
     # The final state carries the message; a caller of the flow gets the report out of it.
     return cast(RunReport, final_state(report, fail_on))

@@ -6,7 +6,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
 from prefect_nanobanana.errors import RunFailed
-from prefect_nanobanana.models import CEILING_REACHED, RunReport
+from prefect_nanobanana.models import CEILING_REACHED, Plan, RunReport
 from prefect_nanobanana.report import summary
 
 
@@ -15,6 +15,11 @@ def has_retries() -> bool:
     context = FlowRunContext.get()
     run = context.flow_run if context is not None else None
     return run is not None and bool(run.empirical_policy.retries)
+
+
+def planned_state(result: RunReport | Plan, plan: Plan) -> Any:
+    """The state of a run that only plans: green, with the price as its message."""
+    return Completed(message=f"nothing spent: {summary(plan)}", data=result)
 
 
 def final_state(report: RunReport, fail_on: str) -> Any:

@@ -24,6 +24,10 @@ class Work:
         ledger: The batch's.
         retried: Whether Prefect may have retried the call, with another list.
         part: Which part of the list it is about; all of it by default.
+        dry: Whether nothing is to follow: nothing is written into the bucket then.
+
+    Attributes:
+        preview: What is to be done, and what that costs.
 
     Raises:
         InvalidInput: If a prompt, file or parameter is wrong.
@@ -33,13 +37,19 @@ class Work:
     """
 
     def __init__(
-        self, call: Call, ledger: Ledger, *, retried: bool = False, part: Part | None = None
+        self,
+        call: Call,
+        ledger: Ledger,
+        *,
+        retried: bool = False,
+        part: Part | None = None,
+        dry: bool = False,
     ) -> None:
         self._call = call
         self._ledger = ledger
         with Fetcher(call.generator.credentials.trusted_hosts, connections=1) as fetcher:
             listed = gather_prompts(call.prompts, call.prompts_from, call.store.read_uri, fetcher)
-        self._account = Account(call.generator.credentials, call.logger)
+        self._account = Account(call.generator.credentials, call.logger, dry=dry)
         self._make_plan = partial(
             make_plan,
             listed,
@@ -51,18 +61,29 @@ class Work:
             logger=call.logger,
             retried=retried,
             part=part,
+            dry=dry,
         )
         self._plan = self._make_plan()
+        self.preview = self._plan.preview(ledger.batch, self._account.before)
         self._publisher = Publisher(call.store, ledger.batch, call.logger)
-        what = "" if part is None else f", part {part.number} of {part.of}"
-        call.logger.info(
-            "Batch %r%s: %d prompts, %d to ask for; the account has %s credits",
-            ledger.batch,
-            what,
-            len(self._plan.prompts),
-            self._plan.to_ask,
-            self._account.before,
+        self._publisher.say_plan(self.preview, part)
+        if dry:
+            self._publisher.show_plan(self.preview)
+        elif part is None:
+            self._publisher.show_plan_beside(self.preview)
+
+    def planned(self) -> RunReport:
+        """Spend nothing, and say what each prompt is now; what would be asked for is skipped.
+
+        Returns:
+            The report, without addresses, as nothing is published but the plan.
+        """
+        report = self._publisher.report(
+            self._plan.outcomes(),
+            balance_before=self._account.before,
+            balance_after=self._account.before,
         )
+        return report.model_copy(update={"manifest_uri": None, "gallery_uri": None})
 
     def finish(self) -> RunReport:
         """Ask for what is missing, copy what is there, and publish what became of it.

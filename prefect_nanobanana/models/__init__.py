@@ -25,6 +25,7 @@ from prefect_nanobanana.models.outcomes import (
     RunReport,
 )
 from prefect_nanobanana.models.parts import Part
+from prefect_nanobanana.models.plans import ModelTotal, Plan, PlannedPrompt, PlannedStep
 from prefect_nanobanana.models.prompts import (
     DEFAULT_ASPECT_RATIO,
     DEFAULT_MODEL,
@@ -52,10 +53,14 @@ __all__ = [
     "ImagePrompt",
     "ImageRequest",
     "Mode",
+    "ModelTotal",
     "Outcome",
     "OutcomeStatus",
     "Part",
     "PendingReport",
+    "Plan",
+    "PlannedPrompt",
+    "PlannedStep",
     "RunReport",
     "StoredImage",
     "Submission",

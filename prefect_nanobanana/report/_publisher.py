@@ -6,7 +6,9 @@ logged and named in the report, and prevents neither the others nor the run's en
 
 from __future__ import annotations
 
+import contextvars
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +19,7 @@ from pydantic import ValidationError
 from prefect_nanobanana._common.text import shortened, without_signatures
 from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.credentials import NanoBananaCredentials
-from prefect_nanobanana.models import Credits, PendingReport, RunReport
+from prefect_nanobanana.models import Credits, Part, PendingReport, Plan, RunReport
 from prefect_nanobanana.report._artifacts import (
     artifact_key,
     create_credits,
@@ -29,12 +31,16 @@ from prefect_nanobanana.report._events import emit_credits_low, emit_run_finishe
 from prefect_nanobanana.report._gallery import gallery_page
 from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._live import LiveArtifact
+from prefect_nanobanana.report._plan_page import create_plan
 from prefect_nanobanana.report._report import build_report, manifest
 from prefect_nanobanana.report._summary import summary
 from prefect_nanobanana.s3 import ObjectStore
 
 MANIFEST = "manifest.jsonl"
 GALLERY = "index.html"
+PLAN = "artifact plan"
+PLAN_SECONDS = 10.0
+"""A server that does not answer holds up the end of a run for no longer."""
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -52,6 +58,25 @@ class Publisher:
         self._store = store
         self._batch = batch
         self._logger = logger
+        self._beside: threading.Thread | None = None
+        self._without_plan = False
+
+    def say_plan(self, plan: Plan, part: Part | None = None) -> None:
+        """Say in the log what is to be done, and what that costs."""
+        what = "" if part is None else f", part {part.number} of {part.of}"
+        self._logger.info("Batch %r%s: %s", plan.batch, what, summary(plan))
+
+    def show_plan(self, plan: Plan) -> None:
+        """Show the same in Prefect's UI."""
+        if not self._tried(PLAN, lambda: create_plan(plan)):
+            self._without_plan = True
+
+    def show_plan_beside(self, plan: Plan) -> None:
+        """The same, while the run goes on: it waits for that only before it is published."""
+        run = contextvars.copy_context().run  # in which Prefect finds the run and its server
+        show = threading.Thread(target=run, args=(self.show_plan, plan), name="plan", daemon=True)
+        show.start()
+        self._beside = show
 
     def live(self) -> LiveArtifact:
         """The run's progress in Prefect's UI: a watcher, to be used in a `with` statement."""
@@ -99,6 +124,9 @@ class Publisher:
         Returns:
             The report, which names what could not be published.
         """
+        if self._beside is not None:
+            self._beside.join(PLAN_SECONDS)  # the first artifact of a run is the first in its lists
+        before = (PLAN,) if self._without_plan else ()
         report = self.publish_pages(report, items)
         its = items[: report.prompts]
         failed = [
@@ -112,7 +140,7 @@ class Publisher:
             )
             if not self._tried(what, publish)
         ]
-        report = report.model_copy(update={"unpublished": (*report.unpublished, *failed)})
+        report = report.model_copy(update={"unpublished": (*before, *report.unpublished, *failed)})
         self._tried("event run.finished", lambda: emit_run_finished(report, summary(report)))
         self._tried("event credits.low", lambda: self._warn_of_few_credits(report, credentials))
         return report

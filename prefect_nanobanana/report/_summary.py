@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from prefect_nanobanana._common.text import counted, in_credits, number
-from prefect_nanobanana.models import OutcomeStatus, PendingReport, RunReport
+from prefect_nanobanana.models import OutcomeStatus, PendingReport, Plan, PlannedStep, RunReport
 
 NAMES: dict[OutcomeStatus, tuple[str, str]] = {
     "stored": ("stored", "stored"),
@@ -16,11 +16,22 @@ NAMES: dict[OutcomeStatus, tuple[str, str]] = {
 }
 
 
-def summary(report: RunReport | PendingReport) -> str:
+STEPS: dict[PlannedStep, str] = {
+    "new": "new",
+    "again": "asked for again",
+    "resumed": "to be fetched",
+    "reused": "done before",
+}
+
+
+def summary(report: RunReport | PendingReport | Plan) -> str:
     """The run in one line, as `18 stored, 2 warnings; 40 credits used, 960 left`.
 
-    For `copy_pending`: `3 images copied, 1 generation waiting`.
+    For `copy_pending`: `3 images copied, 1 generation waiting`. For a plan: `13 prompts: 12 new, 1 done
+    before; 12 credits; 100 in the account, 88 after`.
     """
+    if isinstance(report, Plan):
+        return _plan(report)
     if isinstance(report, PendingReport):
         return _pending(report)
     counts: dict[OutcomeStatus, int] = {
@@ -41,6 +52,21 @@ def summary(report: RunReport | PendingReport) -> str:
         line += f"; {balance_note(report)}"
     if report.unpublished:
         line += f"; could not be published: {', '.join(report.unpublished)}"
+    return line
+
+
+def _plan(plan: Plan) -> str:
+    steps = ", ".join(f"{n} {name}" for step, name in STEPS.items() if (n := plan.count(step)))
+    price, after = plan.price, plan.balance_after
+    line = f"{counted(len(plan.prompts), 'prompt')}: {steps}; "
+    line += "an unknown price" if price is None else in_credits(price)
+    line += f"; {number(plan.balance)} in the account"
+    if after is not None:
+        line += f", {number(after)} after" if after >= 0 else f", {number(-after)} too few"
+    if plan.max_credits is not None and (price is None or price > plan.max_credits):
+        line += f"; max_credits ends it at {plan.max_credits}"
+    if plan.warnings:
+        line += f"; {counted(len(plan.warnings), 'warning')}"
     return line
 
 

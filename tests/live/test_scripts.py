@@ -145,6 +145,9 @@ def test_a_list_from_the_command_line(
     path = tmp_path / "p.csv"
     path.write_text("prompt,quantity\na cat,2\na bloody sword,\n")
     arguments = ["--bucket", "pictures", "--folder", folder.name, "--endpoint-url", s3.endpoint_url]
+    assert prompt_list([str(path), "--prompt", "a dog", "--batch", "b", "--plan", *arguments]) == 0
+    assert "3 prompts: 3 new; 4 credits; 100 in the account, 96 after" in capsys.readouterr().out
+    assert (sandbox.account.posts, folder.exists()) == (0, False)
     assert prompt_list([str(path), "--prompt", "a dog", "--batch", "b", *arguments]) == 0
     out = capsys.readouterr().out
     assert "2 stored, 1 warning; 4 credits used, 96 left" in out

@@ -159,7 +159,7 @@ def test_one_artifact_that_prefect_refuses_costs_neither_the_others_nor_the_run(
         if seen.method != "POST" or seen.path != "/api/artifacts/":
             return None
         key = str(json.loads(seen.body)["key"])
-        if key.endswith(("-credits", "-progress")):
+        if key.endswith(("-credits", "-progress", "-plan")):
             return Reply(b'{"detail": "no"}', 422)
         made.append(key)
         return None
@@ -168,7 +168,7 @@ def test_one_artifact_that_prefect_refuses_costs_neither_the_others_nor_the_run(
         report = generate_images(prompts=["a", "b"], generator=generator, bucket=bucket, batch="b")
     assert (report.stored, sandbox.account.posts) == (2, 2)
     assert sorted(made) == ["nanobanana-b", "nanobanana-b-results"]
-    assert report.unpublished == ("artifact credits",)
+    assert report.unpublished == ("artifact plan", "artifact credits")
     assert "progress cannot be shown" in caplog.text
     assert "artifact credits could not be published" in caplog.text
 
