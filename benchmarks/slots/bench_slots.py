@@ -89,7 +89,8 @@ class Measured:
             opening to the last one's closing.
         busy_waiting: The same until the last request's opening: while prompts waited.
         makespan: Seconds from the call to its return.
-        first: Seconds from the call until the first request is open.
+        first: Seconds until the first request is open: from the call of the flow's body, as far as it is
+            ours, as what Prefect does before that is its own; else from the call.
         last: Seconds from the end of the last request to the return.
         refusals: 429s, before a kill if there was one.
         refusals_after: 429s after the kill.
@@ -252,7 +253,7 @@ def _row(
         busy=books["busy_seconds"] / (cell.slots * books["open_seconds"]),
         busy_waiting=books["busy_until_last_opened"] / (cell.slots * waited) if waited else 1.0,
         makespan=ended - began,
-        first=books["first_opened"] - began,
+        first=books["first_opened"] - min(result.get("body", began) for result in results),
         last=ended - books["last_closed"],
         refusals=books["refusals"],
         most_open=books["most_open"],

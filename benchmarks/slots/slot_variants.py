@@ -93,9 +93,14 @@ def _turns(slots: int) -> contextlib.AbstractContextManager[Any]:
 # (c) and (e) Ours.
 
 
-def ours(work: Work, runner: Any = None) -> dict[str, int]:
-    """Call the flow of this package; returns how its prompts ended."""
-    report = generate_images.with_options(task_runner=runner)(
+def ours(work: Work, runner: Any = None) -> dict[str, float]:
+    """Call the flow of this package; returns how its prompts ended, and when its body was called."""
+    body: list[float] = []
+    options: dict[str, Any] = {
+        "task_runner": runner,
+        "on_running": [lambda _flow, _run, _state: body.append(time.monotonic())],
+    }
+    report = generate_images.with_options(**options)(
         prompts=list(work.prompts),
         generator=NanoBananaGenerator(
             credentials=NanoBananaCredentials(
@@ -115,7 +120,7 @@ def ours(work: Work, runner: Any = None) -> dict[str, int]:
         batch=work.folder,
         fail_on="never",
     )
-    return {"stored": report.stored, "unknown": report.unknown}
+    return {"stored": report.stored, "unknown": report.unknown, "body": body[0]}
 
 
 # (d) Without Prefect.
@@ -174,6 +179,7 @@ def main() -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     began = time.monotonic()
+    found: dict[str, float]
     match work.variant:
         case "a" | "b":
             settings = {name: value for name, value in vars(work).items() if name != "prompts"}
