@@ -84,6 +84,8 @@ class Budget:
     ) -> bool:
         if self._ceiling is None:
             return True
+        if self._prices.of(request) is None:
+            return False  # whatever it costs may not fit
         with self._changed:
             # Requests are set aside, not amounts: what they may cost is corrected while they are.
             while self._counted() + (self._prices.of(request) or 0) <= self._ceiling:

@@ -56,12 +56,8 @@ def warnings_of(request: ImageRequest, models: Mapping[str, ImageModel] | None) 
     return told
 
 
-def check_ceiling(prompts: Iterable[Planned], models: Mapping[str, ImageModel] | None) -> None:
+def check_ceiling(prompts: Iterable[Planned]) -> None:
     """Refuse a ceiling that cannot be kept.
-
-    Args:
-        prompts: What is to be done.
-        models: The catalogue; None if it could not be read.
 
     Raises:
         InvalidInput: If it cannot, as the price of something to ask for is not listed, or not credible.
@@ -70,11 +66,6 @@ def check_ceiling(prompts: Iterable[Planned], models: Mapping[str, ImageModel] |
         price, model = planned.price, planned.request.model
         if planned.action != "ask" or (price is not None and price > 0):
             continue
-        if models is None:
-            raise InvalidInput(
-                "max_credits: cannot be kept, as the catalogue with the prices cannot be read: run it "
-                "again later, or leave max_credits empty"
-            )
         unlisted = f"does not list the price of {model!r}"
         what = unlisted if price is None else f"lists {model!r} at {price} credits"
         raise InvalidInput(

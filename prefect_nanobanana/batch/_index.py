@@ -85,12 +85,13 @@ class RecordIndex:
         """Whether a record was taken from the index, and may lack its small pictures."""
         return key in self._used
 
-    def note(self, record: Record, tag: str) -> None:
+    def note(self, record: Record, tag: str, *, read: bool = False) -> None:
         """Take note of a record as it is now, and write the index if that is due.
 
         Args:
             record: The record as it is stored.
             tag: Of its version; empty if the store says none.
+            read: Whether it was only read, so that nothing is due.
         """
         done = record.state in _DONE and not record.safe_to_send and bool(tag)
         with self._lock:
@@ -100,7 +101,7 @@ class RecordIndex:
                 return
             self._lines[record.key] = self._line(record, tag)
             self._unsaved += 1
-            due = self._unsaved % SAVE_EVERY == 0
+            due = not read and self._unsaved % SAVE_EVERY == 0
         if due:
             self.save()
 

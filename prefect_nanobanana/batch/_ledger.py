@@ -265,7 +265,7 @@ class Ledger:
             raise LedgerError(
                 f"a record could not be read, so nothing is spent: {uri} was listed, and is not there"
             )
-        self.index.note(record, self._versions[key] or "")
+        self.index.note(record, self._versions[key] or "", read=True)
         return record
 
     def _find(self, key: str) -> Record | None:

@@ -63,8 +63,11 @@ class PreviewRoom:
 
     def kept(self, ended: Ended) -> Ended:
         """The same, without its small pictures if there is no room for them."""
-        self._room -= sum(map(len, ended.item.thumbnails))
-        return ended if self._room >= 0 else replace(ended, item=replace(ended.item, thumbnails=()))
+        size = sum(map(len, ended.item.thumbnails))
+        if size > self._room:
+            return replace(ended, item=replace(ended.item, thumbnails=()))
+        self._room -= size
+        return ended
 
 
 def outcome_of_record(record: Record, price: Credits | None) -> tuple[OutcomeStatus, str | None]:

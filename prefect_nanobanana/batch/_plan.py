@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +12,7 @@ from prefect_nanobanana.batch._conflicts import Claimed
 from prefect_nanobanana.batch._keys import PromptKey, identity, prompt_keys, signed_anew
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._parts import ceilings, list_digest, part_numbers, part_of
-from prefect_nanobanana.batch._planned import Action, Planned
+from prefect_nanobanana.batch._planned import Planned, action_of
 from prefect_nanobanana.batch._preview import planned_outcome, planned_prompt
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._prompts import Listed
@@ -77,9 +77,17 @@ class BatchPlan:
             batch=batch,
             prompts=tuple(planned_prompt(planned) for planned in self.prompts),
             balance=balance,
-            max_credits=self.max_credits,
+            max_credits=self._credits_left,
             warnings=self.warnings,
         )
+
+    @property
+    def _credits_left(self) -> Credits | None:
+        """What this call may still spend, all its attempts together."""
+        if self.max_credits is None:
+            return None
+        spent = self.spent + sum(planned.spent(self.prices) for planned in self.prompts)
+        return max(0, self.max_credits - spent)
 
     def outcomes(self) -> list[GalleryItem]:
         """The outcomes of a run that only plans, in the order of the list."""
@@ -188,7 +196,8 @@ def make_plan(
     keys = prompt_keys([item.prompt for item in listed], requests)
     found = _records(ledger, keys)
     prices.learn_all(found.values())
-    planned, problems, warnings = [], [], []
+    planned, problems = [], list[str]()
+    warnings: dict[str, list[str]] = {}
     for position, (key, item, request) in enumerate(zip(keys, listed, requests, strict=True), 1):
         record = found.get(key) or Record(key=key.key, prompt=item.prompt, request=request)
         record = record.listed(position, item.prompt, request)
@@ -197,10 +206,14 @@ def make_plan(
             record = ledger.whole(record).listed(position, item.prompt, request)
         if action == "ask":  # what is paid already needs its model no more
             problems += [f"{item.place}: {text}" for text in problems_of(request, catalogue)]
-            warnings += [f"{item.place}: {text}" for text in warnings_of(request, catalogue)]
+            for text in warnings_of(request, catalogue):
+                warnings.setdefault(text, []).append(item.place)
         resend = "unknown" in ask_again and not record.ever_asked_in(ledger.asked_by)
-        again = action == "await_end" and resend
         price = prices.of(request)
+        again = action == "await_end" and resend and (max_credits is None or bool(price))
+        if again:
+            text = "it is asked again, and paid again, if its end cannot be had: not in the price"
+            warnings.setdefault(text, []).append(item.place)
         planned.append(
             Planned(
                 *(position, record, item.prompt, request, price, action, ledger, again),
@@ -217,51 +230,21 @@ def make_plan(
         for record in others.values():
             last = last_of(ledger.asked_by, record, prices.of(record.request))
             spent += record.paid_before_by(ledger.asked_by) + last.worst
-    plan = BatchPlan(tuple(planned), prices, max_credits, spent, tuple(warnings))
+    plan = BatchPlan(tuple(planned), prices, max_credits, spent, _lines(warnings))
     if max_credits is not None:
-        check_ceiling(plan.prompts, catalogue)
+        check_ceiling(plan.prompts)
     first = next((each for each in planned if each.action == "ask"), None)
     if first is not None and not dry:
         _try_the_bucket(first.record, ledger, logger)
     return plan
 
 
-def action_of(
-    record: Record,
-    asked_by: str | None,
-    ask_again: Collection[AskAgain] = (),
-    answer_within_seconds: float = 0.0,
-) -> Action:
-    """Say what is to be done with a prompt.
-
-    Args:
-        record: What is known of it.
-        asked_by: What this call has asked already is not asked again when Prefect retries it.
-        ask_again: What is asked again, though it costs, or may cost, a second time.
-        answer_within_seconds: A request without an answer that is younger may still get one.
-    """
-    mine = record.ever_asked_in(asked_by)
-    age = record.age_seconds()
-    old = age is None or age > answer_within_seconds
-    match record.state:
-        case _ if record.safe_to_send:
-            return "ask"
-        case "submitted" | "unknown" if record.can_be_polled:
-            return "await_end"
-        case "generated":
-            return "copy"
-        case "warning" if "warnings" in ask_again and not mine:
-            return "ask"
-        case "failed" | "lost" if "failed" in ask_again and not mine:
-            return "ask"
-        case "unknown" if "unknown" in ask_again and not mine:
-            return "ask"
-        case "asked" if "unknown" in ask_again and not mine and old:
-            return "ask"
-        case "asked" if not record.asked_in(asked_by) and not old:
-            return "await_other"
-        case _:
-            return "reuse"
+def _lines(warnings: Mapping[str, list[str]]) -> tuple[str, ...]:
+    """One line for all prompts with the same warning: there may be very many."""
+    return tuple(
+        f"{places[0]}{f' and {len(places) - 1} more' if len(places) > 1 else ''}: {text}"
+        for text, places in warnings.items()
+    )
 
 
 def _records(ledger: Ledger, keys: Sequence[PromptKey]) -> dict[PromptKey, Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._spending import last_of
-from prefect_nanobanana.models import Credits, ImagePrompt, ImageRequest
+from prefect_nanobanana.models import AskAgain, Credits, ImagePrompt, ImageRequest
 
 Action = Literal["ask", "await_end", "await_other", "copy", "reuse"]
 
@@ -55,3 +56,41 @@ class Planned:
         untold = last.estimated or last.at_risk
         worst = (prices.at_worst(self.record.request) or 0) if untold else last.used
         return self.record.paid_before_by(asked_by) + max(worst, last.worst)
+
+
+def action_of(
+    record: Record,
+    asked_by: str | None,
+    ask_again: Collection[AskAgain] = (),
+    answer_within_seconds: float = 0.0,
+) -> Action:
+    """Say what is to be done with a prompt.
+
+    Args:
+        record: What is known of it.
+        asked_by: What this call has asked already is not asked again when Prefect retries it.
+        ask_again: What is asked again, though it costs, or may cost, a second time.
+        answer_within_seconds: A request without an answer that is younger may still get one.
+    """
+    mine = record.ever_asked_in(asked_by)
+    age = record.age_seconds()
+    old = age is None or age > answer_within_seconds
+    match record.state:
+        case _ if record.safe_to_send:
+            return "ask"
+        case "submitted" | "unknown" if record.can_be_polled:
+            return "await_end"
+        case "generated":
+            return "copy"
+        case "warning" if "warnings" in ask_again and not mine:
+            return "ask"
+        case "failed" | "lost" if "failed" in ask_again and not mine:
+            return "ask"
+        case "unknown" if "unknown" in ask_again and not mine:
+            return "ask"
+        case "asked" if "unknown" in ask_again and not mine and old:
+            return "ask"
+        case "asked" if not record.asked_in(asked_by) and not old:
+            return "await_other"
+        case _:
+            return "reuse"

@@ -49,7 +49,9 @@ class Prices:
         return request.cost(model) if model else None
 
     def needs_plan(self, model: str) -> bool:
-        """Whether the catalogue says that a model needs another plan than the API's own."""
+        """Whether a model may need another plan than the API's own, by the catalogue if there is one."""
+        if not self._models:
+            return True
         return model in self._models and self._models[model].requires_pro
 
     def learn(self, request: ImageRequest, told: Credits) -> bool:

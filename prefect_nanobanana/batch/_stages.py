@@ -18,8 +18,7 @@ from prefect_nanobanana.batch._control import RunControl
 from prefect_nanobanana.batch._copying import Copying
 from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._outcomes import Ended, outcome_of_record
-from prefect_nanobanana.batch._plan import action_of
-from prefect_nanobanana.batch._planned import Action
+from prefect_nanobanana.batch._planned import Action, action_of
 from prefect_nanobanana.batch._task_runs import generate_task, wait_task
 from prefect_nanobanana.batch._timing import Timing
 from prefect_nanobanana.batch._told import NotSent, WorkerLost

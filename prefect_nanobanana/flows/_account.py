@@ -21,13 +21,14 @@ class Account:
         credentials: Whose it is.
         logger: Is told what cannot be read.
         dry: Whether nothing is to be asked for, so that no slots are needed.
+        priced: Whether the run cannot do without prices, as it has a ceiling.
 
     Attributes:
         models: The models that the API offers; None if that cannot be read, which is said.
         before: The account's credits before the run.
 
     Raises:
-        ApiError: If the account cannot be used.
+        ApiError: If the account cannot be used, or prices that are needed cannot be read.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Account:
         logger: logging.Logger | logging.LoggerAdapter[Any],
         *,
         dry: bool = False,
+        priced: bool = False,
     ) -> None:
         self._credentials = credentials
         self._logger = logger
@@ -44,6 +46,9 @@ class Account:
             try:
                 self.models: list[ImageModel] | None = client.models()
             except ApiError as error:
+                if priced:
+                    logger.error("max_credits cannot be kept: the catalogue with the prices is missing")
+                    raise
                 self.models = None
                 logger.warning("Prices are unknown, as the catalogue cannot be read: %s", error)
         if self.before < 0:

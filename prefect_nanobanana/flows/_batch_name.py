@@ -31,6 +31,8 @@ def default_batch_name(
     generator: NanoBananaGenerator,
     bucket_uri: str,
     has_records: Callable[[str], bool],
+    *,
+    dry: bool = False,
 ) -> str:
     """Name the batch of the flow run that this is called in.
 
@@ -45,6 +47,7 @@ def default_batch_name(
         bucket_uri: Where they go.
         has_records: Says whether there are records of a batch of that name; earlier versions named
             batches after the flow run's id.
+        dry: Whether the call only looks.
 
     Returns:
         As `2026-11-25-fantastic-badger-981e10e2`: day (UTC) and name of the outermost run, and eight
@@ -71,7 +74,7 @@ def default_batch_name(
 
     def name(cut: Callable[[str], str]) -> str:
         asked = _asked(prompts, prompts_from, generator, cut)
-        return _name(local[0], _digest(local, {**asked, "bucket": bucket_uri})[:8])
+        return _name(local[0], _digest(local, {**asked, "bucket": bucket_uri}, dry)[:8])
 
     found = name(unsigned)
     if is_retried(runs):
@@ -81,7 +84,14 @@ def default_batch_name(
     return found
 
 
-def asker(runs: Sequence[RunAbove], bucket_uri: str, batch: str, ask_again: Collection[AskAgain]) -> str:
+def asker(
+    runs: Sequence[RunAbove],
+    bucket_uri: str,
+    batch: str,
+    ask_again: Collection[AskAgain],
+    *,
+    dry: bool = False,
+) -> str:
     """Name the call that the flow run is made for: the same in each attempt of what is retried above.
 
     What it asks again on request, and what it may spend, holds for all attempts together, whatever
@@ -92,6 +102,7 @@ def asker(runs: Sequence[RunAbove], bucket_uri: str, batch: str, ask_again: Coll
         bucket_uri: Where the images go.
         batch: The batch's name.
         ask_again: What it asks again.
+        dry: Whether the call only looks.
 
     Returns:
         The flow run's id; with an addition if flows or tasks above it run in this process.
@@ -100,7 +111,7 @@ def asker(runs: Sequence[RunAbove], bucket_uri: str, batch: str, ask_again: Coll
     if local is None:
         return runs[-1].id
     call = {"bucket": bucket_uri, "batch": batch, "again": sorted(ask_again)}
-    return f"{local[0].id}/{_digest(local, call)[:16]}"
+    return f"{local[0].id}/{_digest(local, call, dry)[:16]}"
 
 
 def is_retried(runs: Sequence[RunAbove]) -> bool:
@@ -116,10 +127,10 @@ def _local(runs: Sequence[RunAbove]) -> list[RunAbove] | None:
     return local
 
 
-def _digest(local: Sequence[RunAbove], call: dict[str, Any]) -> str:
+def _digest(local: Sequence[RunAbove], call: dict[str, Any], dry: bool) -> str:
     """What tells a call from all others in its outermost run."""
     text = json.dumps([local[0].id, [run.kind for run in local], call], sort_keys=True, default=str)
-    return hashlib.sha256(f"{text}#{_place(text, attempts(local))}".encode()).hexdigest()
+    return hashlib.sha256(f"{text}#{_place(text, attempts(local), dry)}".encode()).hexdigest()
 
 
 def _name(run: RunAbove, digits: str) -> str:
@@ -127,12 +138,13 @@ def _name(run: RunAbove, digits: str) -> str:
     return f"{day}-{slug(run.name)}-{digits}"
 
 
-def _place(call: str, mine: Attempts) -> int:
-    """Which of the equal calls this is, from 0."""
+def _place(call: str, mine: Attempts, dry: bool) -> int:
+    """Which of the equal calls this is, from 0; one that only looks leaves its place to the next."""
     with _lock:
         earlier = _calls.setdefault(hashlib.sha256(call.encode()).hexdigest(), [])
         place = next((n for n, e in enumerate(earlier) if takes_the_place(mine, e)), len(earlier))
-        earlier[place : place + 1] = [mine]
+        if not dry:
+            earlier[place : place + 1] = [mine]
         return place
 
 

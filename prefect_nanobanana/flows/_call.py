@@ -37,12 +37,13 @@ class Call:
     max_credits: int | None
     logger: Logger
 
-    def ledger(self, runs: Sequence[RunAbove], batch: str | None) -> Ledger:
+    def ledger(self, runs: Sequence[RunAbove], batch: str | None, *, dry: bool = False) -> Ledger:
         """Open the ledger of the batch, which may have to be given a name.
 
         Args:
             runs: The runs that the call is made in.
             batch: The batch's name; a new one if there is none.
+            dry: Whether the call only looks: the next one like it is then the first of its kind.
         """
         folder = self.store.uri(self.store.key())
         name = (batch or "").strip() or default_batch_name(
@@ -52,5 +53,6 @@ class Call:
             self.generator,
             folder,
             has_records=lambda name: Ledger(self.store, name).exists(),
+            dry=dry,
         )
-        return Ledger.open(self.store, name, asker(runs, folder, name, self.ask_again))
+        return Ledger.open(self.store, name, asker(runs, folder, name, self.ask_again, dry=dry))

@@ -85,9 +85,9 @@ def generate_images(
         get_run_logger(),
     )
     runs = runs_above()
-    work = Work(call, call.ledger(runs, batch), retried=is_retried(runs), dry=dry_run)
+    work = Work(call, call.ledger(runs, batch, dry=dry_run), retried=is_retried(runs), dry=dry_run)
     if dry_run:
-        return cast(RunReport, planned_state(work.planned(), work.preview))
+        return cast(RunReport, planned_state(work.planned(), work.preview()))
     report = work.finish()
     # The final state carries the message; a caller of the flow gets the report out of it.
     return cast(RunReport, final_state(report, fail_on))

@@ -4,7 +4,10 @@ import logging
 
 from prefect_nanobanana._common.text import visible, without_signatures
 
-_FLOWS = ("generate_images", "generate_in_parts", "generate_part", "copy_pending", "daily_images")
+_FLOWS = (
+    *("generate_images", "generate_in_parts", "generate_part"),
+    *("copy_pending", "daily_images", "plan_images"),
+)
 _TASKS = ("generate_image", "wait_for_generation", "copy_image_to_s3")
 _STATES = ("Finished in state", "Task run failed with state")
 

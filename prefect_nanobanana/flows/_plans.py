@@ -69,6 +69,7 @@ def plan_images(
         get_run_logger(),
     )
     runs = runs_above()
-    work = Work(call, call.ledger(runs, batch), retried=is_retried(runs), dry=True)
+    work = Work(call, call.ledger(runs, batch, dry=True), retried=is_retried(runs), dry=True)
+    plan = work.preview()
     # The final state carries the message; a caller of the flow gets the plan out of it.
-    return cast(Plan, planned_state(work.preview, work.preview))
+    return cast(Plan, planned_state(plan, plan))

@@ -9,7 +9,7 @@ from prefect_nanobanana.batch import Ledger, Runner, gather_prompts, make_plan, 
 from prefect_nanobanana.flows._account import Account
 from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.images import Copier, Fetcher
-from prefect_nanobanana.models import Credits, Part, RunReport
+from prefect_nanobanana.models import Credits, Part, Plan, RunReport
 from prefect_nanobanana.report import Publisher
 
 _TRIES = 3
@@ -25,9 +25,6 @@ class Work:
         retried: Whether Prefect may have retried the call, with another list.
         part: Which part of the list it is about; all of it by default.
         dry: Whether nothing is to follow: nothing is written into the bucket then.
-
-    Attributes:
-        preview: What is to be done, and what that costs.
 
     Raises:
         InvalidInput: If a prompt, file or parameter is wrong.
@@ -49,7 +46,8 @@ class Work:
         self._ledger = ledger
         with Fetcher(call.generator.credentials.trusted_hosts, connections=1) as fetcher:
             listed = gather_prompts(call.prompts, call.prompts_from, call.store.read_uri, fetcher)
-        self._account = Account(call.generator.credentials, call.logger, dry=dry)
+        priced = call.max_credits is not None
+        self._account = Account(call.generator.credentials, call.logger, dry=dry, priced=priced)
         self._make_plan = partial(
             make_plan,
             listed,
@@ -64,13 +62,17 @@ class Work:
             dry=dry,
         )
         self._plan = self._make_plan()
-        self.preview = self._plan.preview(ledger.batch, self._account.before)
         self._publisher = Publisher(call.store, ledger.batch, call.logger)
-        self._publisher.say_plan(self.preview, part)
+        preview = self.preview()  # which holds each prompt: it is not kept
+        self._publisher.say_plan(preview, part)
         if dry:
-            self._publisher.show_plan(self.preview)
+            self._publisher.show_plan(preview)
         elif part is None:
-            self._publisher.show_plan_beside(self.preview)
+            self._publisher.show_plan_beside(preview)
+
+    def preview(self) -> Plan:
+        """What is to be done, and what that costs."""
+        return self._plan.preview(self._ledger.batch, self._account.before)
 
     def planned(self) -> RunReport:
         """Spend nothing, and say what each prompt is now; what would be asked for is skipped.

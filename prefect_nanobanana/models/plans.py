@@ -67,14 +67,14 @@ class Plan(Frozen):
         batch: The name of the piece of work.
         prompts: One per prompt, in the order of the list.
         balance: The account's credits now.
-        max_credits: The most that the run may spend, in credits; None for no bound.
-        warnings: What may not work as it is asked for, and will be asked for, one line each.
+        max_credits: The most that the run may still spend, in credits; None for no bound.
+        warnings: What may not work, or may cost more: one line for all prompts that it is true of.
     """
 
     batch: str
     prompts: tuple[PlannedPrompt, ...]
     balance: Credits
-    max_credits: int | None = None
+    max_credits: Credits | None = None
     warnings: tuple[str, ...] = ()
 
     def count(self, step: PlannedStep) -> int:

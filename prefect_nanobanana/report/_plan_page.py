@@ -46,9 +46,12 @@ def create_plan(plan: Plan) -> None:
 
 def _models(plan: Plan) -> str:
     rows = [_row("model", "prompts", "images", "credits"), "| --- | ---: | ---: | ---: |"]
-    for total in plan.by_model:
+    models = plan.by_model
+    for total in models[:SHOWN_LINES]:
         its = str(total.prompts), str(total.images), _cell(total.price)
         rows.append(_row(plain(total.model), *its))
+    if len(models) > SHOWN_LINES:
+        rows.append(_row(f"and {len(models) - SHOWN_LINES} more models", "", "", ""))
     asked = plan.count("new") + plan.count("again")
     rows.append(_row("**all**", str(asked), str(plan.images), f"**{_cell(plan.price)}**"))
     return "\n".join(rows)

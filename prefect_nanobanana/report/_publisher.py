@@ -126,6 +126,7 @@ class Publisher:
         """
         if self._beside is not None:
             self._beside.join(PLAN_SECONDS)  # the first artifact of a run is the first in its lists
+            self._without_plan = self._without_plan or self._beside.is_alive()
         before = (PLAN,) if self._without_plan else ()
         report = self.publish_pages(report, items)
         its = items[: report.prompts]

@@ -64,7 +64,7 @@ def _plan(plan: Plan) -> str:
     if after is not None:
         line += f", {number(after)} after" if after >= 0 else f", {number(-after)} too few"
     if plan.max_credits is not None and (price is None or price > plan.max_credits):
-        line += f"; max_credits ends it at {plan.max_credits}"
+        line += f"; max_credits ends it at {number(plan.max_credits)}"
     if plan.warnings:
         line += f"; {counted(len(plan.warnings), 'warning')}"
     return line

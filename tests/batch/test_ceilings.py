@@ -1,4 +1,4 @@
-"""What each part of a batch may spend."""
+"""What a run, or a part of one, may spend."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from decimal import Decimal
 from prefect_aws import S3Bucket
 
 from prefect_nanobanana import Generation, ImagePrompt
+from prefect_nanobanana.batch._budget import Budget
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._parts import ceilings
 from prefect_nanobanana.batch._planned import Action, Planned
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._record import Record
-from prefect_nanobanana.models import ImageRequest
+from prefect_nanobanana.models import ImageModel, ImageRequest
 from prefect_nanobanana.s3 import ObjectStore
 
 
@@ -31,3 +32,17 @@ def test_a_part_of_a_credit_that_was_spent_is_not_spent_again(bucket: S3Bucket) 
 
     prompts = [planned(1, "reuse", Decimal("1.5")), planned(2, "ask", None)]
     assert ceilings(prompts, {"k1": 1, "k2": 2}, Prices({}), 10) == {2: 8}
+
+
+def test_what_has_no_price_fits_below_no_ceiling() -> None:
+    """A model may leave the catalogue while what was asked of it has no end yet."""
+    request = ImageRequest(prompt="a")
+    assert not Budget(100, Prices({})).reserve(1, request)
+    assert not Budget(100, Prices({})).confirm(1, request)
+    assert Budget(None, Prices({})).reserve(1, request)
+
+
+def test_without_a_catalogue_a_refusal_may_be_of_its_model_alone() -> None:
+    assert Prices({}).needs_plan("nano-banana")
+    assert not Prices({"a": ImageModel(name="a")}).needs_plan("a")
+    assert Prices({"a": ImageModel(name="a", requires_pro=True)}).needs_plan("a")

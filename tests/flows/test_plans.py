@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect_aws import S3Bucket
 from servers import FaultyS3, Reply
 
-from prefect_nanobanana import ImagePrompt, InvalidInput, NanoBananaGenerator, Plan, RunReport
+from prefect_nanobanana import (
+    ApiError,
+    ImagePrompt,
+    InvalidInput,
+    NanoBananaGenerator,
+    Plan,
+    PlannedPrompt,
+    RunReport,
+)
 from prefect_nanobanana.flows import generate_images, plan_images
+from prefect_nanobanana.report._plan_page import plan_markdown
 from prefect_nanobanana.sandbox import Sandbox
 
 Planner = Callable[..., Plan]
@@ -148,11 +158,74 @@ def test_the_plan_s_price_is_what_is_charged(
     assert report.credits_used == sandbox.account.charged - charged == expected
 
 
+def test_a_dry_run_has_paid_for_nothing_that_would_be_asked_again(run: Run, sandbox: Sandbox) -> None:
+    sandbox.faults.queue("warning")
+    run("a", fail_on="never")
+    report = run("a", dry_run=True, ask_again=["warnings"])
+    assert (report.skipped, report.credits_used, report.credits_reused) == (1, 0, 1)
+
+
+def test_a_call_finds_its_batch_again_however_often_it_was_planned_before(
+    generator: NanoBananaGenerator, bucket: S3Bucket, sandbox: Sandbox
+) -> None:
+    """A flow of somebody's own looks first, more often in one attempt than in the next."""
+    looks = iter([2, 1])
+
+    @flow(retries=1)
+    def outer() -> int:
+        settings: dict[str, Any] = {"prompts": ["a"], "generator": generator, "bucket": bucket}
+        for _ in range(next(looks)):
+            generate_images(**settings, dry_run=True)
+        generate_images(**settings)
+        if sandbox.account.posts == 1 and not tried:
+            tried.append(True)
+            raise RuntimeError("try again")
+        return sandbox.account.posts
+
+    tried: list[bool] = []
+    assert outer() == 1
+    assert sandbox.account.charged == 1
+
+
+def test_addresses_in_a_plan_lose_what_is_secret(plan: Planner) -> None:
+    url = "https://user:word@h.example/x.png?X-Amz-Signature=SECRET"
+    found = plan(ImagePrompt(prompt="a", reference_image_urls=[url]), batch="signed")
+    for text in (repr(found), found.model_dump_json(), _artifact("signed")):
+        assert "h.example" in text or "a" in text
+        assert "SECRET" not in text
+        assert "word@" not in text
+
+
+def test_the_page_of_a_plan_is_bounded() -> None:
+    """Prefect's run page downloads it whole; nothing of it grows without bound."""
+    prompts = [
+        PlannedPrompt(
+            position=n,
+            place=f"list.csv, line {n}",
+            prompt=ImagePrompt(prompt=f"{n}: " + 200 * "x"),
+            step="new",
+            model=f"model-{n}",
+            quantity=1,
+            aspect_ratio="default",
+            references=0,
+            price=1,
+        )
+        for n in range(1, 20_001)
+    ]
+    page = plan_markdown(Plan(batch="b", prompts=tuple(prompts), balance=5))
+    assert len(page.encode()) < 1_000_000
+    assert "and 19800 more models" in page
+    assert "of 20000." in page
+
+
 # What cannot be planned.
 
 
 def test_a_catalogue_that_cannot_be_read_is_an_unknown_price(
-    generator: NanoBananaGenerator, bucket: S3Bucket, sandbox: Sandbox
+    generator: NanoBananaGenerator,
+    bucket: S3Bucket,
+    sandbox: Sandbox,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Said, and no reason not to run; a ceiling that it cannot keep is refused, and nothing is asked."""
     with FaultyS3(sandbox.origin) as api:
@@ -170,9 +243,10 @@ def test_a_catalogue_that_cannot_be_read_is_an_unknown_price(
         assert "1 prompt: 1 new; an unknown price; 100 in the account" in str(state.message)
         found = state.result()
         assert (found.price, found.balance_after) == (None, None)
-        for flow in (plan_images, generate_images):
-            with pytest.raises(InvalidInput, match="max_credits: cannot be kept, as the catalogue"):
-                flow(**settings, max_credits=5)
+        for call in (plan_images, generate_images):
+            with pytest.raises(ApiError):
+                call(**settings, max_credits=5)
+        assert "max_credits cannot be kept: the catalogue with the prices is missing" in caplog.text
         assert sandbox.account.posts == 0
         assert generate_images(**settings).stored == 1
 
