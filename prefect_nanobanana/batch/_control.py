@@ -196,7 +196,7 @@ class RunControl:
     def show(self, job: Job, percent: int, message: str) -> None:
         """Show how far a generation is."""
         prompt = job.planned.prompt
-        self._logger.info("%3d %% of %r: %s", percent, run_name(prompt.name or prompt.prompt), message)
+        self._lines.moved(f"{percent:3d} % of {run_name(prompt.name or prompt.prompt)!r}: {message}")
         self._tracker.moved(prompt.prompt, percent)
 
     def end(self, job: Job, status: OutcomeStatus, message: str | None) -> Ended:

@@ -11,7 +11,7 @@ from prefect_nanobanana._common.text import number
 from prefect_nanobanana.models import OutcomeStatus
 
 OWN_LINES = 1_000
-"""Prompts that get a line of their own at most; with and without images, each."""
+"""Prompts that get a line of their own at most; with and without images, each; likewise for progress."""
 SUMMARY_EVERY = 100
 """Beyond them, one line for so many prompts."""
 
@@ -28,7 +28,16 @@ class LogLines:
         self._logger = logger
         self._prompts = prompts
         self._ended: Counter[OutcomeStatus] = Counter()
+        self._moves = 0
         self._lock = threading.Lock()
+
+    def moved(self, line: str) -> None:
+        """Say how far a generation is, as long as prompts have lines of their own."""
+        with self._lock:
+            self._moves += 1
+            told = self._moves <= OWN_LINES
+        if told:
+            self._logger.info("%s", line)
 
     def ended(self, status: OutcomeStatus, line: str) -> None:
         """Take note of the end of a prompt, and say it.

@@ -42,6 +42,14 @@ def test_a_long_list_gets_a_line_per_hundred(caplog: pytest.LogCaptureFixture) -
     assert said[-1] == "7005 of 7005: 5000 stored, 2005 failed"
 
 
+def test_progress_has_lines_for_as_many(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    lines = LogLines(logging.getLogger("lines"), 10)
+    for n in range(2 * OWN_LINES):
+        lines.moved(f"{n} %")
+    assert [r.getMessage() for r in caplog.records] == [f"{n} %" for n in range(OWN_LINES)]
+
+
 def test_previews_have_room_for_the_gallery_page_and_no_more() -> None:
     """What ends too late for it is kept without."""
     item = gallery_item(1)
