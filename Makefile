@@ -10,7 +10,7 @@ LOCALSTACK := .venv-localstack/.ready
 ENGINES := .venv-engines/.ready
 # Files of tests beside one another, each process with a Prefect server of its own: they wait a lot.
 BESIDE := -n 3 --dist loadfile
-BESIDE_SLOW := -n 3 --dist loadfile --no-loadscope-reorder
+BESIDE_SLOW := -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo ui test coverage test-server test-engines test-browser screenshots fault-matrix bench-slots bench-copy bench-scale import-cost check format lock clean
 .DEFAULT_GOAL := help

@@ -262,7 +262,10 @@ def wait_for() -> Callable[..., None]:
     return wait
 
 
-LONG = ("matrix", "browser", "slots_across", "killed", "deployments", "readme", "automations", "ui")
+LONG = (
+    *("parts", "matrix", "browser", "production", "slots_across", "killed", "stopping", "deployments"),
+    *("readme", "automations", "ui"),
+)
 
 
 @pytest.hookimpl(trylast=True)
