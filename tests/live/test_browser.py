@@ -250,8 +250,13 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
         # The gallery, the credits, the table.
         wanted = {"flow_run_id": {"any_": [run.rpartition("/")[2]]}}
         artifacts = person.ask("artifacts/filter", {"artifacts": wanted})
-        ids = {(a["type"], "credits" in a["key"]): a["id"] for a in artifacts}
-        gallery = f"{where['ui']}/v2/artifacts/artifact/{ids['markdown', False]}"
+        which = [(re.search(r"-(plan|credits)$|$", artifact["key"]), artifact) for artifact in artifacts]
+        ids = {(a["type"], found and found[1]): a["id"] for found, a in which}
+        page.goto(f"{where['ui']}/v2/artifacts/artifact/{ids['markdown', 'plan']}")
+        page.get_by_text("3 prompts: 3 new; 3 credits; ").first.wait_for()
+        assert HOSTILE in page.locator("main").inner_text(), "to the letter"
+        person.look("plan", whole=True)
+        gallery = f"{where['ui']}/v2/artifacts/artifact/{ids['markdown', None]}"
         page.goto(gallery)
         cells = page.locator("main td[valign]")
         cells.locator("img").nth(1).wait_for()  # the second of two
@@ -262,12 +267,12 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
         assert HOSTILE in cells.nth(2).inner_text()
         assert "1 credit" in cells.nth(1).inner_text()
         assert "Content safety check failed" in cells.nth(1).inner_text()
-        page.goto(f"{where['ui']}/v2/artifacts/artifact/{ids['markdown', True]}")
+        page.goto(f"{where['ui']}/v2/artifacts/artifact/{ids['markdown', 'credits']}")
         page.get_by_role("cell", name="all, paid by this run").wait_for()
         row = page.get_by_role("row", name=re.compile("all, paid by this run"))
         expect(row.get_by_role("cell")).to_have_text(["all, paid by this run", "3", "3"])
         person.look("credits", whole=True)
-        page.goto(f"{where['ui']}/v2/artifacts/artifact/{ids['table', False]}")
+        page.goto(f"{where['ui']}/v2/artifacts/artifact/{ids['table', None]}")
         page.get_by_role("cell", name="warning", exact=True).wait_for()
         person.look("results", whole=True)
 
