@@ -74,4 +74,9 @@ def processes_of_workers() -> set[int]:
 
     ours = psutil.Process(os.getpid()).children(recursive=True)
     lines = {each.pid: " ".join(each.cmdline()) for each in ours if each.is_running()}
-    return {id_ for id_, line in lines.items() if "spawn_main" in line or line.startswith("ray::")}
+    # Ray names its own agents alike: without them the whole node would die.
+    return {
+        id_
+        for id_, line in lines.items()
+        if "spawn_main" in line or (line.startswith("ray::") and "Agent" not in line)
+    }
