@@ -152,4 +152,5 @@ def test_tasks_in_a_flow_of_ones_own(
 
     assert own([*_cats(5), "a nude"]) == ["completed"] * 5 + ["warning"]
     account = sandbox.account
-    assert (account.charged, account.posts, account.refusals, account.most_open) == (6, 6, 0, 2)
+    assert (account.charged, account.posts, account.refusals) == (6, 6, 0)
+    assert account.most_open <= 2  # the second worker may still be starting
