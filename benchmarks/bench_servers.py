@@ -63,16 +63,19 @@ class Servers:
 
     def wait_until_idle(self) -> None:
         """Wait until Prefect's server has written the events of the last cell: the next one's wait."""
-        end, quiet, before = time.monotonic() + START_SECONDS, 0, self._cpu_seconds()
+        end, quiet = time.monotonic() + START_SECONDS, 0
+        before = cpu_seconds(self.prefect_process)
         while quiet < IDLE_SECONDS and time.monotonic() < end:
             time.sleep(1)
-            now = self._cpu_seconds()
+            now = cpu_seconds(self.prefect_process)
             quiet = quiet + 1 if now - before < IDLE_SHARE else 0
             before = now
 
-    def _cpu_seconds(self) -> float:
-        stat = Path(f"/proc/{self.prefect_process}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, stat[11:13])) / os.sysconf("SC_CLK_TCK")
+
+def cpu_seconds(process: int) -> float:
+    """The seconds of CPU that a process has had."""
+    stat = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, stat[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -108,7 +111,8 @@ def servers(home: Path, *, log_requests: bool = False) -> Iterator[Servers]:
         try:
             yield Servers(prefect, s3, env, log, process)
         except Exception:
-            print((home / "processes.log").read_text()[-5000:], file=sys.stderr)
+            for name in ("prefect.log", "processes.log"):
+                print((home / name).read_text()[-5000:], file=sys.stderr)
             raise
 
 

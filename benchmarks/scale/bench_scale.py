@@ -1,7 +1,7 @@
 """What a prompt costs, beyond the API: ours in one process, in two, on Dask and on Ray, and others.
 
     make bench-scale                                              # 100 and 1,000 prompts, an hour
-    make bench-scale ARGS="--prompts 1000,10000 --only empty,ours,resume"
+    make bench-scale ARGS="--prompts 1000,10000 --only empty,ours,ours-again"
 
 Everything runs on this machine, one cell after the other, with a Nano Banana server that answers at
 once; all share one Prefect server and one S3 server. CPU and memory are those of the processes that do

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench_servers import Work
+from bench_servers import Work, cpu_seconds
 from clusters import dask, ray
 from prefect import flow, task, unmapped
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -75,9 +75,8 @@ def _used() -> tuple[float, int, int]:
     """Seconds of CPU, kilobytes of memory now and at the peak: of this process and those below it."""
     seconds, now, peak = 0.0, 0, 0
     for process in _processes():
-        fields = (process / "stat").read_text().rpartition(")")[2].split()
-        seconds += sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
-        status = (process / "status").read_text()
+        seconds += cpu_seconds(process)
+        status = Path(f"/proc/{process}/status").read_text()
         kilobytes = (
             int(status.partition(f"{name}:")[2].split()[0]) if name in status else 0
             for name in ("VmRSS", "VmHWM")
@@ -86,8 +85,8 @@ def _used() -> tuple[float, int, int]:
     return seconds, now, peak
 
 
-def _processes() -> list[Path]:
-    """The folders of this process and of those below it in /proc."""
+def _processes() -> list[int]:
+    """The ids of this process and of those below it."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -97,7 +96,7 @@ def _processes() -> list[Path]:
     found = [os.getpid()]
     for known in found:
         found += [process for process, parent in parents.items() if parent == known]
-    return [Path(f"/proc/{process}") for process in found]
+    return found
 
 
 # An empty flow with the same number of task runs.
