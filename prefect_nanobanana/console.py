@@ -75,9 +75,7 @@ def print_report(report: RunReport, console: Console | None = None) -> None:
         console: Where to; by default the terminal.
     """
     out = console or Console()
-    table = Table(title=Text(visible(report.batch)), title_justify="left", expand=False)
-    table.add_column("", justify="right")
-    table.add_column("prompt", overflow="ellipsis", no_wrap=True, max_width=40)
+    table = _prompts_table(report.batch)
     table.add_column("status", no_wrap=True)
     table.add_column("images", justify="right")
     table.add_column("credits", justify="right")
@@ -108,9 +106,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
         console: Where to; by default the terminal.
     """
     out = console or Console()
-    table = Table(title=Text(visible(plan.batch)), title_justify="left", expand=False)
-    table.add_column("", justify="right")
-    table.add_column("prompt", overflow="ellipsis", no_wrap=True, max_width=40)
+    table = _prompts_table(plan.batch)
     table.add_column("", no_wrap=True)
     table.add_column("model", no_wrap=True)
     table.add_column("images", justify="right")
@@ -134,6 +130,14 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
 def print_error(message: str) -> None:
     """Print why a run failed, to standard error; whatever it quotes, the terminal obeys none of it."""
     print(visible(message), file=sys.stderr)
+
+
+def _prompts_table(batch: str) -> Table:
+    """A table of a batch's prompts: place and text; what is said of them comes after."""
+    table = Table(title=Text(visible(batch)), title_justify="left", expand=False)
+    table.add_column("", justify="right")
+    table.add_column("prompt", overflow="ellipsis", no_wrap=True, max_width=40)
+    return table
 
 
 def _description(progress: Progress) -> str:

@@ -43,7 +43,8 @@ class RecordParser:
             raise _unusable(path, "cannot be read") from None
         if record.version != 1:
             raise LedgerError(f"the record {path} was written by a newer version: update the package")
-        record = self._moved(path, record)
+        if self.problem(key, record):
+            record = self._moved(path, record)
         if problem := self.problem(key, record):
             raise _unusable(path, problem)
         return record

@@ -27,6 +27,7 @@ from prefect_nanobanana.models import (
     ImageModel,
     Part,
     Plan,
+    sum_credits,
 )
 from prefect_nanobanana.report import GalleryItem
 
@@ -62,9 +63,7 @@ class BatchPlan:
     @property
     def price(self) -> Credits | None:
         """What asking costs in credits, all together; None if a price is not listed."""
-        prices = [planned.price for planned in self.prompts if planned.action == "ask"]
-        known = [price for price in prices if price is not None]
-        return sum(known) if len(known) == len(prices) else None
+        return sum_credits([planned.price for planned in self.prompts if planned.action == "ask"])
 
     def preview(self, batch: str, balance: Credits) -> Plan:
         """The same as people see it.

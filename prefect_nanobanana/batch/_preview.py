@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from prefect_nanobanana._common.addresses import without_signature
 from prefect_nanobanana._common.text import in_credits
 from prefect_nanobanana.batch._outcomes import make_outcome, outcome_of_record
 from prefect_nanobanana.batch._planned import Planned
-from prefect_nanobanana.models import ImagePrompt, PlannedPrompt, PlannedStep
+from prefect_nanobanana.models import PlannedPrompt, PlannedStep, unsigned_prompt
 from prefect_nanobanana.report import GalleryItem
 
 
@@ -16,7 +15,7 @@ def planned_prompt(planned: Planned) -> PlannedPrompt:
     return PlannedPrompt(
         position=planned.position,
         place=planned.place,
-        prompt=_unsigned(planned.prompt),
+        prompt=unsigned_prompt(planned.prompt),
         step=_step(planned),
         model=request.model,
         quantity=request.quantity,
@@ -39,14 +38,6 @@ def planned_outcome(planned: Planned) -> GalleryItem:
             reused=not record.safe_to_send,
         )
     return make_outcome(planned.position, record, *outcome_of_record(record, planned.price), reused=True)
-
-
-def _unsigned(prompt: ImagePrompt) -> ImagePrompt:
-    """The prompt without userinfo and signatures of addresses."""
-    if not prompt.reference_image_urls:
-        return prompt
-    urls = [without_signature(url) for url in prompt.reference_image_urls]
-    return prompt.model_copy(update={"reference_image_urls": urls})
 
 
 def _step(planned: Planned) -> PlannedStep:

@@ -32,6 +32,7 @@ from prefect_nanobanana.models import (
     ImageRequest,
     StoredImage,
     Submission,
+    unsigned_prompt,
 )
 
 State = Literal[
@@ -262,11 +263,7 @@ class Record(BaseModel):
         request = self.request.model_copy(
             update={"reference_image_urls": tuple(without_signature(url) for url in urls)}
         )
-        prompt, own = self.prompt, self.prompt.reference_image_urls
-        if own:
-            prompt = prompt.model_copy(
-                update={"reference_image_urls": [without_signature(url) for url in own]}
-            )
+        prompt = unsigned_prompt(self.prompt)
         return self._with(prompt=prompt, request=request, updated_at=datetime.now(UTC))
 
     def is_written(self, record: Self) -> bool:

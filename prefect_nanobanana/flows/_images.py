@@ -8,9 +8,7 @@ from prefect import flow, get_run_logger
 from prefect_aws import S3Bucket
 from pydantic import Field
 
-from prefect_nanobanana._common.runs_above import runs_above
 from prefect_nanobanana.flows._again import asked_again
-from prefect_nanobanana.flows._batch_name import is_retried
 from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.flows._logs import readable_logs
 from prefect_nanobanana.flows._states import final_state, planned_state
@@ -84,10 +82,10 @@ def generate_images(
         max_credits,
         get_run_logger(),
     )
-    runs = runs_above()
-    work = Work(call, call.ledger(runs, batch, dry=dry_run), retried=is_retried(runs), dry=dry_run)
+    work = Work.of_flow_run(call, batch, dry=dry_run)
     if dry_run:
-        return cast(RunReport, planned_state(work.planned(), work.preview()))
+        plan = work.plan()
+        return cast(RunReport, planned_state(work.planned(), plan))
     report = work.finish()
     # The final state carries the message; a caller of the flow gets the report out of it.
     return cast(RunReport, final_state(report, fail_on))

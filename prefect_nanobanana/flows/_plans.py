@@ -8,9 +8,6 @@ from prefect import flow, get_run_logger
 from prefect_aws import S3Bucket
 from pydantic import Field
 
-from prefect_nanobanana._common.runs_above import runs_above
-from prefect_nanobanana.flows._again import asked_again
-from prefect_nanobanana.flows._batch_name import is_retried
 from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.flows._states import planned_state
 from prefect_nanobanana.flows._work import Work
@@ -59,17 +56,8 @@ def plan_images(
         StorageError: If the bucket cannot be read.
         LedgerError: If a record cannot be read.
     """
-    call = Call(
-        prompts,
-        prompts_from,
-        generator,
-        ObjectStore(bucket, storage),
-        asked_again(ask_again, None, None, None),
-        max_credits,
-        get_run_logger(),
-    )
-    runs = runs_above()
-    work = Work(call, call.ledger(runs, batch, dry=True), retried=is_retried(runs), dry=True)
-    plan = work.preview()
+    store, logger = ObjectStore(bucket, storage), get_run_logger()
+    call = Call(prompts, prompts_from, generator, store, frozenset(ask_again), max_credits, logger)
+    plan = Work.of_flow_run(call, batch, dry=True).plan()
     # The final state carries the message; a caller of the flow gets the plan out of it.
     return cast(Plan, planned_state(plan, plan))

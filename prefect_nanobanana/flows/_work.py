@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Self
 
+from prefect_nanobanana._common.runs_above import runs_above
 from prefect_nanobanana.batch import Ledger, Runner, gather_prompts, make_plan, recorded_outcomes
 from prefect_nanobanana.flows._account import Account
+from prefect_nanobanana.flows._batch_name import is_retried
 from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.images import Copier, Fetcher
 from prefect_nanobanana.models import Credits, Part, Plan, RunReport
@@ -63,16 +66,24 @@ class Work:
         )
         self._plan = self._make_plan()
         self._publisher = Publisher(call.store, ledger.batch, call.logger)
-        preview = self.preview()  # which holds each prompt: it is not kept
-        self._publisher.say_plan(preview, part)
-        if dry:
-            self._publisher.show_plan(preview)
-        elif part is None:
-            self._publisher.show_plan_beside(preview)
+        if not dry:
+            preview = self._preview()  # which holds each prompt: it is not kept
+            self._publisher.say_plan(preview, part)
+            if part is None:
+                self._publisher.show_plan_beside(preview)
 
-    def preview(self) -> Plan:
-        """What is to be done, and what that costs."""
-        return self._plan.preview(self._ledger.batch, self._account.before)
+    @classmethod
+    def of_flow_run(cls, call: Call, batch: str | None, *, dry: bool = False) -> Self:
+        """The work of the flow run that this is called in, whose batch may have to be given a name."""
+        runs = runs_above()
+        return cls(call, call.ledger(runs, batch, dry=dry), retried=is_retried(runs), dry=dry)
+
+    def plan(self) -> Plan:
+        """Say and show what is to be done, and what that costs; of a call that only plans."""
+        preview = self._preview()
+        self._publisher.say_plan(preview)
+        self._publisher.show_plan(preview)
+        return preview
 
     def planned(self) -> RunReport:
         """Spend nothing, and say what each prompt is now; what would be asked for is skipped.
@@ -131,6 +142,9 @@ class Work:
         ]
         report = self._publisher.report(items)
         return report.model_copy(update={"manifest_uri": None, "gallery_uri": None})
+
+    def _preview(self) -> Plan:
+        return self._plan.preview(self._ledger.batch, self._account.before)
 
     def _learn_prices(self) -> bool:
         """Ask for a prompt of each model whose price is not known for sure, if there is a ceiling.

@@ -25,7 +25,7 @@ from prefect_nanobanana.models.outcomes import (
     RunReport,
 )
 from prefect_nanobanana.models.parts import Part
-from prefect_nanobanana.models.plans import ModelTotal, Plan, PlannedPrompt, PlannedStep
+from prefect_nanobanana.models.plans import ModelTotal, Plan, PlannedPrompt, PlannedStep, sum_credits
 from prefect_nanobanana.models.prompts import (
     DEFAULT_ASPECT_RATIO,
     DEFAULT_MODEL,
@@ -36,6 +36,7 @@ from prefect_nanobanana.models.prompts import (
     ImageRequest,
     clean_reference_urls,
     prompt_problems,
+    unsigned_prompt,
 )
 
 __all__ = [
@@ -71,4 +72,6 @@ __all__ = [
     "json_number",
     "prompt_problems",
     "refuse_half_characters",
+    "sum_credits",
+    "unsigned_prompt",
 ]

@@ -89,12 +89,13 @@ class Plan(Frozen):
     @property
     def price(self) -> Credits | None:
         """What all of it costs in credits, as far as is known; None if some price is not known."""
-        return _sum([planned.price for planned in self.prompts if planned.asked])
+        return sum_credits([planned.price for planned in self.prompts if planned.asked])
 
     @property
     def balance_after(self) -> Credits | None:
         """What the account would have left, in credits; None if the price is not known."""
-        return None if self.price is None else self.balance - self.price
+        price = self.price
+        return None if price is None else self.balance - price
 
     @property
     def by_model(self) -> tuple[ModelTotal, ...]:
@@ -108,12 +109,13 @@ class Plan(Frozen):
                 model=model,
                 prompts=len(its),
                 images=sum(planned.quantity for planned in its),
-                price=_sum([planned.price for planned in its]),
+                price=sum_credits([planned.price for planned in its]),
             )
             for model, its in sorted(found.items())
         )
 
 
-def _sum(prices: list[Credits | None]) -> Credits | None:
+def sum_credits(prices: list[Credits | None]) -> Credits | None:
+    """What prices come to, in credits; None if one of them is not known."""
     known = [price for price in prices if price is not None]
     return sum(known) if len(known) == len(prices) else None

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from prefect_nanobanana._common.addresses import without_signature
 from prefect_nanobanana._common.characters import can_be_seen, control_problem
 from prefect_nanobanana._common.references import reference_problem
 from prefect_nanobanana.models.base import Credits, Frozen, Text
@@ -97,6 +98,14 @@ class ImagePrompt(Frozen):
     @classmethod
     def _references_are_urls(cls, value: list[str] | None) -> list[str] | None:
         return None if value is None else clean_reference_urls(value)
+
+
+def unsigned_prompt(prompt: ImagePrompt) -> ImagePrompt:
+    """The prompt without userinfo and signatures of addresses, as it may be shown and kept."""
+    if not prompt.reference_image_urls:
+        return prompt
+    urls = [without_signature(url) for url in prompt.reference_image_urls]
+    return prompt.model_copy(update={"reference_image_urls": urls})
 
 
 class ImageRequest(Frozen):

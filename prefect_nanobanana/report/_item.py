@@ -9,7 +9,7 @@ from typing import Any
 from prefect_nanobanana._common.addresses import without_signature
 from prefect_nanobanana._common.text import pictures_note, well_formed, without_signatures
 from prefect_nanobanana._common.untrusted import is_preview
-from prefect_nanobanana.models import Outcome
+from prefect_nanobanana.models import Outcome, unsigned_prompt
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,9 @@ class GalleryItem:
 
 
 def _presentable(outcome: Outcome) -> Outcome:
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"prompt": unsigned_prompt(outcome.prompt)}
     if outcome.message:
         changes["message"] = without_signatures(well_formed(outcome.message))
-    if outcome.prompt.reference_image_urls:
-        urls = [without_signature(url) for url in outcome.prompt.reference_image_urls]
-        changes["prompt"] = outcome.prompt.model_copy(update={"reference_image_urls": urls})
     if outcome.generation is not None:
         generation = outcome.generation
         changes["generation"] = generation.model_copy(
