@@ -56,8 +56,12 @@ def warnings_of(request: ImageRequest, models: Mapping[str, ImageModel] | None) 
     return told
 
 
-def check_ceiling(prompts: Iterable[Planned]) -> None:
-    """Refuse a ceiling that cannot be kept.
+def check_prices(prompts: Iterable[Planned], bound: str) -> None:
+    """Refuse a bound that cannot be kept.
+
+    Args:
+        prompts: What is to be done.
+        bound: The parameter that bounds what it may cost.
 
     Raises:
         InvalidInput: If it cannot, as the price of something to ask for is not listed, or not credible.
@@ -69,6 +73,6 @@ def check_ceiling(prompts: Iterable[Planned]) -> None:
         unlisted = f"does not list the price of {model!r}"
         what = unlisted if price is None else f"lists {model!r} at {price} credits"
         raise InvalidInput(
-            f"max_credits: cannot be kept, as the API {what}: leave max_credits empty, or take a model "
-            "whose price is listed"
+            f"{bound}: cannot be kept, as the API {what}: leave {bound} empty, or take a model whose "
+            "price is listed"
         )

@@ -17,6 +17,7 @@ from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._spending import Spending, last_of
 from prefect_nanobanana.batch._told import NotSent
 from prefect_nanobanana.batch._turns import Turns
+from prefect_nanobanana.budgets import Grants
 from prefect_nanobanana.errors import (
     AccessNotEnabled,
     AuthenticationFailed,
@@ -28,8 +29,9 @@ from prefect_nanobanana.errors import (
     NotCharged,
     QuotaExceeded,
     ServerBusy,
+    StorageError,
 )
-from prefect_nanobanana.models import CEILING_REACHED, Credits, Generation, OutcomeStatus
+from prefect_nanobanana.models import Credits, Generation, OutcomeStatus
 from prefect_nanobanana.progress import Tracker, Watcher
 from prefect_nanobanana.report import emit_image_missing
 
@@ -46,18 +48,21 @@ class RunControl:
         plan: What the run is to do.
         logger: Is told of each prompt's end, within bounds.
         watcher: Is told how far the run is.
+        grants: What the run may spend of a shared budget, if it has one.
     """
 
-    def __init__(self, plan: BatchPlan, logger: Logger, watcher: Watcher | None) -> None:
+    def __init__(
+        self, plan: BatchPlan, logger: Logger, watcher: Watcher | None, grants: Grants | None = None
+    ) -> None:
         self._logger = logger
         self._prices = plan.prices
-        self._budget = Budget(plan.max_credits, plan.prices, plan.spent)
+        self._expected = {p.position: p.price or 0 for p in plan.prompts if p.action == "ask"}
+        self._budget = Budget(plan.max_credits, plan.prices, plan.spent, grants, len(self._expected))
         for planned in plan.prompts:
             if planned.asked_before:
                 record, asked_by = planned.record, planned.ledger.asked_by
                 last = last_of(asked_by, record, planned.price)
                 self._count(planned.position, record, last, record.paid_before_by(asked_by))
-        self._expected = {p.position: p.price or 0 for p in plan.prompts if p.action == "ask"}
         self._lines = LogLines(logger, len(plan.prompts))
         self._tracker = Tracker(len(plan.prompts), expected=plan.price, also=watcher)
         self._turns = Turns()
@@ -115,9 +120,13 @@ class RunControl:
 
     # Money.
 
-    def reserve(self, job: Job) -> bool:
-        """Set credits aside for a job whose turn has come; False if the ceiling is reached."""
-        return self._budget.reserve(job.planned.position, job.planned.request)
+    def reserve(self, job: Job) -> str | None:
+        """Set credits aside for a job whose turn has come; says why not if that exceeds a bound."""
+        try:
+            return self._budget.reserve(job.planned.position, job.planned.request)
+        except StorageError as error:
+            self._stop_without_books(error)
+            return self._stopped
 
     def settle(self, job: Job) -> None:
         """Count what a job has cost this run, or may have."""
@@ -136,12 +145,27 @@ class RunControl:
         """A request is about to leave.
 
         Raises:
-            NotSent: If it must not, as the run was stopped or its ceiling is reached.
+            NotSent: If it must not, as the run was stopped, or that would exceed a bound.
         """
-        if self._stopped is None and not self._budget.confirm(job.planned.position, job.planned.request):
-            raise NotSent(CEILING_REACHED)
-        if self._stopped is not None:
-            raise NotSent(self._stopped)
+        why = self._stopped
+        if why is None:
+            try:
+                why = self._budget.confirm(job.planned.position, job.planned.request)
+            except StorageError as error:
+                self._stop_without_books(error)
+        why = self._stopped or why
+        if why is not None:
+            raise NotSent(why)
+
+    def close(self) -> None:
+        """Give back what was set aside of a shared budget, and not spent."""
+        try:
+            self._budget.close()
+        except StorageError as error:
+            self._logger.warning("Credits that were set aside could not be given back: %s", error)
+
+    def _stop_without_books(self, error: StorageError) -> None:
+        self.stop(f"the budget's books cannot be used: {error}", error)
 
     def refused(self, job: Job, error: NotCharged) -> None:
         """A request was not charged, and is not under way any more."""

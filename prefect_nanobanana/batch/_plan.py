@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prefect_nanobanana.batch._checks import check_ceiling, problems_of, requests_of, warnings_of
+from prefect_nanobanana.batch._checks import check_prices, problems_of, requests_of, warnings_of
 from prefect_nanobanana.batch._conflicts import Claimed
 from prefect_nanobanana.batch._keys import PromptKey, identity, prompt_keys, signed_anew
 from prefect_nanobanana.batch._ledger import Ledger
@@ -83,10 +83,12 @@ class BatchPlan:
     @property
     def _credits_left(self) -> Credits | None:
         """What this call may still spend, all its attempts together."""
-        if self.max_credits is None:
-            return None
-        spent = self.spent + sum(planned.spent(self.prices) for planned in self.prompts)
-        return max(0, self.max_credits - spent)
+        return None if self.max_credits is None else max(0, self.max_credits - self.all_spent)
+
+    @property
+    def all_spent(self) -> Credits:
+        """What earlier attempts of the run have spent, in credits, on prompts of the list and others."""
+        return self.spent + sum(planned.spent(self.prices) for planned in self.prompts)
 
     def outcomes(self) -> list[GalleryItem]:
         """The outcomes of a run that only plans, in the order of the list."""
@@ -162,6 +164,7 @@ def make_plan(
     ledger: Ledger,
     *,
     max_credits: int | None,
+    bound: str | None = None,
     ask_again: Collection[AskAgain],
     logger: Any,
     retried: bool = False,
@@ -176,6 +179,7 @@ def make_plan(
         models: The catalogue; None if it could not be read.
         ledger: What earlier runs have asked, paid and stored.
         max_credits: The most that the run may spend, in credits; None for no bound.
+        bound: The parameter that bounds what is spent, so that prices must be known; None if none does.
         ask_again: What is asked, and may be paid, again: `warnings`, `failed`, `unknown`.
         logger: Is told what the store does not do.
         retried: Whether there may have been earlier attempts of this run, with another list.
@@ -209,7 +213,7 @@ def make_plan(
                 warnings.setdefault(text, []).append(item.place)
         resend = "unknown" in ask_again and not record.ever_asked_in(ledger.asked_by)
         price = prices.of(request)
-        again = action == "await_end" and resend and (max_credits is None or bool(price))
+        again = action == "await_end" and resend and (bound is None or bool(price))
         if again:
             text = "it is asked again, and paid again, if its end cannot be had: not in the price"
             warnings.setdefault(text, []).append(item.place)
@@ -230,8 +234,8 @@ def make_plan(
             last = last_of(ledger.asked_by, record, prices.of(record.request))
             spent += record.paid_before_by(ledger.asked_by) + last.worst
     plan = BatchPlan(tuple(planned), prices, max_credits, spent, _lines(warnings))
-    if max_credits is not None:
-        check_ceiling(plan.prompts)
+    if bound is not None:
+        check_prices(plan.prompts, bound)
     first = next((each for each in planned if each.action == "ask"), None)
     if first is not None and not dry:
         _try_the_bucket(first.record, ledger, logger)

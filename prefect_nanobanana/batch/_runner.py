@@ -12,8 +12,9 @@ unless nothing more can be paid for or stored: then the rest is skipped, and sai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from uuid import uuid4
 
 from prefect_nanobanana.batch._control import Logger, RunControl
 from prefect_nanobanana.batch._index import THUMBNAIL_BYTES
@@ -21,9 +22,11 @@ from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._outcomes import Ended, PreviewRoom, outcome_of_record
 from prefect_nanobanana.batch._plan import BatchPlan
 from prefect_nanobanana.batch._settling import BalanceProof
+from prefect_nanobanana.batch._shared import SpentByRecords
 from prefect_nanobanana.batch._stages import Stages
 from prefect_nanobanana.batch._stopped import SLOTS_BACK_SECONDS, flush, grace_seconds, what_is_left
 from prefect_nanobanana.batch._timing import TIMING, Timing
+from prefect_nanobanana.budgets import Grants, Settle
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
 from prefect_nanobanana.models import Credits
@@ -43,6 +46,7 @@ class Runner:
         balance: The account's credits before the run, if known.
         watcher: Is told how far the run is.
         timing: How long it waits.
+        grants: Opens a budget that the run shares with others, given the batch's address; None without.
 
     Raises:
         InvalidInput: If the environment's grace period is not a number of seconds.
@@ -57,6 +61,7 @@ class Runner:
         balance: Credits | None = None,
         watcher: Watcher | None = None,
         timing: Timing | None = None,
+        grants: Callable[[str, Settle], Grants] | None = None,
     ) -> None:
         self._generator = generator
         self._copier = copier
@@ -64,6 +69,7 @@ class Runner:
         self._balance = balance
         self._watcher = watcher
         self._timing = timing or TIMING.get()
+        self._open_grants = grants
         self._grace = grace_seconds()
 
     def run(self, plan: BatchPlan) -> list[Ended]:
@@ -72,11 +78,12 @@ class Runner:
         Returns:
             The ends, in the order of the list.
         """
-        control = RunControl(plan, self._logger, self._watcher)
+        grants = self._grants(plan)
+        control = RunControl(plan, self._logger, self._watcher, grants)
         proof = BalanceProof(
             self._generator.credentials, self._balance, self._timing.settle_after, self._logger
         )
-        jobs = {planned.position: Job(planned, control) for planned in plan.prompts}
+        jobs = {p.position: Job(p, control, _ticket(grants)) for p in plan.prompts}
         ended: dict[int, Ended] = {}
         previews = PreviewRoom(THUMBNAIL_BYTES)
 
@@ -86,7 +93,7 @@ class Runner:
             del jobs[position]  # what has ended leaves memory
 
         stages = Stages(len(jobs), self._generator, self._copier, control, self._timing, self._grace)
-        with self._telling_what_is_left(jobs, ended), stages:
+        with closing(control), self._telling_what_is_left(jobs, ended), stages:
             work = ((job, job.planned.action) for job in list(jobs.values()))
             lost = stages.pass_through(work, note)
             for _ in range(ROUNDS - 1):
@@ -101,6 +108,14 @@ class Runner:
                 status, message = outcome_of_record(job.record, control.price(job))
                 note(control.end(job, status, message))
         return [ended[position] for position in sorted(ended)]
+
+    def _grants(self, plan: BatchPlan) -> Grants | None:
+        """What the run may spend of a shared budget."""
+        if self._open_grants is None or not plan.prompts:
+            return None
+        ledger = plan.prompts[0].ledger
+        spent = SpentByRecords(ledger.store, plan.prices)
+        return self._open_grants(ledger.store.uri(ledger.key()), spent)
 
     @contextmanager
     def _telling_what_is_left(
@@ -118,3 +133,8 @@ class Runner:
             self._logger.warning("%s", left)
             flush(self._logger)  # a signal's own handler ends the process, and what waits is lost
             raise
+
+
+def _ticket(grants: Grants | None) -> str | None:
+    """What the attempts of a prompt's requests begin with, if it matters which process sends them."""
+    return f"{grants.process}-{uuid4().hex[:12]}-" if grants is not None else None

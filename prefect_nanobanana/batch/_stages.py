@@ -32,7 +32,7 @@ from prefect_nanobanana.errors import (
 )
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
-from prefect_nanobanana.models import CEILING_REACHED, Submission
+from prefect_nanobanana.models import Submission
 
 ASYNC_THREADS = 200
 """Async generations of one run in flight at most; the API's own bound is learned from its refusals."""
@@ -163,9 +163,7 @@ class Stages:
                 return self._submit(self._settling, self._end_as_recorded, job)
 
     def _ask(self, job: Job) -> Any:
-        why = self._control.why_not(job)
-        if why is None and not self._control.reserve(job):
-            why = CEILING_REACHED
+        why = self._control.why_not(job) or self._control.reserve(job)
         if why is not None:
             return self._end_unasked(job, why)
         try:

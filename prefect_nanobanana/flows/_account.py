@@ -21,7 +21,7 @@ class Account:
         credentials: Whose it is.
         logger: Is told what cannot be read.
         dry: Whether nothing is to be asked for, so that no slots are needed.
-        priced: Whether the run cannot do without prices, as it has a ceiling.
+        priced: Whether the run cannot do without prices, as it has a bound.
 
     Attributes:
         models: The models that the API offers; None if that cannot be read, which is said.
@@ -47,7 +47,9 @@ class Account:
                 self.models: list[ImageModel] | None = client.models()
             except ApiError as error:
                 if priced:
-                    logger.error("max_credits cannot be kept: the catalogue with the prices is missing")
+                    logger.error(
+                        "Nothing is spent: prices must be known, and the catalogue cannot be read"
+                    )
                     raise
                 self.models = None
                 logger.warning("Prices are unknown, as the catalogue cannot be read: %s", error)

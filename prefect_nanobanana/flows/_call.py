@@ -7,9 +7,10 @@ from typing import Any
 
 from prefect_nanobanana._common.runs_above import RunAbove
 from prefect_nanobanana.batch import Ledger
+from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.flows._batch_name import asker, default_batch_name
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.models import AskAgain, ImagePrompt
+from prefect_nanobanana.models import AskAgain, ImagePrompt, Plan
 from prefect_nanobanana.s3 import ObjectStore
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
@@ -27,6 +28,8 @@ class Call:
         ask_again: What earlier runs have asked and this one asks again.
         max_credits: The most that the call may spend, in credits; None for no bound.
         logger: The flow run's.
+        approve_above: A person must approve what costs more, in credits; None for no bound.
+        budget: What the call shares with others; None without one.
     """
 
     prompts: Sequence[str | ImagePrompt]
@@ -36,6 +39,18 @@ class Call:
     ask_again: frozenset[AskAgain]
     max_credits: int | None
     logger: Logger
+    approve_above: int | None = None
+    budget: NanoBananaBudget | None = None
+
+    @property
+    def bound(self) -> str | None:
+        """The parameter that bounds what is spent, so that prices must be known; None if none does."""
+        bounds = {
+            "max_credits": self.max_credits,
+            "approve_above": self.approve_above,
+            "budget": self.budget,
+        }
+        return next((name for name, value in bounds.items() if value is not None), None)
 
     def ledger(self, runs: Sequence[RunAbove], batch: str | None, *, dry: bool = False) -> Ledger:
         """Open the ledger of the batch, which may have to be given a name.
@@ -56,3 +71,8 @@ class Call:
             dry=dry,
         )
         return Ledger.open(self.store, name, asker(runs, folder, name, self.ask_again, dry=dry))
+
+
+def needs_approval(plan: Plan, approve_above: int | None) -> bool:
+    """Whether a plan costs more than a run may spend without a person's approval."""
+    return approve_above is not None and (plan.price is None or plan.price > approve_above)

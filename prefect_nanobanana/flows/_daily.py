@@ -12,6 +12,7 @@ from prefect.states import Completed, Failed
 from prefect_aws import S3Bucket
 from pydantic import Field
 
+from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.errors import InvalidInput, RunFailed
 from prefect_nanobanana.flows._images import generate_images
 from prefect_nanobanana.flows._states import has_retries
@@ -47,6 +48,7 @@ def daily_images(
     fail_on: Literal["error", "warning", "never"] = "error",
     max_days_late: Annotated[int, Field(ge=0)] | None = 3,
     storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
+    budget: NanoBananaBudget | None = None,
 ) -> RunReport | None:
     """Have the day's images made, as a batch named after the day, which is paid for once.
 
@@ -69,6 +71,8 @@ def daily_images(
         max_days_late: Scheduled runs that start more days after their day ask for nothing, so that a
             worker that was away for weeks does not pay for all of them at once. Empty for no bound.
         storage: How objects are stored, beyond what the bucket does by itself.
+        budget: The Nano Banana Budget block: what all runs that name it may spend together in a day, a
+            week or a month. What does not fit any more is skipped. Empty for none.
 
     Returns:
         The report of the day's batch, or None if the run came too late.
@@ -99,6 +103,7 @@ def daily_images(
             max_credits=max_credits,
             fail_on=fail_on,
             storage=storage,
+            budget=budget,
         )
     except RunFailed as error:
         if has_retries():

@@ -8,7 +8,9 @@ from prefect import flow, get_run_logger
 from prefect_aws import S3Bucket
 from pydantic import Field
 
+from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.flows._again import asked_again
+from prefect_nanobanana.flows._approval import APPROVE_WITHIN_SECONDS, approved, refused_state
 from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.flows._logs import readable_logs
 from prefect_nanobanana.flows._states import final_state, planned_state
@@ -36,6 +38,9 @@ def generate_images(
     ask_again: list[AskAgain] = [],  # noqa: B006  # likewise
     storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
     dry_run: bool = False,
+    approve_above: Annotated[int, Field(ge=0)] | None = None,
+    approve_within_seconds: Annotated[int, Field(gt=0)] = APPROVE_WITHIN_SECONDS,
+    budget: NanoBananaBudget | None = None,
     on_unknown: Literal["keep", "resend"] | None = None,
     retry_warnings: bool | None = None,
     retry_failed: bool | None = None,
@@ -59,6 +64,11 @@ def generate_images(
         storage: How objects are stored, beyond what the bucket does by itself.
         dry_run: Say what it would cost, in the log and in the artifact `...-plan`, and spend nothing.
             What would be asked for counts as skipped.
+        approve_above: If the run would cost more, in credits, it is suspended until a person approves
+            it on its page in Prefect's UI, up to so many credits, or refuses it. Empty: nobody is asked.
+        approve_within_seconds: A run that nobody has answered after so many seconds has failed.
+        budget: The Nano Banana Budget block: what all runs that name it may spend together in a day, a
+            week or a month. What does not fit any more is skipped. Empty for none.
         on_unknown: Deprecated: resend is `unknown` in ask_again.
         retry_warnings: Deprecated: `warnings` in ask_again.
         retry_failed: Deprecated: `failed` in ask_again.
@@ -81,7 +91,14 @@ def generate_images(
         asked_again(ask_again, on_unknown, retry_warnings, retry_failed),
         max_credits,
         get_run_logger(),
+        approve_above,
+        budget,
     )
+    if not dry_run:
+        allowed = approved(call, batch, approve_within_seconds)
+        if allowed is None:
+            return cast(RunReport, refused_state())
+        call = allowed
     work = Work.of_flow_run(call, batch, dry=dry_run)
     if dry_run:
         plan = work.plan()

@@ -15,7 +15,9 @@ from pydantic_core import PydanticSerializationError
 
 from prefect_nanobanana._common.runs_above import attempts, runs_above
 from prefect_nanobanana.batch import Ledger
+from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.errors import InvalidInput
+from prefect_nanobanana.flows._approval import APPROVE_WITHIN_SECONDS, approved, refused_state
 from prefect_nanobanana.flows._batch_name import is_retried
 from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.flows._part_runs import REFUSED, PartRuns, check_size
@@ -45,6 +47,9 @@ def generate_in_parts(
     fail_on: Literal["error", "warning", "never"] = "error",
     ask_again: list[AskAgain] = [],  # noqa: B006  # likewise
     storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
+    approve_above: Annotated[int, Field(ge=0)] | None = None,
+    approve_within_seconds: Annotated[int, Field(gt=0)] = APPROVE_WITHIN_SECONDS,
+    budget: NanoBananaBudget | None = None,
 ) -> RunReport:
     """Have images made for a list of prompts by several flow runs, as generate_images does by one.
 
@@ -70,6 +75,11 @@ def generate_in_parts(
         ask_again: What earlier runs of the batch have asked and this one asks, and pays, again: warnings
             (refused by the safety check), failed (paid, and failed), unknown (maybe paid, no answer).
         storage: How objects are stored, beyond what the bucket does by itself.
+        approve_above: If the run would cost more, in credits, it is suspended until a person approves
+            it, as for generate_images. Empty: nobody is asked.
+        approve_within_seconds: A run that nobody has answered after so many seconds has failed.
+        budget: The Nano Banana Budget block, saved: what all runs that name it may spend together in a
+            day, a week or a month. Empty for none.
 
     Returns:
         The report of the run, parts included.
@@ -84,7 +94,17 @@ def generate_in_parts(
     """
     logger = get_run_logger()
     store = ObjectStore(bucket, storage)
-    call = Call(prompts, prompts_from, generator, store, frozenset(ask_again), max_credits, logger)
+    call = Call(
+        prompts,
+        prompts_from,
+        generator,
+        store,
+        frozenset(ask_again),
+        max_credits,
+        logger,
+        approve_above,
+        budget,
+    )
     given: dict[str, Any] = {
         "prompts": [p if isinstance(p, str) else p.model_dump(mode="json") for p in prompts],
         "prompts_from": prompts_from,
@@ -92,9 +112,13 @@ def generate_in_parts(
         "bucket": _reference(bucket, "bucket"),
         "ask_again": list(ask_again),
         "storage": storage.model_dump(mode="json"),
+        "budget": _reference(budget, "budget") if budget is not None else None,
     }
     check_size(given)
-    runs = runs_above()
+    allowed = approved(call, batch, approve_within_seconds)
+    if allowed is None:
+        return cast(RunReport, refused_state())
+    call, runs = allowed, runs_above()
     ledger = call.ledger(runs, batch)
     attempt = hashlib.sha256(json.dumps([ledger.asked_by, attempts(runs)]).encode()).hexdigest()
     part_runs = PartRuns(deployment, store.uri(ledger.key()), attempt, start_within_seconds, logger)
@@ -116,6 +140,7 @@ def generate_part(
     part: Part,
     ask_again: list[AskAgain] = [],  # noqa: B006  # likewise
     storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
+    budget: NanoBananaBudget | None = None,
 ) -> RunReport:
     """Do one part of a batch: generate_in_parts starts this, and publishes what comes of it.
 
@@ -128,6 +153,7 @@ def generate_part(
         part: Which part of the prompts is meant, and for whom.
         ask_again: As generate_in_parts was given it.
         storage: Likewise.
+        budget: Likewise.
 
     Returns:
         What this part did. It is green whatever became of single prompts: generate_in_parts judges.
@@ -147,6 +173,7 @@ def generate_part(
         frozenset(ask_again),
         part.max_credits,
         get_run_logger(),
+        budget=budget,
     )
     try:
         work = Work(call, Ledger.open(store, batch, part.asked_by), part=part)

@@ -8,6 +8,7 @@ from prefect import flow, get_run_logger
 from prefect_aws import S3Bucket
 from pydantic import Field
 
+from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.flows._states import planned_state
 from prefect_nanobanana.flows._work import Work
@@ -29,6 +30,8 @@ def plan_images(
     fail_on: Literal["error", "warning", "never"] = "error",  # noqa: ARG001  # as generate_images has
     ask_again: list[AskAgain] = [],  # noqa: B006  # likewise
     storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
+    approve_above: Annotated[int, Field(ge=0)] | None = None,
+    budget: NanoBananaBudget | None = None,
 ) -> Plan:
     """Say what `generate_images` would do with the same parameters, and what that would cost.
 
@@ -46,6 +49,8 @@ def plan_images(
         fail_on: Of no meaning here; it is taken so that the parameters are the same.
         ask_again: What earlier runs of the batch have asked, and would be asked, and paid, again.
         storage: How objects are stored, beyond what the bucket does by itself.
+        approve_above: What costs more needs a person's approval: the plan says whether this does.
+        budget: The Nano Banana Budget block: the plan says what is left of it.
 
     Returns:
         The plan, prompt by prompt, with the totals by model and the balance.
@@ -57,7 +62,17 @@ def plan_images(
         LedgerError: If a record cannot be read.
     """
     store, logger = ObjectStore(bucket, storage), get_run_logger()
-    call = Call(prompts, prompts_from, generator, store, frozenset(ask_again), max_credits, logger)
+    call = Call(
+        prompts,
+        prompts_from,
+        generator,
+        store,
+        frozenset(ask_again),
+        max_credits,
+        logger,
+        approve_above,
+        budget,
+    )
     plan = Work.of_flow_run(call, batch, dry=True).plan()
     # The final state carries the message; a caller of the flow gets the plan out of it.
     return cast(Plan, planned_state(plan, plan))

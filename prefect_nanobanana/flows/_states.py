@@ -6,7 +6,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
 from prefect_nanobanana.errors import RunFailed
-from prefect_nanobanana.models import CEILING_REACHED, Plan, RunReport
+from prefect_nanobanana.models import Plan, RunReport
 from prefect_nanobanana.report import summary
 
 
@@ -34,7 +34,7 @@ def final_state(report: RunReport, fail_on: str) -> Any:
     """
     message = summary(report)
     wrong = report.failed + report.unknown
-    wrong += sum(o.status == "skipped" and o.message != CEILING_REACHED for o in report.outcomes)
+    wrong += sum(o.status == "skipped" and not o.held_back for o in report.outcomes)
     if fail_on == "warning":
         wrong += report.warnings
     if fail_on != "never" and wrong:

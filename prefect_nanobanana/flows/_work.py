@@ -10,7 +10,7 @@ from prefect_nanobanana._common.runs_above import runs_above
 from prefect_nanobanana.batch import Ledger, Runner, gather_prompts, make_plan, recorded_outcomes
 from prefect_nanobanana.flows._account import Account
 from prefect_nanobanana.flows._batch_name import is_retried
-from prefect_nanobanana.flows._call import Call
+from prefect_nanobanana.flows._call import Call, needs_approval
 from prefect_nanobanana.images import Copier, Fetcher
 from prefect_nanobanana.models import Credits, Part, Plan, RunReport
 from prefect_nanobanana.report import Publisher
@@ -49,8 +49,8 @@ class Work:
         self._ledger = ledger
         with Fetcher(call.generator.credentials.trusted_hosts, connections=1) as fetcher:
             listed = gather_prompts(call.prompts, call.prompts_from, call.store.read_uri, fetcher)
-        priced = call.max_credits is not None
-        self._account = Account(call.generator.credentials, call.logger, dry=dry, priced=priced)
+        credentials, priced = call.generator.credentials, call.bound is not None
+        self._account = Account(credentials, call.logger, dry=dry, priced=priced)
         self._make_plan = partial(
             make_plan,
             listed,
@@ -58,6 +58,7 @@ class Work:
             self._account.models,
             ledger,
             max_credits=call.max_credits,
+            bound=call.bound,
             ask_again=call.ask_again,
             logger=call.logger,
             retried=retried,
@@ -67,7 +68,7 @@ class Work:
         self._plan = self._make_plan()
         self._publisher = Publisher(call.store, ledger.batch, call.logger)
         if not dry:
-            preview = self._preview()  # which holds each prompt: it is not kept
+            preview = self.preview()  # which holds each prompt: it is not kept
             self._publisher.say_plan(preview, part)
             if part is None:
                 self._publisher.show_plan_beside(preview)
@@ -78,9 +79,25 @@ class Work:
         runs = runs_above()
         return cls(call, call.ledger(runs, batch, dry=dry), retried=is_retried(runs), dry=dry)
 
+    @property
+    def spent(self) -> Credits:
+        """What earlier attempts of this call have spent, in credits."""
+        return self._plan.all_spent
+
+    def preview(self) -> Plan:
+        """What is to be done, and what that costs."""
+        bound, budget = self._call.approve_above, self._call.budget
+        plan = self._plan.preview(self._ledger.batch, self._account.before)
+        if budget is not None:
+            plan = plan.model_copy(update={"budget_left": budget.left()})
+        if needs_approval(plan, bound):
+            waits = f"it costs more than approve_above ({bound}): the run would wait for a person"
+            plan = plan.model_copy(update={"warnings": (*plan.warnings, waits)})
+        return plan
+
     def plan(self) -> Plan:
         """Say and show what is to be done, and what that costs; of a call that only plans."""
-        preview = self._preview()
+        preview = self.preview()
         self._publisher.say_plan(preview)
         self._publisher.show_plan(preview)
         return preview
@@ -143,9 +160,6 @@ class Work:
         report = self._publisher.report(items)
         return report.model_copy(update={"manifest_uri": None, "gallery_uri": None})
 
-    def _preview(self) -> Plan:
-        return self._plan.preview(self._ledger.batch, self._account.before)
-
     def _learn_prices(self) -> bool:
         """Ask for a prompt of each model whose price is not known for sure, if there is a ceiling.
 
@@ -185,4 +199,7 @@ class Work:
         with ExitStack() as stack:
             copier = stack.enter_context(Copier.for_bucket(call.store, hosts, expected_images=images))
             live = stack.enter_context(self._publisher.live()) if shown else None
-            yield Runner(call.generator, copier, call.logger, balance=balance, watcher=live)
+            grants = call.budget.grants if call.budget is not None else None
+            yield Runner(
+                call.generator, copier, call.logger, balance=balance, watcher=live, grants=grants
+            )

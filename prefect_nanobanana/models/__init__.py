@@ -17,6 +17,7 @@ from prefect_nanobanana.models.generations import (
     Submission,
 )
 from prefect_nanobanana.models.outcomes import (
+    BUDGET_SPENT,
     CEILING_REACHED,
     AskAgain,
     Outcome,
@@ -40,6 +41,7 @@ from prefect_nanobanana.models.prompts import (
 )
 
 __all__ = [
+    "BUDGET_SPENT",
     "CEILING_REACHED",
     "DEFAULT_ASPECT_RATIO",
     "DEFAULT_MODEL",

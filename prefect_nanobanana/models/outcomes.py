@@ -13,6 +13,9 @@ AskAgain = Literal["warnings", "failed", "unknown"]
 CEILING_REACHED = "max_credits is reached"
 """The message of prompts that were skipped as a run may spend no more."""
 
+BUDGET_SPENT = "the budget does not suffice"
+"""What the message begins with of prompts that were skipped for the sake of a shared budget."""
+
 
 class Outcome(Frozen):
     """What became of one prompt of a run.
@@ -44,6 +47,13 @@ class Outcome(Frozen):
     reused: bool = False
     by_other_run: bool = False
     message: str | None = None
+
+    @property
+    def held_back(self) -> bool:
+        """Whether a bound on what may be spent kept it from being asked; nothing went wrong then."""
+        message = self.message or ""
+        bound = message == CEILING_REACHED or message.startswith(BUDGET_SPENT)
+        return self.status == "skipped" and bound
 
 
 class RunReport(Frozen):

@@ -68,6 +68,7 @@ class Plan(Frozen):
         prompts: One per prompt, in the order of the list.
         balance: The account's credits now.
         max_credits: The most that the run may still spend, in credits; None for no bound.
+        budget_left: What is left of the budget that the run shares, in credits; None without one.
         warnings: What may not work, or may cost more: one line for all prompts that it is true of.
     """
 
@@ -75,6 +76,7 @@ class Plan(Frozen):
     prompts: tuple[PlannedPrompt, ...]
     balance: Credits
     max_credits: Credits | None = None
+    budget_left: Credits | None = None
     warnings: tuple[str, ...] = ()
 
     def count(self, step: PlannedStep) -> int:

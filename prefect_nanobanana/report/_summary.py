@@ -65,6 +65,8 @@ def _plan(plan: Plan) -> str:
         line += f", {number(after)} after" if after >= 0 else f", {number(-after)} too few"
     if plan.max_credits is not None and (price is None or price > plan.max_credits):
         line += f"; max_credits ends it at {number(plan.max_credits)}"
+    if plan.budget_left is not None and (price is None or price > plan.budget_left):
+        line += f"; the budget ends it at {number(plan.budget_left)}"
     if plan.warnings:
         line += f"; {counted(len(plan.warnings), 'warning')}"
     return line

@@ -59,8 +59,9 @@ def presigned(client: Any, bucket: str, key: str) -> str:
         _signing.link = False
 
 
-def object_url(endpoint: str, region: str, bucket: str, key: str) -> str:
+def object_url(client: Any, bucket: str, key: str) -> str:
     """Where people who may read a bucket can open an object: AWS's console, or its address elsewhere."""
+    endpoint, region = client.meta.endpoint_url, client.meta.region_name
     if not is_aws(endpoint):
         return f"{endpoint.rstrip('/')}/{quote(bucket, safe='')}/{quote(key)}"
     arn = _ARN.fullmatch(bucket)

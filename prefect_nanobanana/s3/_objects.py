@@ -111,6 +111,16 @@ def pages(connection: Connection, prefix: str) -> Iterator[Mapping[str, Any]]:
         seen.add(token)
 
 
+def few_keys(connection: Connection, prefix: str) -> set[str] | None:
+    """The keys that begin with a prefix, if one request finds them all."""
+    try:
+        page = next(pages(connection, prefix))
+    except StorageError:
+        return None
+    found = {key_of(item, prefix) for item in page.get("Contents", [])}
+    return None if page.get("IsTruncated") else found
+
+
 def _does_not_know(error: ClientError) -> bool:
     """Whether a store says that it does not know version 2 of lists."""
     unknown = code_of(error) in ("NotImplemented", "MethodNotAllowed") or status_of(error) in (405, 501)

@@ -25,7 +25,7 @@ from prefect_nanobanana.s3._errors import (
     text,
 )
 from prefect_nanobanana.s3._locations import is_aws, object_url, presigned, split_uri
-from prefect_nanobanana.s3._objects import ListedObject, StoredObject, key_of, pages
+from prefect_nanobanana.s3._objects import ListedObject, StoredObject, few_keys, pages
 from prefect_nanobanana.storage_options import Kind, StorageOptions
 
 if TYPE_CHECKING:
@@ -89,13 +89,11 @@ class ObjectStore:
         """Where a person can open an object, as the options say; nothing if there is no such address."""
         if self.options.links == "none":
             return None
+        make = presigned if self.options.links == "signed" else object_url
         try:
-            if self.options.links == "signed":
-                return presigned(self._connection.client, self.name, key)
-            meta = self._connection.client.meta
+            return make(self._connection.client, self.name, key)
         except (*FAILURES, StorageError):
             return None
-        return object_url(meta.endpoint_url, meta.region_name, self.name, key)
 
     def find(self, key: str) -> tuple[bytes, str] | None:
         """Read an object.
@@ -220,6 +218,13 @@ class ObjectStore:
             self._connection.learn(conditional_writes=False)
         return stored
 
+    def remove(self, key: str) -> None:
+        """Remove an object, if it is there; raises `StorageError` if the store does not let us."""
+        try:
+            self._connection.call("delete_object", Key=key)
+        except FAILURES as error:
+            raise self._connection.problem(error, key) from None
+
     def keys(self, prefix: str) -> Iterator[ListedObject]:
         """List what begins with a prefix.
 
@@ -233,12 +238,7 @@ class ObjectStore:
 
     def few(self, prefix: str) -> set[str] | None:
         """The keys that begin with a prefix, if one request finds them all."""
-        try:
-            page = next(pages(self._connection, prefix))
-        except StorageError:
-            return None
-        found = {key_of(item, prefix) for item in page.get("Contents", [])}
-        return None if page.get("IsTruncated") else found
+        return few_keys(self._connection, prefix)
 
     def read_uri(self, uri: str, max_bytes: int | None = None) -> bytes:
         """Read an `s3://bucket/key` address with this block's credentials.

@@ -13,7 +13,7 @@ from prefect_nanobanana.batch._parts import ceilings
 from prefect_nanobanana.batch._planned import Action, Planned
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._record import Record
-from prefect_nanobanana.models import ImageModel, ImageRequest
+from prefect_nanobanana.models import CEILING_REACHED, ImageModel, ImageRequest
 from prefect_nanobanana.s3 import ObjectStore
 
 
@@ -37,9 +37,9 @@ def test_a_part_of_a_credit_that_was_spent_is_not_spent_again(bucket: S3Bucket) 
 def test_what_has_no_price_fits_below_no_ceiling() -> None:
     """A model may leave the catalogue while what was asked of it has no end yet."""
     request = ImageRequest(prompt="a")
-    assert not Budget(100, Prices({})).reserve(1, request)
-    assert not Budget(100, Prices({})).confirm(1, request)
-    assert Budget(None, Prices({})).reserve(1, request)
+    assert Budget(100, Prices({})).reserve(1, request) == CEILING_REACHED
+    assert Budget(100, Prices({})).confirm(1, request) == CEILING_REACHED
+    assert Budget(None, Prices({})).reserve(1, request) is None
 
 
 def test_without_a_catalogue_a_refusal_may_be_of_its_model_alone() -> None:

@@ -246,7 +246,9 @@ def test_a_catalogue_that_cannot_be_read_is_an_unknown_price(
         for call in (plan_images, generate_images):
             with pytest.raises(ApiError):
                 call(**settings, max_credits=5)
-        assert "max_credits cannot be kept: the catalogue with the prices is missing" in caplog.text
+            with pytest.raises(ApiError):
+                call(**settings, approve_above=5)
+        assert "prices must be known, and the catalogue cannot be read" in caplog.text
         assert sandbox.account.posts == 0
         assert generate_images(**settings).stored == 1
 
