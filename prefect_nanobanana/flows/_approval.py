@@ -4,12 +4,13 @@
 
 import math
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.flow_runs import suspend_flow_run
-from prefect.input import RunInput
+from prefect.input import RunInput, keyset_from_base_key, read_flow_run_input
 from prefect.states import Cancelled
 from pydantic import Field, create_model
 
@@ -23,7 +24,7 @@ from prefect_nanobanana.report import summary
 APPROVE_WITHIN_SECONDS = 86_400
 """How long a run waits for a person by default: a day."""
 _KEY = "nanobanana-approval"
-"""Prefect asks once under a key, and after that returns the answer, until a person presses Retry."""
+"""Prefect asks once under a key, and then returns the answer, until the run is retried."""
 
 
 class Approval(RunInput):
@@ -62,9 +63,14 @@ def approved(call: Call, batch: str | None, within_seconds: int) -> Call | None:
     plan = work.preview()
     context = FlowRunContext.get()
     run = context.flow_run if context is not None else None
+    earlier, free = _earlier_approval(run), f"the {call.approve_above} that need no approval"
     answered = run is not None and _KEY in (run.empirical_policy.pause_keys or ())
     if not answered:
-        if not needs_approval(plan, call.approve_above):
+        if earlier is not None:
+            free = f"is left of the {earlier.up_to_credits} that were approved"
+        if earlier is not None and work.spent + (plan.price or 0) <= earlier.up_to_credits:
+            return _bounded(call, earlier)
+        if earlier is None and not needs_approval(plan, call.approve_above):
             return call
         if run is None or run.deployment_id is None or run.parent_task_run_id is not None:
             raise InvalidInput(
@@ -73,14 +79,31 @@ def approved(call: Call, batch: str | None, within_seconds: int) -> Call | None:
                 "raise approve_above; nothing was spent"
             )
         work.plan()
+        call.logger.warning(
+            "A person must approve this until %s UTC: on the run's page in Prefect's UI, choose Resume",
+            f"{datetime.now(UTC) + timedelta(seconds=within_seconds):%Y-%m-%d %H:%M}",
+        )
     answer = suspend_flow_run(
-        wait_for_input=_form(plan, call.approve_above, work.spent), timeout=within_seconds, key=_KEY
+        wait_for_input=_form(plan, free, work.spent), timeout=within_seconds, key=_KEY
     )
     if answer.decision == "refuse":
         return None
-    call.logger.info("Approved up to %s", in_credits(answer.up_to_credits))
-    bounds = [bound for bound in (call.max_credits, answer.up_to_credits) if bound is not None]
+    return _bounded(call, answer)
+
+
+def _bounded(call: Call, approval: Approval) -> Call:
+    call.logger.info("Approved up to %s", in_credits(approval.up_to_credits))
+    bounds = [bound for bound in (call.max_credits, approval.up_to_credits) if bound is not None]
     return replace(call, max_credits=min(bounds))
+
+
+def _earlier_approval(run: FlowRun | None) -> Approval | None:
+    """What a person has approved of an earlier attempt of the run: it holds for all of them."""
+    if run is None or run.run_count < 2:
+        return None
+    given = read_flow_run_input(keyset_from_base_key(f"suspended-{_KEY}")["response"], run.id)
+    approval = Approval.model_validate(given) if given else None
+    return approval if approval is not None and approval.decision == "approve" else None
 
 
 def refused_state() -> State:
@@ -88,7 +111,7 @@ def refused_state() -> State:
     return Cancelled(message="refused by a person: this attempt asked for nothing and spent nothing")
 
 
-def _form(plan: Plan, approve_above: int, spent: Credits) -> type[Approval]:
+def _form(plan: Plan, free: str, spent: Credits) -> type[Approval]:
     """The form in which a person answers; it proposes what the plan costs."""
     known = sum(planned.price or 0 for planned in plan.prompts if planned.asked)
     so_far = f" The run has spent {in_credits(spent)} so far; that is included." if spent else ""
@@ -107,9 +130,9 @@ def _form(plan: Plan, approve_above: int, spent: Credits) -> type[Approval]:
     )
     return form.with_initial_data(
         description=(
-            f"**{summary(plan)}**\n\nThis costs {_price(plan)}, more than the {approve_above} that "
-            "need no approval. The run's artifact `plan` lists it prompt by prompt. Nothing is spent "
-            "yet; if you refuse, nothing will be."
+            f"**{summary(plan)}**\n\nThis costs {_price(plan)}, more than {free}. The run's artifact "
+            "`plan` lists it prompt by prompt. Nothing of it is spent yet; if you refuse, nothing will "
+            "be."
         )
     )
 

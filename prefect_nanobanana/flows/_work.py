@@ -86,18 +86,17 @@ class Work:
 
     def preview(self) -> Plan:
         """What is to be done, and what that costs."""
-        bound, budget = self._call.approve_above, self._call.budget
-        plan = self._plan.preview(self._ledger.batch, self._account.before)
+        plan, budget = self._plan.preview(self._ledger.batch, self._account.before), self._call.budget
         if budget is not None:
             plan = plan.model_copy(update={"budget_left": budget.left()})
-        if needs_approval(plan, bound):
-            waits = f"it costs more than approve_above ({bound}): the run would wait for a person"
-            plan = plan.model_copy(update={"warnings": (*plan.warnings, waits)})
         return plan
 
     def plan(self) -> Plan:
         """Say and show what is to be done, and what that costs; of a call that only plans."""
-        preview = self.preview()
+        preview, bound = self.preview(), self._call.approve_above
+        if needs_approval(preview, bound):
+            needs = f"it needs a person's approval, as it costs more than {bound} (approve_above)"
+            preview = preview.model_copy(update={"warnings": (*preview.warnings, needs)})
         self._publisher.say_plan(preview)
         self._publisher.show_plan(preview)
         return preview

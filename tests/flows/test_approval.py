@@ -53,7 +53,7 @@ def test_a_dry_run_asks_nobody_and_a_plan_says_that_it_would(
 ) -> None:
     assert run("a", "b", approve_above=1, dry_run=True).skipped == 2
     plan: Any = plan_images(prompts=["a", "b"], generator=generator, bucket=bucket, approve_above=1)
-    assert plan.warnings == ("it costs more than approve_above (1): the run would wait for a person",)
+    assert plan.warnings == ("it needs a person's approval, as it costs more than 1 (approve_above)",)
     plan = plan_images(prompts=["a", "b"], generator=generator, bucket=bucket, approve_above=2)
     assert plan.warnings == ()
     assert sandbox.account.posts == 0

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from forked_runs import fork_runs
 from prefect_aws import S3Bucket
 
 from prefect_nanobanana import NanoBananaGenerator
+from prefect_nanobanana.budget import NanoBananaBudget
+from prefect_nanobanana.budgets._grants import TIMES
 from prefect_nanobanana.flows import generate_images
 
 
 def run(settings: dict[str, Any]) -> None:
-    """Run a batch."""
-    generate_images(
-        prompts=settings["prompts"],
-        generator=NanoBananaGenerator.model_validate(settings["generator"]),
-        bucket=S3Bucket.model_validate(settings["bucket"]),
-        batch="b",
-        fail_on="never",
-    )
+    """Run a batch, with a budget if one is given."""
+    budget = settings.get("budget")
+    with TIMES.use(replace(TIMES.get(), **settings.get("times", {}))):
+        generate_images(
+            prompts=settings["prompts"],
+            generator=NanoBananaGenerator.model_validate(settings["generator"]),
+            bucket=S3Bucket.model_validate(settings["bucket"]),
+            batch=settings.get("batch", "b"),
+            budget=NanoBananaBudget.model_validate(budget) if budget else None,
+            fail_on="never",
+        )
 
 
 if __name__ == "__main__":

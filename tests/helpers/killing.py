@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import prefect.settings
 import pytest
@@ -67,6 +68,13 @@ class Killer:
 @pytest.fixture
 def zygote(prefect_server: None) -> Iterator[subprocess.Popen[str]]:
     """Starts runs in processes of their own, against the session's Prefect server."""
+    with new_zygote() as process:
+        yield process
+
+
+@contextlib.contextmanager
+def new_zygote() -> Iterator[subprocess.Popen[str]]:
+    """One more of them: each has one run at a time."""
     with subprocess.Popen(
         [sys.executable, str(SCRIPT)],
         stdin=subprocess.PIPE,
@@ -87,17 +95,28 @@ def run_and_kill(
     prompts: Sequence[str],
 ) -> bool:
     """Run in a process of its own until it ends or is killed; say whether it ended well."""
-    assert zygote.stdin is not None
-    assert zygote.stdout is not None
     context = {"include_secrets": True}
     settings = {
         "prompts": list(prompts),
         "generator": generator.model_dump(mode="json", context=context),
         "bucket": bucket.model_dump(mode="json", context=context),
     }
+    killer.arm(start(zygote, settings))
+    return ended_well(zygote)
+
+
+def start(zygote: subprocess.Popen[str], settings: dict[str, Any]) -> int:
+    """Start a run; returns its process id."""
+    assert zygote.stdin is not None
+    assert zygote.stdout is not None
     zygote.stdin.write(json.dumps(settings) + "\n")
     zygote.stdin.flush()
-    killer.arm(int(zygote.stdout.readline()))
+    return int(zygote.stdout.readline())
+
+
+def ended_well(zygote: subprocess.Popen[str]) -> bool:
+    """Wait for its end; whether it came to that by itself."""
+    assert zygote.stdout is not None
     return int(zygote.stdout.readline()) == 0
 
 

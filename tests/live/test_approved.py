@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import MISSING, chromium
 from deployed import Deployed
 
 from prefect_nanobanana.sandbox import Sandbox
@@ -36,8 +39,7 @@ def _state(server: Deployed, run: str) -> str:
 
 def _input(server: Deployed, run: str, what: str) -> Any:
     """The form that Prefect's UI shows: its schema, its description."""
-    text = server.get(f"flow_runs/{run}/input/suspended-nanobanana-approval-{what}")
-    return json.loads(text) if isinstance(text, str) else text
+    return server.get(f"flow_runs/{run}/input/suspended-nanobanana-approval-{what}")
 
 
 def _children(process: subprocess.Popen[bytes]) -> list[str]:
@@ -60,7 +62,7 @@ def test_it_waits_without_a_process_and_outlives_server_and_worker(
     assert not (folder / "waits").exists(), "nothing is written, either"
     schema, text = _input(server, run, "schema"), _input(server, run, "description")
     assert schema["properties"]["up_to_credits"]["default"] == 3
-    assert "3 prompts: 3 new; 3 credits; 99 in the account, 96 after" in text
+    assert "3 prompts: 3 new; 3 credits; 100 in the account, 97 after" in text
     assert "This costs 3 credits, more than the 2 that need no approval" in text
     wanted = {"artifacts": {"flow_run_id": {"any_": [run]}}}
     assert [a["key"] for a in server.post("artifacts/filter", wanted)] == ["nanobanana-waits-plan"]
@@ -74,11 +76,12 @@ def test_it_waits_without_a_process_and_outlives_server_and_worker(
         assert message == "2 stored, 1 skipped; 2 credits used, 97 left"
         assert sandbox.account.charged == 3
 
-        # Retry asks anew; what the run has spent already is part of what it may spend.
+        # Retry asks anew, though the rest costs no more than the bound: it is more than was approved.
         server.retry(run)
         wait_for(lambda: _state(server, run) == "Suspended", 240)
         assert _input(server, run, "schema")["properties"]["up_to_credits"]["default"] == 3
         assert "The run has spent 2 credits so far" in json.dumps(_input(server, run, "schema"))
+        assert "more than is left of the 2 that were approved" in _input(server, run, "description")
         _answer(server, run, decision="approve", up_to_credits=3)
         wait_for(lambda: server.ended(run), 240)
         message = server.run(run)["state"]["message"]
@@ -123,3 +126,55 @@ def test_parts_wait_for_a_person_too(
     wait_for(lambda: server.ended(run), 300)
     assert server.run(run)["state"]["message"] == "2 stored, 1 skipped; 2 credits used, 98 left"
     assert sandbox.account.charged == 2
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(bool(MISSING), reason=f"missing: {MISSING}")
+def test_in_the_browser(
+    server: Deployed, deployed: object, worker: object, sandbox: Sandbox, tmp_path: Path, wait_for: Wait
+) -> None:
+    """A dry run from the form, whose plan is read; one run approved with less, and another refused."""
+    pictures = Path(os.environ.get("SCREENSHOTS") or tmp_path)
+    runs = [_start(server, batch, 2) for batch in ("approved", "not-approved")]
+    with chromium() as chrome:
+        page = chrome.new_page(1280, 900)
+        page.set_default_timeout(120_000)
+        ui = f"{server.url}/v2"
+
+        page.goto(f"{ui}/deployments/deployment/{server.deployment('prompt-list')['id']}/run")
+        page.get_by_label(re.compile("^dry_run")).click()
+        page.get_by_role("button", name="Submit").click()
+        page.get_by_role("link", name="View run").or_(
+            page.get_by_role("button", name="View run")
+        ).click()
+        page.wait_for_url("**/runs/flow-run/**", wait_until="commit")
+        dry = page.url.partition("?")[0].rpartition("/")[2]
+        wait_for(lambda: server.ended(dry), 240)
+        assert server.run(dry)["state"]["message"].startswith(
+            "nothing spent: 2 prompts: 2 new; 2 credits"
+        )
+        (plan,) = server.post("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [dry]}}})
+        page.goto(f"{ui}/artifacts/artifact/{plan['id']}")
+        page.get_by_text("2 prompts: 2 new; 2 credits; 100 in the account, 98 after").first.wait_for()
+
+        for place, (run, decision) in enumerate(zip(runs, ("approve", "refuse"), strict=True)):
+            wait_for(lambda run=run: _state(server, run) == "Suspended", 240)
+            page.goto(f"{ui}/runs/flow-run/{run}")
+            page.get_by_role("button", name="Open menu").click()
+            page.get_by_role("menuitem", name="Resume").click()
+            dialog = page.get_by_role("dialog")
+            dialog.get_by_text("This costs 3 credits, more than the 2").wait_for()
+            if decision == "approve":
+                dialog.get_by_label(re.compile("^Up to")).fill("1")
+            else:
+                dialog.get_by_label("Select Decision").click()
+                page.get_by_role("option", name="refuse").click()
+            page.wait_for_timeout(500)  # for the picture only
+            page.screenshot(path=pictures / f"approval-{place + 1}.png")
+            dialog.get_by_role("button", name="Resume").click()
+            dialog.wait_for(state="hidden")
+            wait_for(lambda run=run: server.ended(run), 240)
+    messages = [server.run(run)["state"]["message"] for run in runs]
+    assert messages[0] == "1 stored, 2 skipped; 1 credit used, 99 left"
+    assert messages[1] == "refused by a person: this attempt asked for nothing and spent nothing"
+    assert sandbox.account.charged == 1
