@@ -42,6 +42,12 @@ def _input(server: Deployed, run: str, what: str) -> Any:
     return server.get(f"flow_runs/{run}/input/suspended-nanobanana-approval-{what}")
 
 
+def _dry_runs(server: Deployed) -> list[str]:
+    """The runs that were started from the form with its switch on."""
+    runs = server.post("flow_runs/filter", {})
+    return [run["id"] for run in runs if run["parameters"].get("dry_run")]
+
+
 def _children(process: subprocess.Popen[bytes]) -> list[str]:
     return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
 
@@ -143,12 +149,10 @@ def test_in_the_browser(
 
         page.goto(f"{ui}/deployments/deployment/{server.deployment('prompt-list')['id']}/run")
         page.get_by_label(re.compile("^dry_run")).click()
+        assert page.get_by_label(re.compile("^dry_run")).get_attribute("aria-checked") == "true"
         page.get_by_role("button", name="Submit").click()
-        page.get_by_role("link", name="View run").or_(
-            page.get_by_role("button", name="View run")
-        ).click()
-        page.wait_for_url("**/runs/flow-run/**", wait_until="commit")
-        dry = page.url.partition("?")[0].rpartition("/")[2]
+        wait_for(lambda: len(_dry_runs(server)) == 1, 120)
+        (dry,) = _dry_runs(server)
         wait_for(lambda: server.ended(dry), 240)
         assert server.run(dry)["state"]["message"].startswith(
             "nothing spent: 2 prompts: 2 new; 2 credits"

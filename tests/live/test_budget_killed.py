@@ -1,4 +1,4 @@
-"""Two processes that share a budget, killed at random: they spend no more, and nothing stays set aside."""
+"""Two processes that share a budget, killed at random: nothing is overspent or stays set aside."""
 
 from __future__ import annotations
 
