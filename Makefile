@@ -12,7 +12,7 @@ ENGINES := .venv-engines/.ready
 BESIDE := -n 3 --dist loadfile
 BESIDE_SLOW := -n 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo ui test coverage test-server test-engines test-browser screenshots fault-matrix bench-slots bench-copy bench-scale import-cost check format lock clean
+.PHONY: help demo ui test coverage test-server test-engines test-browser screenshots fault-matrix bench-slots bench-copy bench-scale bench-plan import-cost check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -75,6 +75,9 @@ bench-copy: $(READY) ## how fast images are copied, ours and others, side by sid
 
 bench-scale: $(ENGINES) ## what a prompt costs beyond the API: CPU, memory, requests, side by side (an hour)
 	PYTHONPATH=benchmarks:benchmarks/slots:tests/helpers .venv-engines/bin/python benchmarks/scale/bench_scale.py $(ARGS)
+
+bench-plan: $(READY) ## what a plan costs in CPU and memory, against reading the list (minutes)
+	PYTHONPATH=benchmarks:benchmarks/plan $(BIN)/python benchmarks/plan/bench_plan.py $(ARGS)
 
 import-cost: $(READY) ## what importing the package costs, relative to importing Prefect
 	$(BIN)/python tests/helpers/import_cost.py

@@ -1,8 +1,8 @@
-"""Tell people what needs them: credits run low, the safety check refuses a lot, a run failed.
+"""Tell people what needs them: credits run low, warnings pile up, a run failed, or waits for approval.
 
     python deployments/automations.py --webhook nanobanana
 
-makes three automations in the Prefect server in use (`PREFECT_API_URL`), which call the Webhook block of
+makes four automations in the Prefect server in use (`PREFECT_API_URL`), which call the Webhook block of
 that name; `--notify slack-webhook/art-team` takes a notification block instead. Run again, it brings
 them up to date, and leaves a paused one paused. What they send is said in docs/deployments.md.
 """
@@ -23,6 +23,7 @@ from prefect.exceptions import ObjectNotFound
 
 FLOWS = ["generate_images", "generate_in_parts", "daily_images", "copy_pending"]
 QUIET_HOURS = 6
+LINK = "{% set link = flow_run | ui_url %}{% if link %} {{ link }}{% endif %}"
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,21 @@ def notices(warnings: int, minutes: int) -> list[Notice]:
                 within=timedelta(0),
             ),
             "{{ flow.name }} run {{ flow_run.name }} ended as {{ flow_run.state.name }}: "
-            "{{ flow_run.state.message }}"
-            "{% set link = flow_run | ui_url %}{% if link %} {{ link }}{% endif %}",
+            "{{ flow_run.state.message }}" + LINK,
+        ),
+        Notice(
+            "Nano Banana: a run waits for approval",
+            "A run would cost more than its `approve_above`, and waits until a person approves or "
+            "refuses it.",
+            EventTrigger(
+                expect={"prefect.flow-run.Suspended"},
+                match={"prefect.resource.id": "prefect.flow-run.*"},
+                match_related={"prefect.resource.role": "flow", "prefect.resource.name": FLOWS},
+                threshold=1,
+                within=timedelta(0),
+            ),
+            "{{ flow.name }} run {{ flow_run.name }} would cost more than needs no approval. Its "
+            "artifact says how much; to approve or refuse it, choose Resume on its page." + LINK,
         ),
     ]
 

@@ -20,6 +20,7 @@ from prefect_aws.client_parameters import AwsClientParameters
 from pydantic import SecretStr
 
 from prefect_nanobanana import InvalidInput, NanoBananaCredentials, NanoBananaGenerator
+from prefect_nanobanana.budget import NanoBananaBudget
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,10 +30,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--folder", default="", help="a folder in the bucket")
     parser.add_argument("--endpoint-url", help="an S3 store other than AWS, as http://127.0.0.1:9000")
     parser.add_argument("--region", help="the bucket's region")
+    parser.add_argument("--budget", help="saves a budget, as 500/month, whose books are in the bucket")
+    parser.add_argument("--time-zone", default="Etc/UTC", help="of the budget (default: Etc/UTC)")
     parser.add_argument("--requests-at-once", type=int, default=1, help="what the account may have open")
     parser.add_argument("--low-credits", type=int, help="a balance below this is told as an event")
     parser.add_argument("--generator-name", default="default", help="of the blocks (default: default)")
-    parser.add_argument("--bucket-name", default="nanobanana", help="of the block (default: nanobanana)")
+    parser.add_argument(
+        "--bucket-name", default="nanobanana", help="of bucket and budget (default: nanobanana)"
+    )
     parser.add_argument("--webhook-url", help="saves the Webhook block `nanobanana` for automations")
     options = parser.parse_args(argv)
     if not options.bucket and not options.webhook_url:
@@ -51,10 +56,10 @@ def save_account(options: argparse.Namespace) -> None:
 
 
 def save_bucket(options: argparse.Namespace) -> None:
-    """Save the bucket and its credentials.
+    """Save the bucket, its credentials, and the budget if there is one.
 
     Raises:
-        InvalidInput: If the store's keys are not in the environment.
+        InvalidInput: If the store's keys are not in the environment, or the budget is none.
     """
     credentials: AwsCredentials | MinIOCredentials
     if options.endpoint_url is None:
@@ -71,9 +76,12 @@ def save_bucket(options: argparse.Namespace) -> None:
             aws_client_parameters=AwsClientParameters(endpoint_url=options.endpoint_url),
         )
     credentials.save(options.bucket_name, overwrite=True)
-    S3Bucket(bucket_name=options.bucket, bucket_folder=options.folder, credentials=credentials).save(
-        options.bucket_name, overwrite=True
-    )
+    bucket = S3Bucket(bucket_name=options.bucket, bucket_folder=options.folder, credentials=credentials)
+    bucket.save(options.bucket_name, overwrite=True)
+    if options.budget:
+        budget = NanoBananaBudget.from_text(options.budget, bucket, time_zone=options.time_zone)
+        budget.save(options.bucket_name, overwrite=True)
+        print(f"saved nano-banana-budget/{options.bucket_name}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -28,9 +28,11 @@ from prefect_nanobanana import (
     LedgerError,
     NanoBananaCredentials,
     NanoBananaGenerator,
+    PromptTemplate,
     RunFailed,
     StorageError,
 )
+from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.console import live_progress, print_error, print_plan, print_report
 from prefect_nanobanana.flows import generate_images, plan_images
 
@@ -50,6 +52,26 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "address",
     )
     parser.add_argument("--prompt", action="append", default=[], help="a prompt; may be repeated")
+    parser.add_argument(
+        "--template",
+        help="the text of prompts, with columns of the list or variables of the matrix: "
+        '"{product} on {desk}"',
+    )
+    parser.add_argument(
+        "--matrix",
+        action="append",
+        default=[],
+        metavar="NAME=A,B",
+        help="values of a variable: each prompt is made for every combination; may be repeated",
+    )
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="NAME=A,NAME=B",
+        help="a combination to leave out; may be repeated",
+    )
+    parser.add_argument("--limit", type=int, help="make at most so many prompts of the template")
     parser.add_argument("--bucket", required=True, help="the S3 bucket to copy the images to")
     parser.add_argument("--folder", default="", help="a folder in the bucket")
     parser.add_argument("--endpoint-url", help="an S3 store other than AWS, as http://127.0.0.1:9000")
@@ -59,6 +81,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--plan", action="store_true", help="say what it would cost, prompt by prompt, and spend nothing"
     )
     parser.add_argument("--max-credits", type=int, help="the most that this run may spend")
+    parser.add_argument(
+        "--budget",
+        help="what all runs that name it may spend together, as 500/month; kept in the bucket",
+    )
     parser.add_argument("--fail-on", choices=["error", "warning", "never"], default="error")
     parser.add_argument(
         "--mode",
@@ -80,6 +106,27 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--requests-at-once", type=int, default=1, help="what the account may have open; default: 1"
     )
     return parser.parse_args(argv)
+
+
+def template(options: argparse.Namespace) -> PromptTemplate | None:
+    """The template that the options describe, if they do.
+
+    Raises:
+        InvalidInput: If one of them cannot be read.
+        ValidationError: If they do not fit each other.
+    """
+    if options.template is None and not options.matrix:
+        return None
+    matrix = {name: values.split(",") for name, values in map(_named, options.matrix)}
+    exclude = [dict(map(_named, each.split(","))) for each in options.exclude]
+    return PromptTemplate(text=options.template, matrix=matrix, exclude=exclude, limit=options.limit)
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InvalidInput(f"{text!r} has no name: write it as product=cup,bowl")
+    return name.strip(), value
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,6 +160,8 @@ def main(argv: list[str] | None = None) -> int:
             "batch": options.batch,
             "max_credits": options.max_credits,
             "ask_again": options.ask_again,
+            "template": template(options),
+            "budget": NanoBananaBudget.from_text(options.budget, bucket) if options.budget else None,
         }
         if options.plan:
             print_plan(plan_images(**settings))

@@ -6,15 +6,17 @@ Imported only by flows and by whoever names it, as it imports prefect-aws. Prefe
 
 from __future__ import annotations
 
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 from prefect.blocks.core import Block
 from prefect_aws import S3Bucket
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from prefect_nanobanana.budgets import BudgetTerms, Grants, PeriodKind, Settle
 from prefect_nanobanana.credentials import DOCUMENTATION_URL, LOGO_URL
-from prefect_nanobanana.models import Credits
+from prefect_nanobanana.errors import InvalidInput
+from prefect_nanobanana.models import Credits, describe_errors
 from prefect_nanobanana.s3 import ObjectStore
 
 __all__ = ["NanoBananaBudget"]
@@ -76,6 +78,26 @@ class NanoBananaBudget(Block):
             return ZoneInfo(value.strip()).key
         except (KeyError, ValueError, OSError):  # the last for names of folders, as "Europe"
             raise ValueError("is not a time zone: use a name as Europe/Berlin or Etc/UTC") from None
+
+    @classmethod
+    def from_text(cls, text: str, bucket: S3Bucket, **settings: Any) -> Self:
+        """Make a budget of what people write on a command line.
+
+        Args:
+            text: As `500/month`.
+            bucket: Where its books are.
+            **settings: Other fields.
+
+        Raises:
+            InvalidInput: If that is no budget.
+        """
+        credits, _, period = text.partition("/")
+        try:
+            given = {"credits": credits, "period": period or "month", "bucket": bucket, **settings}
+            return cls.model_validate(given)
+        except ValidationError as error:
+            problems = "; ".join(describe_errors(error))
+            raise InvalidInput(f"budget: {text!r}: {problems}: write it as 500/month") from None
 
     @property
     def terms(self) -> BudgetTerms:

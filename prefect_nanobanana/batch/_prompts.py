@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,9 +13,10 @@ from prefect_nanobanana._common.adjustable import Adjustable
 from prefect_nanobanana._common.characters import quoted
 from prefect_nanobanana.batch._sources import ReadS3, read_list
 from prefect_nanobanana.batch._tables import COLUMNS, rows_of, unknown_column
+from prefect_nanobanana.batch._templates import Templates
 from prefect_nanobanana.errors import MAX_PROBLEMS, InvalidInput
 from prefect_nanobanana.images import Fetcher
-from prefect_nanobanana.models import ImagePrompt, describe_errors, prompt_problems
+from prefect_nanobanana.models import ImagePrompt, PromptTemplate, describe_errors, prompt_problems
 
 MAX_PROMPTS = Adjustable(100_000)
 """Of one run; each has a task run, a record and a row in the gallery."""
@@ -33,6 +35,7 @@ def gather_prompts(
     prompts_from: str | None,
     read_s3: ReadS3,
     fetcher: Fetcher,
+    template: PromptTemplate | None = None,
 ) -> list[Listed]:
     """Gather the prompts of a run and check them all.
 
@@ -42,6 +45,7 @@ def gather_prompts(
             address, or an http(s) URL.
         read_s3: Reads an `s3://` address.
         fetcher: Reads a URL.
+        template: What makes prompts of texts with variables; None if they are prompts themselves.
 
     Returns:
         All prompts, those of the parameter first.
@@ -53,7 +57,10 @@ def gather_prompts(
     problems: list[str] = []
     listed: list[Listed] = []
     rows, most = 0, MAX_PROMPTS.get()
-    for place, row in _rows(prompts, (prompts_from or "").strip(), read_s3, fetcher):
+    templates = Templates(template, most)
+    given = _rows(prompts, (prompts_from or "").strip(), read_s3, fetcher, templates)
+    made = _filled(given, templates, problems)
+    for place, row in islice(made, templates.limit):
         rows += 1
         if rows > most:
             raise InvalidInput(f"{place}: there are more than {most} prompts: split the list")
@@ -68,7 +75,7 @@ def gather_prompts(
             listed.append(Listed(place, prompt))
         problems += [f"{place}: {text}" for text in found]
     problems += _twice_named(listed)
-    if not rows:
+    if not rows and not problems:
         problems = [
             "there are no prompts: give some in `prompts`, or a file with some in `prompts_from`"
         ]
@@ -77,16 +84,33 @@ def gather_prompts(
     return listed
 
 
+def _filled(
+    rows: Iterator[tuple[str, Any]], templates: Templates, problems: list[str]
+) -> Iterator[tuple[str, Any]]:
+    """The prompts that rows make; what is wrong with a row is noted, and the others go on."""
+    for place, row in rows:
+        try:
+            yield from templates.fill(place, row)
+        except InvalidInput as error:
+            problems += [f"{place}: {text}" for text in error.problems]
+
+
 def _rows(
-    prompts: Sequence[str | ImagePrompt], source: str, read_s3: ReadS3, fetcher: Fetcher
+    prompts: Sequence[str | ImagePrompt],
+    source: str,
+    read_s3: ReadS3,
+    fetcher: Fetcher,
+    templates: Templates,
 ) -> Iterator[tuple[str, Any]]:
     for number, given in enumerate(prompts, 1):
         yield f"prompts, row {number}", given
     if not source:
+        if not prompts and templates.text:
+            yield "template", templates.text
         return
     name, content = read_list(source, read_s3, fetcher)
     found = False
-    for line, row in rows_of(name, content):
+    for line, row in rows_of(name, content, templates.text):
         found = True
         yield f"{name}, line {line}", row
     if content.strip() and not found:

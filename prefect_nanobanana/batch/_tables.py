@@ -62,12 +62,13 @@ Row = tuple[int, Any]
 """A line number, and what is there: a text, or an object with columns."""
 
 
-def rows_of(name: str, content: bytes) -> Iterator[Row]:
+def rows_of(name: str, content: bytes, template: str | None = None) -> Iterator[Row]:
     """Read the rows of a list.
 
     Args:
         name: The file's name, which says what it is.
         content: What is in it.
+        template: The text of rows without a prompt, which may be empty; None if rows are no templates.
 
     Raises:
         InvalidInput: If it cannot be read; names file, line and cure.
@@ -84,7 +85,7 @@ def rows_of(name: str, content: bytes) -> Iterator[Row]:
     for begins, told in _NO_LISTS.items():
         if re.match(begins, start, re.IGNORECASE | re.DOTALL):
             raise InvalidInput(f"{name}: {told}")
-    return _READERS[kind](name, _decoded(name, content, encoding))
+    return _READERS[kind](name, _decoded(name, content, encoding), template)
 
 
 def unknown_column(column: str) -> str:
@@ -107,9 +108,9 @@ def _decoded(name: str, content: bytes, encoding: str) -> str:
     return text
 
 
-def _lines(name: str, text: str) -> Iterator[Row]:
+def _lines(name: str, text: str, template: str | None) -> Iterator[Row]:
     if _is_table(_LINE_END.split(text.lstrip(), 1)[0]):
-        yield from _table(name, text)
+        yield from _table(name, text, template)
         return
     for number, line in enumerate(_LINE_END.split(text), 1):
         bare = line.lstrip("\ufeff")  # where files with marks were put together
@@ -179,7 +180,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _json(name: str, text: str) -> Iterator[Row]:
+def _json(name: str, text: str, _: str | None) -> Iterator[Row]:
     """The values of an array, or those that stand one after another, as in JSON Lines."""
     found = _Json(name, text)
     if found.peek() != "[":
@@ -202,7 +203,7 @@ def _json(name: str, text: str) -> Iterator[Row]:
         raise found.wrong("is not JSON: nothing may follow the array")
 
 
-def _table(name: str, text: str) -> Iterator[Row]:
+def _table(name: str, text: str, template: str | None) -> Iterator[Row]:
     lines = io.StringIO(text, newline="")
     skipped, start, delimiter = 0, 0, ""
     while line := lines.readline():
@@ -219,7 +220,9 @@ def _table(name: str, text: str) -> Iterator[Row]:
         columns = [column.strip() for column in next(reader, [])]
         while columns and not columns[-1]:
             columns.pop()  # Excel saves cells that were emptied
-        _check_columns(f"{name}, line {place}", columns)
+        # A column of the list's own is one that its texts name.
+        own = {c for c in columns if template is not None or f"{{{c}}}" in text}
+        _check_columns(f"{name}, line {place}", columns, own, has_text=bool(template))
         place = skipped + reader.line_num + 1
         for cells in reader:
             if any(cell.strip() for cell in cells):
@@ -239,15 +242,17 @@ def _delimiter(name: str, header: str) -> str:
     return max(usual, key=lambda delimiter: (known(delimiter), header.count(delimiter)))
 
 
-def _check_columns(place: str, columns: list[str]) -> None:
+def _check_columns(place: str, columns: list[str], own: set[str], *, has_text: bool) -> None:
     if not columns:
         return  # an empty file, which is an empty list
-    unknown = [column for column in columns if column and column not in COLUMNS]
+    unknown = [column for column in columns if column and column not in own.union(COLUMNS)]
     problems = [unknown_column(column) for column in unknown[:MAX_PROBLEMS]]
     if len(unknown) > MAX_PROBLEMS:
         problems[-1] = f"there are {len(unknown)} such columns: name them in the first line"
-    problems += [f"the column {c!r} is there twice: remove one" for c in COLUMNS if columns.count(c) > 1]
-    if "prompt" not in columns and not problems:
+    problems += [
+        f"the column {c!r} is there twice: remove one" for c in {*COLUMNS, *own} if columns.count(c) > 1
+    ]
+    if "prompt" not in columns and not problems and not has_text:
         problems = ["there is no column 'prompt': name the columns in the first line"]
     if problems:
         raise InvalidInput(*[f"{place}: {problem}" for problem in problems])
@@ -265,12 +270,12 @@ def _row(place: str, columns: list[str], cells: list[str]) -> dict[str, Any]:
             raise InvalidInput(f"{place}: {quoted(cell, 40)} is in a column without a name: give it one")
         if cell in _ERRORS:
             raise InvalidInput(f"{place}: {column}: {cell} is a formula's error: write the text itself")
-        if cell:
-            row[column] = cell.split() if column == "reference_image_urls" else cell
+        if cell or (column and column not in COLUMNS):
+            row[column] = cell.split() if column == "reference_image_urls" else cell or None
     return row
 
 
-_READERS: dict[str, Callable[[str, str], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[str, str, str | None], Iterator[Row]]] = {
     ".txt": _lines,
     ".csv": _table,
     ".tsv": _table,

@@ -17,7 +17,7 @@ from prefect_nanobanana._common.runs_above import (
 )
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.models import AskAgain, ImagePrompt
+from prefect_nanobanana.models import AskAgain, ImagePrompt, PromptTemplate
 
 _lock = threading.Lock()
 _calls: dict[str, list[Attempts]] = {}
@@ -32,6 +32,7 @@ def default_batch_name(
     bucket_uri: str,
     has_records: Callable[[str], bool],
     *,
+    template: PromptTemplate | None = None,
     dry: bool = False,
 ) -> str:
     """Name the batch of the flow run that this is called in.
@@ -47,6 +48,7 @@ def default_batch_name(
         bucket_uri: Where they go.
         has_records: Says whether there are records of a batch of that name; earlier versions named
             batches after the flow run's id.
+        template: As it was given to the flow, with the day filled in.
         dry: Whether the call only looks.
 
     Returns:
@@ -74,6 +76,8 @@ def default_batch_name(
 
     def name(cut: Callable[[str], str]) -> str:
         asked = _asked(prompts, prompts_from, generator, cut)
+        if template is not None:
+            asked["template"] = template.model_dump(mode="json")
         return _name(local[0], _digest(local, {**asked, "bucket": bucket_uri}, dry)[:8])
 
     found = name(unsigned)

@@ -10,7 +10,7 @@ from prefect_nanobanana.batch import Ledger
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.flows._batch_name import asker, default_batch_name
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.models import AskAgain, ImagePrompt, Plan
+from prefect_nanobanana.models import AskAgain, ImagePrompt, Plan, PromptTemplate
 from prefect_nanobanana.s3 import ObjectStore
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
@@ -30,6 +30,7 @@ class Call:
         logger: The flow run's.
         approve_above: A person must approve what costs more, in credits; None for no bound.
         budget: What the call shares with others; None without one.
+        template: What makes prompts of texts with variables; None if they are prompts themselves.
     """
 
     prompts: Sequence[str | ImagePrompt]
@@ -41,6 +42,7 @@ class Call:
     logger: Logger
     approve_above: int | None = None
     budget: NanoBananaBudget | None = None
+    template: PromptTemplate | None = None
 
     @property
     def bound(self) -> str | None:
@@ -67,6 +69,7 @@ class Call:
             self.prompts_from,
             self.generator,
             folder,
+            template=self.template,
             has_records=lambda name: Ledger(self.store, name).exists(),
             dry=dry,
         )

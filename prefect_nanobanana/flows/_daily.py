@@ -14,10 +14,11 @@ from pydantic import Field
 
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.errors import InvalidInput, RunFailed
+from prefect_nanobanana.flows._days import filled, on_day
 from prefect_nanobanana.flows._images import generate_images
 from prefect_nanobanana.flows._states import has_retries
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.models import ImagePrompt, RunReport
+from prefect_nanobanana.models import ImagePrompt, PromptTemplate, RunReport
 from prefect_nanobanana.report import summary
 from prefect_nanobanana.storage_options import StorageOptions
 
@@ -25,13 +26,6 @@ __all__ = ["daily_images"]
 
 # The run's name keeps automations from telling of one failure twice: see deployments/automations.py.
 _IMAGES = generate_images.with_options(flow_run_name="images of {batch}")
-
-# Not strftime: it speaks the language of the machine.
-_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_MONTHS = (
-    *("January", "February", "March", "April", "May", "June", "July"),
-    *("August", "September", "October", "November", "December"),
-)
 
 
 @flow(name="daily_images", persist_result=False)
@@ -49,6 +43,7 @@ def daily_images(
     max_days_late: Annotated[int, Field(ge=0)] | None = 3,
     storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
     budget: NanoBananaBudget | None = None,
+    template: PromptTemplate | None = None,
 ) -> RunReport | None:
     """Have the day's images made, as a batch named after the day, which is paid for once.
 
@@ -73,6 +68,7 @@ def daily_images(
         storage: How objects are stored, beyond what the bucket does by itself.
         budget: The Nano Banana Budget block: what all runs that name it may spend together in a day, a
             week or a month. What does not fit any more is skipped. Empty for none.
+        template: Makes prompts of texts with variables, also of those in the file: see docs/lists.md.
 
     Returns:
         The report of the day's batch, or None if the run came too late.
@@ -95,8 +91,8 @@ def daily_images(
         return cast(None, Completed(message=message))
     try:
         report = _IMAGES(
-            prompts=[_of_the_day(prompt, meant) for prompt in prompts],
-            prompts_from=_filled(prompts_from, meant) if prompts_from else None,
+            prompts=[*prompts] if template else [_of_the_day(prompt, meant) for prompt in prompts],
+            prompts_from=filled(prompts_from, meant) if prompts_from else None,
             generator=generator,
             bucket=bucket,
             batch=f"{prefix}-{meant.isoformat()}",
@@ -104,6 +100,7 @@ def daily_images(
             fail_on=fail_on,
             storage=storage,
             budget=budget,
+            template=on_day(template, meant),
         )
     except RunFailed as error:
         if has_retries():
@@ -124,21 +121,8 @@ def _zone(name: str) -> ZoneInfo:
 
 def _of_the_day(prompt: str | ImagePrompt, day: date) -> str | ImagePrompt:
     if isinstance(prompt, str):
-        return _filled(prompt, day)
-    changes: dict[str, Any] = {"prompt": _filled(prompt.prompt, day)}
+        return filled(prompt, day)
+    changes: dict[str, Any] = {"prompt": filled(prompt.prompt, day)}
     if prompt.name is not None:
-        changes["name"] = _filled(prompt.name, day)
+        changes["name"] = filled(prompt.name, day)
     return prompt.model_copy(update=changes)
-
-
-def _filled(text: str, day: date) -> str:
-    """The text with the day in its places. Not `str.format`: other braces are the text's own."""
-    for name, value in (
-        ("date", day.isoformat()),
-        ("weekday", _WEEKDAYS[day.weekday()]),
-        ("day", str(day.day)),
-        ("month", _MONTHS[day.month - 1]),
-        ("year", str(day.year)),
-    ):
-        text = text.replace("{" + name + "}", value)
-    return text

@@ -12,11 +12,12 @@ from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.flows._again import asked_again
 from prefect_nanobanana.flows._approval import APPROVE_WITHIN_SECONDS, approved, refused_state
 from prefect_nanobanana.flows._call import Call
+from prefect_nanobanana.flows._days import of_this_day
 from prefect_nanobanana.flows._logs import readable_logs
 from prefect_nanobanana.flows._states import final_state, planned_state
 from prefect_nanobanana.flows._work import Work
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.models import AskAgain, ImagePrompt, RunReport
+from prefect_nanobanana.models import AskAgain, ImagePrompt, PromptTemplate, RunReport
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
 
@@ -41,6 +42,7 @@ def generate_images(
     approve_above: Annotated[int, Field(ge=0)] | None = None,
     approve_within_seconds: Annotated[int, Field(gt=0)] = APPROVE_WITHIN_SECONDS,
     budget: NanoBananaBudget | None = None,
+    template: PromptTemplate | None = None,
     on_unknown: Literal["keep", "resend"] | None = None,
     retry_warnings: bool | None = None,
     retry_failed: bool | None = None,
@@ -69,6 +71,8 @@ def generate_images(
         approve_within_seconds: A run that nobody has answered after so many seconds has failed.
         budget: The Nano Banana Budget block: what all runs that name it may spend together in a day, a
             week or a month. What does not fit any more is skipped. Empty for none.
+        template: Makes prompts of texts with variables, as {product} on {desk}, of the list's columns or
+            of every combination of a matrix. Empty: the prompts are as they are.
         on_unknown: Deprecated: resend is `unknown` in ask_again.
         retry_warnings: Deprecated: `warnings` in ask_again.
         retry_failed: Deprecated: `failed` in ask_again.
@@ -93,6 +97,7 @@ def generate_images(
         get_run_logger(),
         approve_above,
         budget,
+        of_this_day(template),
     )
     if not dry_run:
         allowed = approved(call, batch, approve_within_seconds)

@@ -20,11 +20,12 @@ from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.flows._approval import APPROVE_WITHIN_SECONDS, approved, refused_state
 from prefect_nanobanana.flows._batch_name import is_retried
 from prefect_nanobanana.flows._call import Call
+from prefect_nanobanana.flows._days import of_this_day
 from prefect_nanobanana.flows._part_runs import REFUSED, PartRuns, check_size
 from prefect_nanobanana.flows._states import final_state
 from prefect_nanobanana.flows._work import Work
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.models import AskAgain, ImagePrompt, Part, RunReport
+from prefect_nanobanana.models import AskAgain, ImagePrompt, Part, PromptTemplate, RunReport
 from prefect_nanobanana.report import summary
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
@@ -50,6 +51,7 @@ def generate_in_parts(
     approve_above: Annotated[int, Field(ge=0)] | None = None,
     approve_within_seconds: Annotated[int, Field(gt=0)] = APPROVE_WITHIN_SECONDS,
     budget: NanoBananaBudget | None = None,
+    template: PromptTemplate | None = None,
 ) -> RunReport:
     """Have images made for a list of prompts by several flow runs, as generate_images does by one.
 
@@ -80,6 +82,7 @@ def generate_in_parts(
         approve_within_seconds: A run that nobody has answered after so many seconds has failed.
         budget: The Nano Banana Budget block, saved: what all runs that name it may spend together in a
             day, a week or a month. Empty for none.
+        template: Makes prompts of texts with variables, as for generate_images.
 
     Returns:
         The report of the run, parts included.
@@ -104,6 +107,7 @@ def generate_in_parts(
         logger,
         approve_above,
         budget,
+        of_this_day(template),
     )
     given: dict[str, Any] = {
         "prompts": [p if isinstance(p, str) else p.model_dump(mode="json") for p in prompts],
@@ -113,6 +117,7 @@ def generate_in_parts(
         "ask_again": list(ask_again),
         "storage": storage.model_dump(mode="json"),
         "budget": _reference(budget, "budget") if budget is not None else None,
+        "template": call.template.model_dump(mode="json") if call.template is not None else None,
     }
     check_size(given)
     allowed = approved(call, batch, approve_within_seconds)
@@ -141,6 +146,7 @@ def generate_part(
     ask_again: list[AskAgain] = [],  # noqa: B006  # likewise
     storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
     budget: NanoBananaBudget | None = None,
+    template: PromptTemplate | None = None,
 ) -> RunReport:
     """Do one part of a batch: generate_in_parts starts this, and publishes what comes of it.
 
@@ -154,6 +160,7 @@ def generate_part(
         ask_again: As generate_in_parts was given it.
         storage: Likewise.
         budget: Likewise.
+        template: Likewise, with the day of the run that started this one.
 
     Returns:
         What this part did. It is green whatever became of single prompts: generate_in_parts judges.
@@ -174,6 +181,7 @@ def generate_part(
         part.max_credits,
         get_run_logger(),
         budget=budget,
+        template=template,
     )
     try:
         work = Work(call, Ledger.open(store, batch, part.asked_by), part=part)

@@ -10,10 +10,11 @@ from pydantic import Field
 
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.flows._call import Call
+from prefect_nanobanana.flows._days import of_this_day
 from prefect_nanobanana.flows._states import planned_state
 from prefect_nanobanana.flows._work import Work
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.models import AskAgain, ImagePrompt, Plan
+from prefect_nanobanana.models import AskAgain, ImagePrompt, Plan, PromptTemplate
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
 
@@ -32,6 +33,7 @@ def plan_images(
     storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
     approve_above: Annotated[int, Field(ge=0)] | None = None,
     budget: NanoBananaBudget | None = None,
+    template: PromptTemplate | None = None,
 ) -> Plan:
     """Say what `generate_images` would do with the same parameters, and what that would cost.
 
@@ -51,6 +53,8 @@ def plan_images(
         storage: How objects are stored, beyond what the bucket does by itself.
         approve_above: What costs more needs a person's approval: the plan says whether this does.
         budget: The Nano Banana Budget block: the plan says what is left of it.
+        template: Makes prompts of texts with variables, as {product} on {desk}, of the list's columns or
+            of every combination of a matrix. Empty: the prompts are as they are.
 
     Returns:
         The plan, prompt by prompt, with the totals by model and the balance.
@@ -72,6 +76,7 @@ def plan_images(
         logger,
         approve_above,
         budget,
+        of_this_day(template),
     )
     plan = Work.of_flow_run(call, batch, dry=True).plan()
     # The final state carries the message; a caller of the flow gets the plan out of it.

@@ -48,7 +48,9 @@ class Work:
         self._call = call
         self._ledger = ledger
         with Fetcher(call.generator.credentials.trusted_hosts, connections=1) as fetcher:
-            listed = gather_prompts(call.prompts, call.prompts_from, call.store.read_uri, fetcher)
+            listed = gather_prompts(
+                call.prompts, call.prompts_from, call.store.read_uri, fetcher, call.template
+            )
         credentials, priced = call.generator.credentials, call.bound is not None
         self._account = Account(credentials, call.logger, dry=dry, priced=priced)
         self._make_plan = partial(

@@ -39,6 +39,7 @@ from prefect_nanobanana.models.prompts import (
     prompt_problems,
     unsigned_prompt,
 )
+from prefect_nanobanana.models.templates import PromptTemplate
 
 __all__ = [
     "BUDGET_SPENT",
@@ -64,6 +65,7 @@ __all__ = [
     "Plan",
     "PlannedPrompt",
     "PlannedStep",
+    "PromptTemplate",
     "RunReport",
     "StoredImage",
     "Submission",

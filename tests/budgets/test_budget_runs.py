@@ -246,6 +246,15 @@ def test_a_wrong_block_says_what_is_wrong(bucket: S3Bucket, field: str, value: A
         NanoBananaBudget(**{"credits": 5, "bucket": bucket, field: value})
 
 
+def test_a_budget_as_people_write_it(bucket: S3Bucket) -> None:
+    made = NanoBananaBudget.from_text("500/week", bucket, time_zone="Europe/Berlin")
+    assert (made.credits, made.period, made.time_zone) == (500, "week", "Europe/Berlin")
+    assert NanoBananaBudget.from_text("20", bucket).period == "month"
+    for text, why in (("much/month", "valid integer"), ("5/year", "'day', 'week' or 'month'")):
+        with pytest.raises(InvalidInput, match=f"budget: '{text}': .*{why}.*: write it as 500/month"):
+            NanoBananaBudget.from_text(text, bucket)
+
+
 def test_the_books_are_beside_the_batches(run: Run, budget: NanoBananaBudget, folder: Path) -> None:
     run("a", budget=budget)
     (books,) = (folder / "nanobanana-budgets" / "default").iterdir()

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 Wait = Callable[..., None]
 NAMES = [
     "Nano Banana: a run failed",
+    "Nano Banana: a run waits for approval",
     "Nano Banana: credits are low",
     "Nano Banana: many warnings",
 ]
@@ -204,16 +205,35 @@ def test_a_run_failed(
     assert "2 failed" in texts[0]
 
 
+def test_a_run_waits_for_approval(
+    server: Deployed,
+    deployed: object,
+    worker: object,
+    automations: Callable[..., Any],
+    told: Callable[[str], dict[str, Any]],
+    sandbox: Sandbox,
+    wait_for: Wait,
+) -> None:
+    automations()
+    waiting = server.create_run("prompt-list", prompts=["x"], approve_above=0)
+    text = told("Nano Banana: a run waits for approval")["text"]
+    assert text.startswith(f"generate_images run {server.run(waiting)['name']} would cost more")
+    assert text.endswith(f"/runs/flow-run/{waiting}")
+    server.post(f"flow_runs/{waiting}/resume", {"run_input": {"decision": "refuse"}})
+    wait_for(lambda: server.ended(waiting), 240)
+    assert sandbox.account.posts == 0
+
+
 def test_made_again_they_are_brought_up_to_date(
     server: Deployed, automations: Callable[..., Any], received: Scripted
 ) -> None:
     first = automations()
     assert [row["name"] for row in first] == NAMES
-    server.patch(f"automations/{first[2]['id']}", {"enabled": False})
+    server.patch(f"automations/{first[3]['id']}", {"enabled": False})
     again = automations("--webhook", "nanobanana", "--warnings", "4")
     assert [row["id"] for row in again] == [row["id"] for row in first]
-    assert [row["enabled"] for row in again] == [True, True, False]
-    assert again[2]["trigger"]["threshold"] == 4
+    assert [row["enabled"] for row in again] == [True, True, True, False]
+    assert again[3]["trigger"]["threshold"] == 4
 
 
 def test_through_a_notification_block(

@@ -152,6 +152,12 @@ def test_a_list_from_the_command_line(
     out = capsys.readouterr().out
     assert "2 stored, 1 warning; 4 credits used, 96 left" in out
     assert len(list((folder / "b/images").iterdir())) == 3
+    arguments += ["--budget", "1/day"]
+    assert prompt_list(["--prompt", "1", "--prompt", "2", "--batch", "c", *arguments]) == 0
+    assert "1 stored, 1 skipped; 1 credit used" in capsys.readouterr().out
+    assert prompt_list(["--prompt", "1", "--budget", "1/year", *arguments[:-2]]) == 2
+    assert "write it as 500/month" in capsys.readouterr().err
+    del arguments[-2:]
     sandbox.faults.queue("failed")
     assert prompt_list(["--prompt", "x", *arguments]) == 1
     assert "1 failed" in capsys.readouterr().err
