@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.budgets import PROMPTS_AHEAD, Grants
+from prefect_nanobanana.errors import StorageError
 from prefect_nanobanana.models import BUDGET_SPENT, CEILING_REACHED, Credits, ImageRequest
 
 
@@ -45,6 +46,8 @@ class Budget:
         self._waiting: dict[int, ImageRequest] = {}
         self._sent: dict[int, ImageRequest] = {}
         self._extending = False
+        self._carried: set[int] = set()
+        self._error: StorageError | None = None
         self._changes = 0
         self._changed = threading.Condition()
 
@@ -91,7 +94,11 @@ class Budget:
             self._waiting.pop(position, None)
             self._sent.pop(position, None)
             self._untold.pop(position, None)
-            self._told += spent - self._spent.get(position, 0)
+            more = spent - self._spent.get(position, 0)
+            self._told += more
+            if position in self._carried and self._grants is not None:
+                self._grants.count_before(more)
+            self._carried.discard(position)
             self._spent[position] = spent
             if untold is not None:
                 self._untold[position] = untold
@@ -123,6 +130,8 @@ class Budget:
             return CEILING_REACHED if grants is None else f"{BUDGET_SPENT}: its price is unknown"
         with self._changed:
             while True:
+                if self._error is not None:
+                    raise self._error  # whoever waits need not find out anew
                 least = self._with([request])
                 if self._ceiling is not None and least > self._ceiling:
                     return CEILING_REACHED
@@ -153,14 +162,20 @@ class Budget:
         """Have more set aside in the shared budget, while others go on."""
         prompts = max(0, min(PROMPTS_AHEAD, self._prompts - len(self._spent)))
         ahead = (self._prices.of(request) or 0) * prompts
-        spent = self._with(self._sent.values())
+        spent, told, sent = self._with(self._sent.values()), self._told, set(self._sent)
+        periods = grants.periods
         self._extending = True
         self._changed.release()
         try:
-            return grants.extend(total, ahead, spent)
+            return grants.extend(total, ahead, spent, told)
+        except StorageError as error:
+            self._error = error
+            raise
         finally:
             self._changed.acquire()
             self._extending = False
+            if grants.periods > periods:
+                self._carried = sent & set(self._sent)
             self._changed.notify_all()
 
     def _with(self, requests: Iterable[ImageRequest]) -> Credits:
@@ -171,6 +186,7 @@ class Budget:
     def suspend(self, position: int) -> None:
         """A request was not charged, and waits until it may be sent again."""
         with self._changed:
+            self._carried.discard(position)  # it is sent again, and paid, in the period that is then
             request = self._sent.pop(position, None)
             if request is not None:
                 self._waiting[position] = request

@@ -63,6 +63,7 @@ class RunControl:
                 record, asked_by = planned.record, planned.ledger.asked_by
                 last = last_of(asked_by, record, planned.price)
                 self._count(planned.position, record, last, record.paid_before_by(asked_by))
+        self._admitted_for = grants.holds_for if grants is not None else None
         self._lines = LogLines(logger, len(plan.prompts))
         self._tracker = Tracker(len(plan.prompts), expected=plan.price, also=watcher)
         self._turns = Turns()
@@ -130,11 +131,12 @@ class RunControl:
 
     def settle(self, job: Job) -> None:
         """Count what a job has cost this run, or may have."""
-        if job.planned.asked_before:
+        if job.planned.asked_before and job.planned.action != "ask":
             return  # counted already, and not asked again
         free = job.reused or job.record.safe_to_send
         spending = Spending() if free else job.spending(self.price(job))
-        self._count(job.planned.position, job.record, spending)
+        earlier = job.record.paid_before_by(job.planned.ledger.asked_by)
+        self._count(job.planned.position, job.record, spending, earlier)
 
     def _count(self, position: int, record: Record, spending: Spending, earlier: Credits = 0) -> None:
         untold = spending.estimated or spending.at_risk
@@ -156,6 +158,11 @@ class RunControl:
         why = self._stopped or why
         if why is not None:
             raise NotSent(why)
+
+    @property
+    def admitted_for(self) -> float | None:
+        """How long an admission holds, in seconds: others may take what is set aside after that."""
+        return self._admitted_for
 
     def close(self) -> None:
         """Give back what was set aside of a shared budget, and not spent."""

@@ -24,6 +24,10 @@ from prefect_nanobanana.models import Credits, Generation, OutcomeStatus, Submis
 class RunHandle(Protocol):
     """What a job needs of the run that it is part of."""
 
+    @property
+    def admitted_for(self) -> float | None:
+        """How long an admission holds, in seconds; None: for ever."""
+
     def begin(self, job: Job) -> None:
         """Wait until it is the job's turn to have its task run begin."""
 
@@ -128,8 +132,6 @@ class Job(GenerationHooks):
         spending = spending_of(self._record, price)
         return spending if self.reused else replace(spending, estimated=not self._cost_told)
 
-    # What the client tells.
-
     def sending(self) -> None:
         """Write down that a request leaves.
 
@@ -190,8 +192,6 @@ class Job(GenerationHooks):
         self._record = self._record.answered(generation, told if told is not None else estimate)
         self.run.paid(self, generation)
         self.run.write(self)
-
-    # What the run tells.
 
     def told(self, error: Exception | None) -> object:
         """What a task's state holds for the run; here it knows everything but why there is no answer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
 from prefect_nanobanana.batch._record import Record
@@ -68,6 +68,14 @@ class Prices:
             known = self._factors.get(request.model)
             self._factors[request.model] = max(factor, known or factor)
             return factor > max(1, known or 1)
+
+    def told_by(self, records: Sequence[Record]) -> Prices:
+        """The same prices, with what the answers of other records said."""
+        prices = Prices(self._models)
+        with self._lock:
+            prices._factors = dict(self._factors)
+        prices.learn_all(records)
+        return prices
 
     def learn_all(self, records: Iterable[Record]) -> None:
         """Take note of what earlier answers said."""

@@ -115,7 +115,7 @@ class Runner:
             return None
         ledger = plan.prompts[0].ledger
         spent = SpentByRecords(ledger.store, plan.prices)
-        return self._open_grants(ledger.store.uri(ledger.key()), spent)
+        return self._open_grants(ledger.store.address(ledger.key()), spent)
 
     @contextmanager
     def _telling_what_is_left(

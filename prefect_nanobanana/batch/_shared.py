@@ -39,7 +39,7 @@ class SpentByRecords:
         Returns:
             In credits; None if nobody can say.
         """
-        root = self._store.uri(self._store.key()).rstrip("/") + "/"
+        root = self._store.address(self._store.key()).rstrip("/") + "/"
         if not batch.startswith(root):
             return None
         try:
@@ -47,9 +47,10 @@ class SpentByRecords:
         except (StorageError, LedgerError):
             return None
         spent: Credits = 0
+        prices = self._prices.told_by(records)
         for record in records:
             if (record.attempt or "").startswith(f"{process}-"):
-                price = self._prices.of(record.request)
+                price = prices.of(record.request)
                 if record.open and price is None:
                     return None
                 spent += spending_of(record, price).worst

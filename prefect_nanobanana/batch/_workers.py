@@ -8,6 +8,7 @@ A worker that dies leaves its record: who runs the task again cannot claim it, a
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -31,8 +32,9 @@ _submitting = threading.Lock()
 class _Notes(RunHandle):
     """What happens to a job in a worker, for the run that it is part of."""
 
-    def __init__(self, price: Credits | None) -> None:
+    def __init__(self, price: Credits | None, admitted_for: float | None) -> None:
         self._price = price
+        self._until = None if admitted_for is None else time.time() + admitted_for
         self.refusals: list[NotCharged] = []
         self.answer: Generation | None = None
         self.written = True
@@ -43,8 +45,15 @@ class _Notes(RunHandle):
     def begun(self, job: Job) -> None:
         """Likewise."""
 
-    def admit(self, job: Job) -> None:
-        """Nothing: it was admitted before it was submitted."""
+    def admit(self, job: Job) -> None:  # noqa: ARG002
+        """Nothing, as a rule: it was admitted before it was submitted."""
+        if self._until is not None and time.time() > self._until:
+            raise NotSent("it waited for a worker for too long: what was set aside for it is gone")
+
+    @property
+    def admitted_for(self) -> float | None:
+        """Nothing: only the flow's process admits."""
+        return None
 
     def refused(self, job: Job, error: NotCharged) -> None:  # noqa: ARG002
         """Note a refusal."""
@@ -87,7 +96,7 @@ class RemoteJob(Job):
         whole, key = job.planned.ledger, job.record.key
         ledger = Ledger(whole.store, whole.batch, whole.asked_by)
         ledger.learn(key, whole.known(key))
-        self._notes = _Notes(price)
+        self._notes = _Notes(price, job.run.admitted_for)
         planned = replace(job.planned, record=job.record, ledger=ledger)
         super().__init__(planned, self._notes, job.ticket)
 

@@ -5,6 +5,9 @@ written, how much it sets aside, and whether the process still runs. The last on
 counts:
 
     nanobanana-budgets/<budget>/<period>/<batch>.<process>~<number>~<credits>.<open or closed>.json
+
+Numbers have nine digits: who lists in the order of keys, page by page, meets one of two that follow each
+other, as the older one stays until the next but one is written.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from datetime import datetime
 from prefect_nanobanana.models import Credits, exact_credits
 
 _DIGITS, _AMOUNT = "([0-9a-f]{12})", "([0-9.]{1,32})"
-_NAME = re.compile(rf"{_DIGITS}\.{_DIGITS}~(\d{{1,9}})~{_AMOUNT}\.(open|closed)\.json", re.ASCII)
+_NAME = re.compile(rf"{_DIGITS}\.{_DIGITS}~(\d{{9}})~{_AMOUNT}\.(open|closed)\.json", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,17 @@ class Entry:
     def name(self) -> str:
         """The last part of its key."""
         state = "closed" if self.closed else "open"
-        return f"{self.batch}.{self.process}~{self.number}~{self.credits:f}.{state}.json"
+        return f"{self.batch}.{self.process}~{self.number:09}~{self.amount}.{state}.json"
+
+    @property
+    def amount(self) -> str:
+        """Its credits as text, without an exponent."""
+        return str(self.credits) if isinstance(self.credits, int) else f"{self.credits:f}"
+
+    @property
+    def folder(self) -> str:
+        """Where it is: all of its key but the last part."""
+        return self.key.rpartition("/")[0]
 
     @classmethod
     def read(cls, name: str, key: str, written: datetime) -> Entry | None:

@@ -12,11 +12,11 @@ from prefect.context import FlowRunContext
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput, keyset_from_base_key, read_flow_run_input
 from prefect.states import Cancelled
-from pydantic import Field, create_model
+from pydantic import ConfigDict, Field, create_model
 
 from prefect_nanobanana._common.text import in_credits
 from prefect_nanobanana.errors import InvalidInput
-from prefect_nanobanana.flows._call import Call, needs_approval
+from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.flows._work import Work
 from prefect_nanobanana.models import Credits, Plan
 from prefect_nanobanana.report import summary
@@ -35,6 +35,9 @@ class Approval(RunInput):
         up_to_credits: The most that it may spend, all its attempts together, in credits.
     """
 
+    # The form proposes values, and a resumption that names none is refused by Prefect's server.
+    model_config = ConfigDict(json_schema_extra={"required": ["decision", "up_to_credits"]})
+
     decision: Literal["approve", "refuse"] = "approve"
     up_to_credits: int = Field(default=0, ge=0)
 
@@ -51,59 +54,65 @@ def approved(call: Call, batch: str | None, within_seconds: int) -> Call | None:
         within_seconds: After so many seconds without an answer, Prefect's server has the run fail.
 
     Returns:
-        The call, which may spend what was approved; None if it was refused.
+        The call, which may spend what was approved, or else what needs no approval, in all attempts
+        together; None if it was refused.
 
     Raises:
-        InvalidInput: If the run cannot be suspended, as it is not a deployment's own run.
+        InvalidInput: If the run cannot be suspended, as it is not a deployment's own run, or was resumed
+            without an answer.
         NanoBananaError: If the plan cannot be made.
     """
     if call.approve_above is None:
         return call
     work = Work.of_flow_run(call, batch, dry=True)
-    plan = work.preview()
+    plan, spent = work.preview(), work.spent
     context = FlowRunContext.get()
     run = context.flow_run if context is not None else None
-    earlier, free = _earlier_approval(run), f"the {call.approve_above} that need no approval"
-    answered = run is not None and _KEY in (run.empirical_policy.pause_keys or ())
-    if not answered:
-        if earlier is not None:
-            free = f"is left of the {earlier.up_to_credits} that were approved"
-        if earlier is not None and work.spent + (plan.price or 0) <= earlier.up_to_credits:
-            return _bounded(call, earlier)
-        if earlier is None and not needs_approval(plan, call.approve_above):
-            return call
+    earlier = _answer(run) if run is not None and run.run_count > 1 else None
+    allowed, what = call.approve_above, f"the {call.approve_above} that need no approval"
+    if earlier is not None and earlier.decision == "approve" and earlier.up_to_credits >= allowed:
+        allowed = earlier.up_to_credits
+        what = f"is left of the {allowed} that were approved"
+    asked = run is not None and _KEY in (run.empirical_policy.pause_keys or ())
+    if not asked:
+        if plan.price is not None and spent + plan.price <= allowed:
+            return _bounded(call, allowed)
         if run is None or run.deployment_id is None or run.parent_task_run_id is not None:
             raise InvalidInput(
-                f"approve_above: this would cost {_price(plan)}, more than {call.approve_above}, and "
-                "only a run of a deployment of this flow can wait for a person: start it as one, or "
-                "raise approve_above; nothing was spent"
+                f"approve_above: this would cost {_price(plan)}, more than {what}, and only a run of a "
+                "deployment of this flow can wait for a person: start it as one, or raise "
+                "approve_above; nothing was spent"
             )
         work.plan()
         call.logger.warning(
             "A person must approve this until %s UTC: on the run's page in Prefect's UI, choose Resume",
             f"{datetime.now(UTC) + timedelta(seconds=within_seconds):%Y-%m-%d %H:%M}",
         )
-    answer = suspend_flow_run(
-        wait_for_input=_form(plan, free, work.spent), timeout=within_seconds, key=_KEY
-    )
-    if answer.decision == "refuse":
-        return None
-    return _bounded(call, answer)
+    form = _form(plan, what, spent)
+    suspend_flow_run(wait_for_input=form, timeout=within_seconds, key=_KEY)
+    # Not what that returns: of what was not said it would take the form's proposals, made anew by now.
+    answer = _answer(run)
+    if answer is None:
+        raise InvalidInput(
+            "approve_above: the run was resumed without an answer, so nothing is spent: press Retry, "
+            "and answer in the form"
+        )
+    return None if answer.decision == "refuse" else _bounded(call, answer.up_to_credits)
 
 
-def _bounded(call: Call, approval: Approval) -> Call:
-    call.logger.info("Approved up to %s", in_credits(approval.up_to_credits))
-    bounds = [bound for bound in (call.max_credits, approval.up_to_credits) if bound is not None]
+def _bounded(call: Call, credits: int) -> Call:
+    call.logger.info("May spend up to %s", in_credits(credits))
+    bounds = [bound for bound in (call.max_credits, credits) if bound is not None]
     return replace(call, max_credits=min(bounds))
 
 
-def _earlier_approval(run: FlowRun | None) -> Approval | None:
-    """What a person has approved of an earlier attempt of the run: it holds for all of them."""
-    if run is None or run.run_count < 2:
-        return None
+def _answer(run: FlowRun | None) -> Approval | None:
+    """What a person has answered the run; None if nobody has, or not in full."""
+    assert run is not None
     given = read_flow_run_input(keyset_from_base_key(f"suspended-{_KEY}")["response"], run.id)
-    approval = Approval.model_validate(given) if given else None
-    return approval if approval is not None and approval.decision == "approve" else None
+    if not isinstance(given, dict) or not given.keys() >= {"decision", "up_to_credits"}:
+        return None
+    return Approval.model_validate(given)
 
 
 def refused_state() -> State:
@@ -111,7 +120,7 @@ def refused_state() -> State:
     return Cancelled(message="refused by a person: this attempt asked for nothing and spent nothing")
 
 
-def _form(plan: Plan, free: str, spent: Credits) -> type[Approval]:
+def _form(plan: Plan, what: str, spent: Credits) -> type[Approval]:
     """The form in which a person answers; it proposes what the plan costs."""
     known = sum(planned.price or 0 for planned in plan.prompts if planned.asked)
     so_far = f" The run has spent {in_credits(spent)} so far; that is included." if spent else ""
@@ -130,7 +139,7 @@ def _form(plan: Plan, free: str, spent: Credits) -> type[Approval]:
     )
     return form.with_initial_data(
         description=(
-            f"**{summary(plan)}**\n\nThis costs {_price(plan)}, more than {free}. The run's artifact "
+            f"**{summary(plan)}**\n\nThis costs {_price(plan)}, more than {what}. The run's artifact "
             "`plan` lists it prompt by prompt. Nothing of it is spent yet; if you refuse, nothing will "
             "be."
         )

@@ -85,6 +85,11 @@ class ObjectStore:
         """The `s3://` address of a key."""
         return f"s3://{self.name}/{key}"
 
+    def address(self, key: str) -> str:
+        """Where a key is; those of other stores differ, though bucket and key be the same."""
+        endpoint = str(self._connection.client.meta.endpoint_url)
+        return f"{sha256(endpoint.encode()).hexdigest()[:8]}:{self.uri(key)}"
+
     def link(self, key: str) -> str | None:
         """Where a person can open an object, as the options say; nothing if there is no such address."""
         if self.options.links == "none":
@@ -141,10 +146,7 @@ class ObjectStore:
             raise self._connection.problem(error, key) from None
 
     def head(self, key: str) -> StoredObject | None:
-        """Ask what is at a key.
-
-        Returns:
-            What the store says of it; nothing if nothing is there.
+        """Ask what the store says of what is at a key; nothing if nothing is there.
 
         Raises:
             StorageError: If that cannot be had.
@@ -167,7 +169,7 @@ class ObjectStore:
         known_to_exist: bool = False,
         **options: Any,
     ) -> StoredObject:
-        """Write an object.
+        """Write an object; returns what the store says of it.
 
         Args:
             key: Where.
@@ -178,9 +180,6 @@ class ObjectStore:
                 tells whether the store honours conditional writes, and `capabilities` say so.
             **options: Of `put_object`; with `IfNoneMatch` or `IfMatch` only where the object is not
                 there, or has not changed. A store that says it does not know these writes plainly.
-
-        Returns:
-            What the store says of it.
 
         Raises:
             PreconditionFailed: If the condition did not hold.

@@ -23,7 +23,7 @@ from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._shared import SpentByRecords
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.budgets._grants import TIMES
-from prefect_nanobanana.flows import daily_images, generate_images, plan_images
+from prefect_nanobanana.flows import _call, daily_images, generate_images, plan_images
 from prefect_nanobanana.models import ImageModel, ImageRequest
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
@@ -205,7 +205,7 @@ def test_runs_at_the_same_time_share_it(
 def test_what_a_process_has_spent_is_what_its_records_say(bucket: S3Bucket) -> None:
     """With what may have been its, too; and nothing is said where nothing is known."""
     store, ledger = ObjectStore(bucket), Ledger(ObjectStore(bucket), "b")
-    uri = store.uri(ledger.key())
+    uri = store.address(ledger.key())
     spent = SpentByRecords(store, Prices({"nano-banana": MODEL}))
     assert spent(uri, "dead") is None, "no records: somebody has removed them"
 
@@ -222,13 +222,16 @@ def test_what_a_process_has_spent_is_what_its_records_say(bucket: S3Bucket) -> N
         asked("four", "other-1-").answered(done, 3),
     ):
         ledger.write(record)
-    assert SpentByRecords(store, Prices({"nano-banana": MODEL}))(uri, "dead") == 4
+    assert SpentByRecords(store, Prices({"nano-banana": MODEL}))(uri, "dead") == 6, (
+        "at the price that was told"
+    )
     assert SpentByRecords(store, Prices({}))(uri, "dead") is None, "no price of what may be paid"
     assert spent("s3://elsewhere/b", "dead") is None
+    assert spent(f"01234567:{store.uri(ledger.key())}", "dead") is None, "in another store"
     again = asked("one", "dead-1-").answered(done, 3)
     ledger.write_once(again.asking(again.prompt, again.request, "you", 3, "other-2-"))
     found = SpentByRecords(store, Prices({"nano-banana": MODEL}))(uri, "dead")
-    assert found == 4, "asked again by another one: it may have been ours that cost something"
+    assert found == 6, "asked again by another one: it may have been ours that cost something"
 
 
 @pytest.mark.parametrize(
@@ -277,3 +280,54 @@ def test_what_it_says_is_in_the_log(
         run(*(f"p{n}" for n in range(7)), budget=budget)
     assert "the budget ends it at 5" in caplog.text
     assert "skipped: 'p5': the budget does not suffice" in caplog.text
+
+
+def test_two_stores_with_the_same_names_do_not_settle_each_other(
+    bucket: S3Bucket, make_bucket: Callable[..., S3Bucket], moto_url: str
+) -> None:
+    budget = NanoBananaBudget(credits=10, bucket=bucket)
+    other = make_bucket(endpoint_url=moto_url, bucket_folder=bucket.bucket_folder)
+    prices = Prices({"nano-banana": MODEL})
+
+    def spend(block: S3Bucket, credits: int) -> bool:
+        store = ObjectStore(block)
+        ledger = Ledger(store, "daily")
+        request = ImageRequest(prompt="x")
+        record = Record(key="x", prompt=ImagePrompt(prompt="x"), request=request)
+        ledger.write(record)
+        spent = SpentByRecords(store, prices)
+        grants = budget.grants(store.address(ledger.key()), spent)
+        granted = grants.extend(credits, ahead=0, spent=0)
+        grants.close(credits if granted else 0)
+        return granted
+
+    assert spend(bucket, 9)
+    assert not spend(other, 5)
+    assert budget.left() == 1
+
+
+@pytest.mark.parametrize("bound", ["max_credits", "budget"])
+@pytest.mark.timeout(60)
+def test_what_another_call_found_to_be_free_holds_up_nobody(
+    bound: str,
+    run: Run,
+    generator: NanoBananaGenerator,
+    bucket: S3Bucket,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Call X paid, and is retried; call Y asked again meanwhile, and that cost nothing."""
+    generator.credentials.max_concurrent_requests = sandbox.account.limit = 2
+    sandbox.faults.queue("failed")
+    assert run("a", fail_on="never").failed == 1
+    ledger = Ledger(ObjectStore(bucket), "b")
+    (record,) = ledger.read_others(()).values()
+    assert record.generation is not None
+    free = record.generation.model_copy(update={"credits_used": 0})
+    changes = {"asked_by": "Y", "paid_by": {"X": 5}, "credits_before": 5, "credits_used": 0}
+    ledger.write_once(record.model_copy(update={**changes, "generation": free}))
+    monkeypatch.setattr(_call, "asker", lambda *_args, **_settings: "X")
+    value: Any = 6 if bound == "max_credits" else NanoBananaBudget(credits=1, bucket=bucket)
+    report = run("a", "b", fail_on="never", **{bound: value})
+    assert sorted(statuses(report)) == ["skipped", "stored"]
+    assert sandbox.account.charged == 2

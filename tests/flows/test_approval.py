@@ -28,7 +28,7 @@ def test_a_run_that_nobody_can_be_asked_about_spends_nothing(
 ) -> None:
     """A script's own run has no deployment, so Prefect could not begin it anew."""
     with pytest.raises(
-        InvalidInput, match=r"approve_above: this would cost 2 credits, more than \d, and"
+        InvalidInput, match=r"approve_above: this would cost 2 credits, more than the \d that"
     ):
         run("a", "b", approve_above=approve_above)
     assert sandbox.account.posts == 0
@@ -46,6 +46,16 @@ def test_a_run_inside_another_one_spends_nothing(
     with pytest.raises(InvalidInput, match="only a run of a deployment of this flow"):
         above()
     assert sandbox.account.posts == 0
+
+
+def test_what_needs_no_approval_is_spent_at_most(
+    run: Run, generator: NanoBananaGenerator, sandbox: Sandbox
+) -> None:
+    """Whatever the plan did not know: here, that the API charges more than it lists."""
+    listed = sandbox.account.cost
+    sandbox.account.cost = lambda *asked: 3 * listed(*asked)  # type: ignore[method-assign]
+    report = run(*"abcd", approve_above=4)
+    assert (report.stored, report.skipped, sandbox.account.charged) == (1, 3, 3)
 
 
 def test_a_dry_run_asks_nobody_and_a_plan_says_that_it_would(

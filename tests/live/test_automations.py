@@ -219,7 +219,8 @@ def test_a_run_waits_for_approval(
     text = told("Nano Banana: a run waits for approval")["text"]
     assert text.startswith(f"generate_images run {server.run(waiting)['name']} would cost more")
     assert text.endswith(f"/runs/flow-run/{waiting}")
-    server.post(f"flow_runs/{waiting}/resume", {"run_input": {"decision": "refuse"}})
+    answer = {"run_input": {"decision": "refuse", "up_to_credits": 0}}
+    wait_for(lambda: server.post(f"flow_runs/{waiting}/resume", answer)["status"] == "ACCEPT", 60)
     wait_for(lambda: server.ended(waiting), 240)
     assert sandbox.account.posts == 0
 
