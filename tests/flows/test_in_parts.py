@@ -27,6 +27,7 @@ from prefect_aws import S3Bucket
 
 from prefect_nanobanana import InvalidInput, NanoBananaGenerator, RunReport
 from prefect_nanobanana._common.runs_above import runs_above
+from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.flows import generate_in_parts, generate_part
 from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.flows._part_runs import PART_TIMES, PartTimes
@@ -45,6 +46,7 @@ class Divided:
 
     Attributes:
         leave_out: The numbers of parts that never run.
+        budget: What all share.
         parts: What ran.
         messages: How the parts ended.
     """
@@ -52,6 +54,7 @@ class Divided:
     generator: NanoBananaGenerator
     bucket: S3Bucket
     leave_out: Sequence[int] = ()
+    budget: NanoBananaBudget | None = None
     parts: list[Part] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
 
@@ -62,9 +65,8 @@ class Divided:
         def parent() -> RunReport:
             store = ObjectStore(self.bucket)
             again = frozenset(changes.get("ask_again", ()))
-            call = Call(
-                prompts, None, self.generator, store, again, changes.get("max_credits"), get_run_logger()
-            )
+            most, logger = changes.get("max_credits"), get_run_logger()
+            call = Call(prompts, None, self.generator, store, again, most, logger, budget=self.budget)
             work = Work(call, call.ledger(runs_above(), "b"))
             return work.finish_in_parts(parts, lambda some: self._run_parts(some, prompts, again))
 
@@ -78,6 +80,7 @@ class Divided:
             batch="b",
             part=part,
             ask_again=list(again),
+            budget=self.budget,
             return_state=True,
         )
         self.messages.append(f"{state.name}: {state.message}")
@@ -172,6 +175,18 @@ def test_a_ceiling_holds_over_all_parts(
             "what fits is asked for"
         )
     assert report.stored + report.skipped == 12
+
+
+@pytest.mark.parametrize("credits", [0, 7, 50])
+def test_parts_share_a_budget_with_all_others(
+    divided: Divided, bucket: S3Bucket, sandbox: Sandbox, credits: int
+) -> None:
+    sandbox.account.limit = divided.generator.credentials.max_concurrent_requests = 4
+    divided.budget = NanoBananaBudget(credits=credits, bucket=bucket)
+    report = divided.run(*(f"p{n}" for n in range(12)))
+    assert report.stored == sandbox.account.charged == min(12, credits)
+    assert report.stored + report.skipped == 12
+    assert divided.budget.left() == credits - sandbox.account.charged
 
 
 def test_a_ceiling_holds_though_no_answer_tells_the_price(divided: Divided, sandbox: Sandbox) -> None:

@@ -209,8 +209,11 @@ def test_in_the_browser(
             page.wait_for_timeout(500)  # for the picture only
             if decision == "approve":
                 page.screenshot(path=pictures / "12-approval.png")
-            dialog.get_by_role("button", name="Resume").click()
-            dialog.wait_for(state="hidden")
+            for _ in range(10):  # as above
+                dialog.get_by_role("button", name="Resume").click()
+                page.wait_for_timeout(5_000)
+                if _state(server, run) != "Suspended":
+                    break
             wait_for(lambda run=run: server.ended(run), 240)
     messages = [server.run(run)["state"]["message"] for run in runs]
     assert messages[0] == "1 stored, 2 skipped; 1 credit used, 99 left"
