@@ -12,14 +12,18 @@ from prefect.states import Completed, Failed
 from prefect_aws import S3Bucket
 from pydantic import Field
 
+from prefect_nanobanana._common.text import counted, in_credits
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.errors import InvalidInput, RunFailed
+from prefect_nanobanana.flows._backfill import days_between, missing_days, run_days
+from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.flows._days import filled, on_day
 from prefect_nanobanana.flows._images import generate_images
 from prefect_nanobanana.flows._states import has_retries
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.models import ImagePrompt, PromptTemplate, RunReport
 from prefect_nanobanana.report import summary
+from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
 
 __all__ = ["daily_images"]
@@ -44,7 +48,9 @@ def daily_images(
     storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
     budget: NanoBananaBudget | None = None,
     template: PromptTemplate | None = None,
-) -> RunReport | None:
+    from_day: date | None = None,
+    to_day: date | None = None,
+) -> RunReport | list[RunReport] | None:
     """Have the day's images made, as a batch named after the day, which is paid for once.
 
     The day is that for which the run was scheduled, not that on which it starts: a run that is late, or
@@ -69,9 +75,13 @@ def daily_images(
         budget: The Nano Banana Budget block: what all runs that name it may spend together in a day, a
             week or a month. What does not fit any more is skipped. Empty for none.
         template: Makes prompts of texts with variables, also of those in the file: see docs/lists.md.
+        from_day: The first of several days to run, or to run again, by hand. All are planned first; then
+            those on which something is missing are run, for max_credits together.
+        to_day: The last of them. Empty for today.
 
     Returns:
-        The report of the day's batch, or None if the run came too late.
+        The report of the day's batch, or None if the run came too late; of several days, the reports of
+        those on which something was missing.
 
     Raises:
         InvalidInput: If a prompt, file or parameter is wrong; nothing was spent.
@@ -81,8 +91,43 @@ def daily_images(
         RunFailed: If `fail_on` turns the run red; it holds the report, and what was stored stays.
     """
     zone = _zone(time_zone)
+
+    def settings_of(meant: date) -> dict[str, Any]:
+        return {
+            "prompts": [*prompts] if template else [_of_the_day(each, meant) for each in prompts],
+            "prompts_from": filled(prompts_from, meant) if prompts_from else None,
+            "generator": generator,
+            "batch": f"{prefix}-{meant.isoformat()}",
+            "budget": budget,
+            "template": on_day(template, meant),
+        }
+
+    def run(meant: date, most: int | None) -> RunReport:
+        more: dict[str, Any] = {
+            "bucket": bucket,
+            "max_credits": most,
+            "fail_on": fail_on,
+            "storage": storage,
+        }
+        return _IMAGES(**settings_of(meant), **more)
+
+    today = datetime.now(UTC).astimezone(zone).date()
+    if from_day is not None or to_day is not None:
+        if day is not None:
+            raise InvalidInput("day: a range is given, too: leave out day, or from_day and to_day")
+        store, logger = ObjectStore(bucket, storage), get_run_logger()
+
+        def call_of(meant: date) -> tuple[Call, str]:
+            its = settings_of(meant)
+            batch = its.pop("batch")
+            more: dict[str, Any] = {"store": store, "ask_again": frozenset(), "max_credits": max_credits}
+            return Call(**its, **more, logger=logger), batch
+
+        days = days_between(from_day, to_day, today)
+        missing = missing_days(days, f"{prefix}-{days[0]}-to-{days[-1]}", call_of)
+        return cast(list[RunReport], _state_of(days, *run_days(missing, max_credits, run)))
     meant = day or flow_run.get_scheduled_start_time().astimezone(zone).date()
-    late = (datetime.now(UTC).astimezone(zone).date() - meant).days
+    late = (today - meant).days
     # Whoever names the day, or presses Retry, means it.
     by_hand = day is not None or flow_run.get_run_count() > 1
     if max_days_late is not None and late > max_days_late and not by_hand:
@@ -90,24 +135,27 @@ def daily_images(
         get_run_logger().warning("%s; give that day by hand to run it", message)
         return cast(None, Completed(message=message))
     try:
-        report = _IMAGES(
-            prompts=[*prompts] if template else [_of_the_day(prompt, meant) for prompt in prompts],
-            prompts_from=filled(prompts_from, meant) if prompts_from else None,
-            generator=generator,
-            bucket=bucket,
-            batch=f"{prefix}-{meant.isoformat()}",
-            max_credits=max_credits,
-            fail_on=fail_on,
-            storage=storage,
-            budget=budget,
-            template=on_day(template, meant),
-        )
+        report = run(meant, max_credits)
     except RunFailed as error:
         if has_retries():
             raise
         # Returned, not raised: the message is then the run's own words.
         return cast(RunReport, Failed(message=str(error), data=error))
     return cast(RunReport, Completed(message=summary(report), data=report))
+
+
+def _state_of(days: list[date], reports: list[RunReport], failures: list[RunFailed]) -> Any:
+    """The state of a run for several days, with its reports."""
+    credits = sum(report.credits_used for report in reports)
+    skipped = sum(report.skipped for report in reports)
+    message = f"{counted(len(days), 'day')}: {len(reports)} had something missing"
+    message += f"; {in_credits(credits)} used" + (f", {skipped} skipped" if skipped else "")
+    if not failures:
+        return Completed(message=message, data=reports)
+    if has_retries():
+        raise failures[0]
+    message += f"; {counted(len(failures), 'day')} failed, first: {failures[0]}"
+    return Failed(message=message, data=failures[0])
 
 
 def _zone(name: str) -> ZoneInfo:

@@ -208,7 +208,7 @@ def test_in_the_browser(
                 page.get_by_role("option", name="refuse").click()
             page.wait_for_timeout(500)  # for the picture only
             if decision == "approve":
-                page.screenshot(path=pictures / "12-approval.png")
+                page.screenshot(path=pictures / "17-approval.png")
             for _ in range(10):  # as above
                 dialog.get_by_role("button", name="Resume").click()
                 page.wait_for_timeout(5_000)
