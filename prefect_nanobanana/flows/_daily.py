@@ -109,7 +109,7 @@ def daily_images(
             "fail_on": fail_on,
             "storage": storage,
         }
-        return _IMAGES(**settings_of(meant), **more)
+        return cast(RunReport, _IMAGES(**settings_of(meant), **more))
 
     today = datetime.now(UTC).astimezone(zone).date()
     if from_day is not None or to_day is not None:
