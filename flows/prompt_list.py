@@ -116,8 +116,13 @@ def template(options: argparse.Namespace) -> PromptTemplate | None:
         ValidationError: If they do not fit each other.
     """
     if options.template is None and not options.matrix:
+        if options.exclude or options.limit:
+            raise InvalidInput("--exclude and --limit need --template or --matrix")
         return None
-    matrix = {name: values.split(",") for name, values in map(_named, options.matrix)}
+    named = [_named(each) for each in options.matrix]
+    if len({name for name, _ in named}) < len(named):
+        raise InvalidInput("--matrix has a name twice: give all its values at once, as desk=slate,oak")
+    matrix = {name: values.split(",") for name, values in named}
     exclude = [dict(map(_named, each.split(","))) for each in options.exclude]
     return PromptTemplate(text=options.template, matrix=matrix, exclude=exclude, limit=options.limit)
 

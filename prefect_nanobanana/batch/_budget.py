@@ -10,6 +10,9 @@ from prefect_nanobanana.budgets import PROMPTS_AHEAD, Grants
 from prefect_nanobanana.errors import StorageError
 from prefect_nanobanana.models import BUDGET_SPENT, CEILING_REACHED, Credits, ImageRequest
 
+CLOSE_SECONDS = 5.0
+"""So long a request to the shared budget's books is waited for at the end."""
+
 
 class Budget:
     """Keeps a run at or below its bounds, however many requests are under way at once.
@@ -46,6 +49,7 @@ class Budget:
         self._waiting: dict[int, ImageRequest] = {}
         self._sent: dict[int, ImageRequest] = {}
         self._extending = False
+        self._at_turn: set[int] = set()
         self._carried: set[int] = set()
         self._error: StorageError | None = None
         self._changes = 0
@@ -98,7 +102,7 @@ class Budget:
             self._told += more
             if position in self._carried and self._grants is not None:
                 self._grants.count_before(more)
-            self._carried.discard(position)
+            self._forget(position)
             self._spent[position] = spent
             if untold is not None:
                 self._untold[position] = untold
@@ -113,8 +117,16 @@ class Budget:
         """
         if self._grants is not None:
             with self._changed:
+                # A thread that nobody waits for any more sets nothing aside.
+                self._error = self._error or StorageError("the run has ended")
+                self._changed.wait_for(lambda: not self._extending, CLOSE_SECONDS)
                 spent = self._with(self._sent.values())
             self._grants.close(spent)
+
+    def _forget(self, position: int) -> None:
+        """What is under way no more was not under way when a period ended."""
+        self._carried.discard(position)
+        self._at_turn.discard(position)
 
     def _fit(
         self,
@@ -162,8 +174,8 @@ class Budget:
         """Have more set aside in the shared budget, while others go on."""
         prompts = max(0, min(PROMPTS_AHEAD, self._prompts - len(self._spent)))
         ahead = (self._prices.of(request) or 0) * prompts
-        spent, told, sent = self._with(self._sent.values()), self._told, set(self._sent)
-        periods = grants.periods
+        spent, told = self._with(self._sent.values()), self._told
+        self._at_turn, periods = set(self._sent), grants.periods
         self._extending = True
         self._changed.release()
         try:
@@ -175,7 +187,7 @@ class Budget:
             self._changed.acquire()
             self._extending = False
             if grants.periods > periods:
-                self._carried = sent & set(self._sent)
+                self._carried = self._at_turn
             self._changed.notify_all()
 
     def _with(self, requests: Iterable[ImageRequest]) -> Credits:
@@ -186,7 +198,7 @@ class Budget:
     def suspend(self, position: int) -> None:
         """A request was not charged, and waits until it may be sent again."""
         with self._changed:
-            self._carried.discard(position)  # it is sent again, and paid, in the period that is then
+            self._forget(position)  # it is sent again, and paid, in the period that is then
             request = self._sent.pop(position, None)
             if request is not None:
                 self._waiting[position] = request

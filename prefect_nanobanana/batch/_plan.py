@@ -87,8 +87,13 @@ class BatchPlan:
 
     @property
     def all_spent(self) -> Credits:
-        """What earlier attempts of the run have spent, in credits, on prompts of the list and others."""
+        """What earlier attempts of the run have spent, in credits; at worst where no answer told."""
         return self.spent + sum(planned.spent(self.prices) for planned in self.prompts)
+
+    @property
+    def spent_as_known(self) -> Credits:
+        """The same at the prices that are known."""
+        return self.spent + sum(p.spent(self.prices, cautious=False) for p in self.prompts)
 
     def outcomes(self) -> list[GalleryItem]:
         """The outcomes of a run that only plans, in the order of the list."""
@@ -228,7 +233,7 @@ def make_plan(
     if part is not None:
         planned = part_of(planned, part)
     spent: Credits = 0
-    if retried and max_credits is not None:
+    if retried and bound is not None:
         others = ledger.read_others(each.record.key for each in planned)
         for record in others.values():
             last = last_of(ledger.asked_by, record, prices.of(record.request))

@@ -49,11 +49,11 @@ class Planned:
         """Whether an earlier attempt of this run has asked for it, and maybe paid."""
         return self.record.ever_asked_in(self.ledger.asked_by)
 
-    def spent(self, prices: Prices) -> Credits:
+    def spent(self, prices: Prices, *, cautious: bool = True) -> Credits:
         """What this call has spent on it so far, in credits; on the safe side where no answer told."""
         asked_by, price = self.ledger.asked_by, prices.of(self.record.request)
         last = last_of(asked_by, self.record, price)
-        untold = last.estimated or last.at_risk
+        untold = cautious and (last.estimated or last.at_risk)
         worst = (prices.at_worst(self.record.request) or 0) if untold else last.used
         return self.record.paid_before_by(asked_by) + max(worst, last.worst)
 

@@ -75,6 +75,8 @@ def gather_prompts(
             listed.append(Listed(place, prompt))
         problems += [f"{place}: {text}" for text in found]
     problems += _twice_named(listed)
+    if rows and not problems:
+        templates.check_used()
     if not rows and not problems:
         problems = [
             "there are no prompts: give some in `prompts`, or a file with some in `prompts_from`"
@@ -106,7 +108,7 @@ def _rows(
         yield f"prompts, row {number}", given
     if not source:
         if not prompts and templates.text:
-            yield "template", templates.text
+            yield "template", {"prompt": ""}
         return
     name, content = read_list(source, read_s3, fetcher)
     found = False

@@ -58,6 +58,11 @@ _ERRORS = {"#REF!", "#NAME?", "#N/A", "#VALUE!", "#DIV/0!", "#NULL!", "#NUM!", "
 _CSV_CURE = "put quotes around the whole cell, and write each that is inside of it twice"
 _JSON_CURE = "double quotes around texts, commas between values and none behind the last, no comments"
 
+
+class TableRow(dict[str, Any]):
+    """A row of a table, whose columns were checked where they are named."""
+
+
 Row = tuple[int, Any]
 """A line number, and what is there: a text, or an object with columns."""
 
@@ -221,7 +226,7 @@ def _table(name: str, text: str, template: str | None) -> Iterator[Row]:
         while columns and not columns[-1]:
             columns.pop()  # Excel saves cells that were emptied
         # A column of the list's own is one that its texts name.
-        own = {c for c in columns if template is not None or f"{{{c}}}" in text}
+        own = {c for c in columns if c and (template is not None or _names(text, c))}
         _check_columns(f"{name}, line {place}", columns, own, has_text=bool(template))
         place = skipped + reader.line_num + 1
         for cells in reader:
@@ -230,6 +235,10 @@ def _table(name: str, text: str, template: str | None) -> Iterator[Row]:
             place = skipped + reader.line_num + 1
     except csv.Error as error:  # quotes that nothing closes reach to the end: the row's beginning helps
         raise InvalidInput(f"{name}, line {place}: is not CSV ({error}): {_CSV_CURE}") from None
+
+
+def _names(text: str, column: str) -> bool:
+    return re.search(rf"\{{\s*{re.escape(column)}\s*\}}", text) is not None
 
 
 def _delimiter(name: str, header: str) -> str:
@@ -258,13 +267,13 @@ def _check_columns(place: str, columns: list[str], own: set[str], *, has_text: b
         raise InvalidInput(*[f"{place}: {problem}" for problem in problems])
 
 
-def _row(place: str, columns: list[str], cells: list[str]) -> dict[str, Any]:
+def _row(place: str, columns: list[str], cells: list[str]) -> TableRow:
     if any(cell.strip() for cell in cells[len(columns) :]):
         raise InvalidInput(
             f"{place}: has {len(cells)} cells for {len(columns)} columns: put quotes around text with "
             "commas, and no blank before the quotes"
         )
-    row: dict[str, Any] = {"prompt": ""}
+    row = TableRow(prompt="")
     for column, cell in zip(columns, map(str.strip, cells), strict=False):
         if cell and not column:
             raise InvalidInput(f"{place}: {quoted(cell, 40)} is in a column without a name: give it one")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prefect_nanobanana._common.characters import quoted
-from prefect_nanobanana.batch._tables import COLUMNS, unknown_column
+from prefect_nanobanana.batch._tables import COLUMNS, TableRow, unknown_column
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.models import ImagePrompt, PromptTemplate
 
@@ -36,6 +38,8 @@ class Templates:
     def __init__(self, template: PromptTemplate | None, most: int) -> None:
         self._template = template
         self._combinations: list[dict[str, str]] = [{}]
+        self._made: dict[str, str] = {}
+        self._text_used = False
         if template is not None:
             if template.combinations > MOST_COMBINATIONS:
                 raise InvalidInput(
@@ -46,8 +50,15 @@ class Templates:
                 dict(zip(names, values, strict=True))
                 for values in itertools.product(*template.matrix.values())
             )
+            excluded: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+            for each in template.exclude:
+                if each:
+                    its = tuple(sorted(each))
+                    excluded.setdefault(its, set()).add(tuple(each[name] for name in its))
             kept = (
-                one for one in made if not any(e and e.items() <= one.items() for e in template.exclude)
+                one
+                for one in made
+                if not any(tuple(one[n] for n in its) in out for its, out in excluded.items())
             )
             self._combinations = list(itertools.islice(kept, min(template.limit or most, most) + 1))
             if not self._combinations:
@@ -81,16 +92,18 @@ class Templates:
             yield place, row
             return
         extra = {name: value for name, value in fields.items() if name not in COLUMNS}
+        own = {name: value for name, value in fields.items() if name in COLUMNS}
         if self._template is None:
-            if not extra or not _names(fields) & extra.keys():
-                yield place, row
+            named = _names(fields) & extra.keys()
+            unused = [name for name in extra if name not in named]
+            if not named:  # of a table's row other rows name them
+                yield place, own if isinstance(row, TableRow) else row
                 return
-            unused = [name for name in extra if name not in _names(fields)]
-            if unused:
+            if unused and not isinstance(row, TableRow):
                 raise InvalidInput(*map(unknown_column, unused))
         elif not str(fields.get("prompt") or "").strip() and self._template.text is not None:
-            fields["prompt"] = self._template.text
-        own = {name: value for name, value in fields.items() if name in COLUMNS}
+            own["prompt"] = fields["prompt"] = self._template.text
+            self._text_used = True
         constants = self._template.variables if self._template is not None else {}
         columns = {name: _text(value) for name, value in extra.items()}
         idle = [name for name in self._combinations[0] if name not in _names(fields)]
@@ -99,10 +112,41 @@ class Templates:
                 f"matrix: nothing here names {{{idle[0]}}}, so each of its values would be asked, and "
                 "paid, for the same: name it in the text, or remove it"
             )
+        twice = sorted(extra.keys() & self._combinations[0].keys())
+        if twice:
+            raise InvalidInput(f"matrix: {quoted(twice[0])} is a column of the list, too: rename one")
         for one in self._combinations:
             values = {**constants, **columns, **one}
             where = ", ".join(f"{name} {quoted(value, 30)}" for name, value in one.items())
-            yield (f"{place} ({where})" if where else place), _filled(own, values)
+            made = f"{place} ({where})" if where else place
+            filled = _filled(own, values)
+            if self._template is not None and (
+                _names(fields) or fields["prompt"] == self._template.text
+            ):
+                self._check_new(made, filled)
+            yield made, filled
+
+    def check_used(self) -> None:
+        """Refuse a text that no row has used: it was meant for some.
+
+        Raises:
+            InvalidInput: If there is one.
+        """
+        if self.text and not self._text_used:
+            raise InvalidInput(
+                "template: no row uses its text, as all have a prompt of their own: leave one out, or "
+                "give the rows' text a column of another name"
+            )
+
+    def _check_new(self, place: str, filled: dict[str, Any]) -> None:
+        """Refuse what another row or combination has made already, and would be paid again."""
+        text = json.dumps(filled, sort_keys=True, default=str)
+        before = self._made.setdefault(text, place)
+        if before != place:
+            raise InvalidInput(
+                f"the template makes of it what it makes of {before}: name a column that tells them "
+                "apart, or ask for more images with quantity"
+            )
 
 
 def _fields(row: Any) -> dict[str, Any] | None:
@@ -166,6 +210,9 @@ def _text(value: Any) -> str | None:
     """A column's value as text; None if there is none."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int | float):
-        return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        whole = math.isfinite(value) and value.is_integer()
+        return str(int(value)) if whole else repr(value) if math.isfinite(value) else None
+    if isinstance(value, int):
+        return str(value)
     return value.strip() or None if isinstance(value, str) else None

@@ -91,6 +91,7 @@ class Grants:
         self._room: Credits = terms.credits
         self._looked = -math.inf
         self._at_worst: list[Entry] | None = None
+        self._unlisted = False
         self._unsettled: set[tuple[str, int]] = set()
 
     @property
@@ -135,7 +136,7 @@ class Grants:
             if answer is not None:
                 return answer
             time.sleep(random.uniform(0, self._times.again))
-        if self._looked == -math.inf:
+        if self._unlisted:
             raise StorageError("the store does not list what was written a moment ago")
         return False
 
@@ -190,7 +191,9 @@ class Grants:
         entry = self._write(wanted)
         entries = self._books.entries(self._period)
         written = next((e.written for e in entries if e.key == entry.key), None)
+        self._unlisted = written is None
         if written is None:
+            self._write(self._granted)
             return None
         self._ahead = written - datetime.now(UTC)
         there = period_of(written, self._terms.kind, self._terms.zone)

@@ -70,9 +70,11 @@ def approved(call: Call, batch: str | None, within_seconds: int) -> Call | None:
     run = context.flow_run if context is not None else None
     earlier = _answer(run) if run is not None and run.run_count > 1 else None
     allowed, what = call.approve_above, f"the {call.approve_above} that need no approval"
-    if earlier is not None and earlier.decision == "approve" and earlier.up_to_credits >= allowed:
+    if earlier is not None and earlier.decision == "approve":
         allowed = earlier.up_to_credits
         what = f"is left of the {allowed} that were approved"
+    if call.max_credits is not None and call.max_credits <= allowed:
+        return _bounded(call, allowed)  # whatever it would cost, it may spend no more
     asked = run is not None and _KEY in (run.empirical_policy.pause_keys or ())
     if not asked:
         if plan.price is not None and spent + plan.price <= allowed:

@@ -12,6 +12,7 @@ from prefect_nanobanana.models import Plan, PlannedPrompt, RunReport
 from prefect_nanobanana.report import Publisher
 
 MOST_DAYS = 366
+MANIFEST = "manifest.jsonl"
 
 
 def days_between(from_day: date | None, to_day: date | None, last: date) -> list[date]:
@@ -43,6 +44,8 @@ def missing_days(
 ) -> list[date]:
     """Plan all days, say and show what they cost together, and return those on which there is work.
 
+    There is, too, where a run died before it had published what it made.
+
     Args:
         days: Which.
         name: What the plan of all of them is called.
@@ -52,20 +55,25 @@ def missing_days(
         NanoBananaError: If a day cannot be planned; nothing was spent.
     """
     plans: dict[date, Plan] = {}
+    missing: list[date] = []
     for day in days:
         call, batch = call_of(day)
-        plans[day] = Work.of_flow_run(call, batch, dry=True).preview()
+        plan = plans[day] = Work.of_flow_run(call, batch, dry=True).preview()
+        done = all(each.step == "reused" for each in plan.prompts)
+        if not done or call.store.head(call.store.key(plan.batch, MANIFEST)) is None:
+            missing.append(day)
     prompts: list[PlannedPrompt] = []
     for day, plan in plans.items():
         for planned in plan.prompts:
             changes = {"position": len(prompts) + 1, "place": f"{day}: {planned.place}"}
             prompts.append(planned.model_copy(update=changes))
     first = plans[days[0]]
-    whole = first.model_copy(update={"batch": name, "prompts": tuple(prompts), "warnings": ()})
+    warnings = tuple(f"{day}: {text}" for day, plan in plans.items() for text in plan.warnings)
+    whole = first.model_copy(update={"batch": name, "prompts": tuple(prompts), "warnings": warnings})
     publisher = Publisher(call.store, name, call.logger)
     publisher.say_plan(whole)
     publisher.show_plan(whole)
-    return [day for day, plan in plans.items() if any(each.step != "reused" for each in plan.prompts)]
+    return missing
 
 
 def run_days(

@@ -123,8 +123,12 @@ def daily_images(
             more: dict[str, Any] = {"store": store, "ask_again": frozenset(), "max_credits": max_credits}
             return Call(**its, **more, logger=logger), batch
 
-        days = days_between(from_day, to_day, today)
+        # The same days in each attempt.
+        began = flow_run.get_scheduled_start_time().astimezone(zone).date()
+        days = days_between(from_day, to_day, min(began, today))
         missing = missing_days(days, f"{prefix}-{days[0]}-to-{days[-1]}", call_of)
+        if flow_run.get_run_count() > 1:
+            missing = days  # what went wrong is said again; what is paid is reused
         return cast(list[RunReport], _state_of(days, *run_days(missing, max_credits, run)))
     meant = day or flow_run.get_scheduled_start_time().astimezone(zone).date()
     late = (today - meant).days

@@ -84,7 +84,7 @@ class Work:
     @property
     def spent(self) -> Credits:
         """What earlier attempts of this call have spent, in credits."""
-        return self._plan.all_spent
+        return self._plan.spent_as_known
 
     def preview(self) -> Plan:
         """What is to be done, and what that costs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from math import prod
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -55,13 +55,24 @@ class PromptTemplate(Frozen):
         default={}, title="Variables", description="Variables with one value."
     )
 
+    @field_validator("matrix", "exclude", "variables", mode="before")
+    @classmethod
+    def _without_blanks(cls, value: Any) -> Any:
+        """Prompts are stripped, too: values that differ in outer blanks make the same."""
+        return _stripped(value)
+
     @field_validator("matrix")
     @classmethod
     def _has_values(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
         for name, values in value.items():
-            twice = next((each for each in values if values.count(each) > 1), None)
+            seen, twice = set[str](), None
+            for each in values:
+                twice = each if each in seen else twice
+                seen.add(each)
             if not values:
                 raise ValueError(f"{name} has no values: give some, or remove it")
+            if "" in seen:
+                raise ValueError(f"{name} has an empty value: remove it")
             if twice is not None:
                 raise ValueError(f"{name} has {twice!r} twice: remove one, as each is paid for")
         return value
@@ -76,9 +87,10 @@ class PromptTemplate(Frozen):
 
     @model_validator(mode="after")
     def _excludes_what_there_is(self) -> PromptTemplate:
+        known = {name: set(values) for name, values in self.matrix.items()}
         for combination in self.exclude:
             for name, value in combination.items():
-                if value not in self.matrix.get(name, ()):
+                if value not in known.get(name, ()):
                     raise ValueError(
                         f"exclude: the matrix has no {name} {value!r}: correct or remove it"
                     )
@@ -91,3 +103,13 @@ class PromptTemplate(Frozen):
     def combinations(self) -> int:
         """How many there are in the matrix, those that are left out included."""
         return prod(len(values) for values in self.matrix.values())
+
+
+def _stripped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, list):
+        return [_stripped(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _stripped(each) for name, each in value.items()}
+    return value

@@ -18,12 +18,13 @@ def _said(caplog: pytest.LogCaptureFixture, stored: int, failed: int) -> list[st
         lines.ended("stored", f"stored {n}")
     for n in range(failed):
         lines.ended("failed", f"failed {n}")
-    return [record.getMessage() for record in caplog.records]
+    return [record.getMessage() for record in caplog.records if record.name == "lines"]
 
 
 def test_a_short_list_gets_a_line_per_prompt(caplog: pytest.LogCaptureFixture) -> None:
     assert _said(caplog, 2, 1) == ["stored 0", "stored 1", "failed 0"]
-    assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "WARNING"]
+    own = [record for record in caplog.records if record.name == "lines"]
+    assert [record.levelname for record in own] == ["INFO", "INFO", "WARNING"]
 
 
 def test_a_list_that_just_fits_says_no_more(caplog: pytest.LogCaptureFixture) -> None:
@@ -47,7 +48,8 @@ def test_progress_has_lines_for_as_many(caplog: pytest.LogCaptureFixture) -> Non
     lines = LogLines(logging.getLogger("lines"), 10)
     for n in range(2 * OWN_LINES):
         lines.moved(f"{n} %")
-    assert [r.getMessage() for r in caplog.records] == [f"{n} %" for n in range(OWN_LINES)]
+    said = [r.getMessage() for r in caplog.records if r.name == "lines"]
+    assert said == [f"{n} %" for n in range(OWN_LINES)]
 
 
 def test_previews_have_room_for_the_gallery_page_and_no_more() -> None:

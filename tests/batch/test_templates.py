@@ -51,18 +51,35 @@ def test_columns_of_a_table_are_variables(tmp_path: Path) -> None:
     assert _texts(path=path) == ["cup on slate", "bowl oak {x}"]
 
 
+def test_a_table_s_rows_need_not_name_all_of_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "l.csv"
+    path.write_text(
+        "prompt,product,desk\n{ product } on {desk},cup,slate\n{product},bowl,oak\n{plain},x,\n"
+    )
+    assert _texts(path=path) == ["cup on slate", "bowl", "{plain}"]
+    # Columns without a name are nobody's variables.
+    path.write_text("prompt,,name,,quantity\n{} here,,x,,2\n")
+    assert _texts(path=path) == ["{} here"]
+
+
 def test_keys_of_objects_are_variables(tmp_path: Path) -> None:
     path = tmp_path / "l.jsonl"
     rows = [
         {"prompt": "{n} {what}", "n": 3, "what": "cups", "name": "{what}-{n}"},
-        {"prompt": "{n}", "n": 0.5},
+        {"prompt": "{n}", "n": 12345.61},
         {"prompt": "{n}", "n": True},
         {"prompt": "plain {braces}"},
         "also {plain}",
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
     found = _gather(path=path)
-    assert [p.prompt for _, p in found] == ["3 cups", "0.5", "true", "plain {braces}", "also {plain}"]
+    assert [p.prompt for _, p in found] == [
+        "3 cups",
+        "12345.61",
+        "true",
+        "plain {braces}",
+        "also {plain}",
+    ]
     assert found[0][1].name == "cups-3"
 
 
@@ -104,7 +121,8 @@ def test_a_table_of_products_and_a_matrix(tmp_path: Path) -> None:
     ]
     assert found[3][0] == "products.csv, line 3 (desk 'oak')"
     # Prompts of the call are texts with variables, too.
-    both = _texts(["a {desk} desk", ImagePrompt(prompt="{{b}} {desk}", quantity=2)], template=template)
+    bare = template.model_copy(update={"text": None})
+    both = _texts(["a {desk} desk", ImagePrompt(prompt="{{b}} {desk}", quantity=2)], template=bare)
     assert both == ["a slate desk", "a oak desk", "{b} slate", "{b} oak"]
 
 
@@ -130,7 +148,6 @@ def test_references_and_names_are_filled_in(tmp_path: Path) -> None:
         # A misspelt column is no variable.
         ("prompt,modle\na,x\n", None, "line 1: there is no column 'modle': did you mean model"),
         ("prompt,product\na,x\n", None, "line 1: there is no column 'product'"),
-        ("prompt,product\n{product},x\nb,y\n", None, "line 3: there is no column 'product'"),
         ("prompt,product\n{product},\n", None, "line 2: prompt: the variable 'product' has no value"),
         ("prompt,product\n{produkt} {product},x\n", None, "no variable 'produkt'; there are: product"),
         ("prompt,product\n{product} {,x\n", None, "a { that is meant as one is written {{"),
@@ -140,6 +157,11 @@ def test_references_and_names_are_filled_in(tmp_path: Path) -> None:
         ("a,b\nx,y\n", {}, "line 1: there is no column 'prompt'"),
         ("a,b\nx,y\n", {"text": "{c}"}, "line 2: prompt: there is no variable 'c'; there are: a, b"),
         ("a\nx\n", {"text": "{a}", "matrix": {"b": ["1"]}}, "line 2: matrix: nothing here names {b}"),
+        # Forgotten braces, or a column that tells nothing apart: each row would be paid for the same.
+        ("a\nx\ny\n", {"text": "a"}, "line 3: the template makes of it what it makes of l.csv, line 2"),
+        ("a,b\nx,1\nx,2\n", {"text": "{a}"}, "line 3: the template makes of it what it makes of l.csv"),
+        ("a,b\nx,y\n", {"text": "{a}{b}", "matrix": {"b": ["1"]}}, "'b' is a column of the list, too"),
+        ("prompt,b\nx,y\n", {"text": "{b}"}, "template: no row uses its text"),
         ("a\nx\n", {"text": "{a} {b}", "matrix": {"b": ["1"]}, "exclude": [{"b": "1"}]}, "leaves no"),
     ],
 )
@@ -159,6 +181,8 @@ def test_what_is_wrong_is_named_with_its_line(
     [
         ({"matrix": {"a": []}}, "a has no values"),
         ({"matrix": {"a": ["x", "x"]}}, "has 'x' twice"),
+        ({"matrix": {"a": ["x", " x"]}}, "has 'x' twice"),
+        ({"matrix": {"a": ["x", " "]}}, "a has an empty value"),
         ({"matrix": {"a{": ["x"]}}, "cannot name a variable"),
         ({"matrix": {"a": ["x"]}, "exclude": [{"b": "x"}]}, "the matrix has no b 'x'"),
         ({"matrix": {"a": ["x"]}, "exclude": [{"a": "y"}]}, "the matrix has no a 'y'"),
@@ -177,7 +201,7 @@ def test_a_matrix_that_is_far_too_large_is_refused_at_once() -> None:
     template = PromptTemplate(text="{a}{b}{c}{d}", matrix=dict.fromkeys("abcd", values))
     with pytest.raises(InvalidInput, match="matrix: has 1600000000 combinations: give fewer values"):
         _gather(template=template)
-    template = PromptTemplate(text="{a}{b}", matrix={"a": values, "b": [str(n) for n in range(600)]})
+    template = PromptTemplate(text="{a} {b}", matrix={"a": values, "b": [str(n) for n in range(600)]})
     with pytest.raises(InvalidInput, match="more than 100000 prompts: split the list"):
         _gather(template=template)
 
@@ -191,7 +215,7 @@ def test_braces_that_are_doubled_are_kept_and_values_are_not_filled_in_again(
 ) -> None:
     escaped = text.replace("{", "{{").replace("}", "}}")
     template = PromptTemplate(text=f"p{escaped}{{v}}p", variables={"v": value})
-    assert _texts(template=template) == [f"p{text}{value}p"]
+    assert _texts(template=template) == [f"p{text}{value.strip()}p"]
 
 
 def test_a_new_background_pays_for_its_combinations_alone(run: Run, sandbox: Sandbox) -> None:

@@ -58,6 +58,11 @@ def test_what_needs_no_approval_is_spent_at_most(
     assert (report.stored, report.skipped, sandbox.account.charged) == (1, 3, 3)
 
 
+def test_a_ceiling_below_the_bound_needs_no_approval(run: Run, sandbox: Sandbox) -> None:
+    report = run(*"abcd", approve_above=2, max_credits=2)
+    assert (report.stored, report.skipped, sandbox.account.charged) == (2, 2, 2)
+
+
 def test_a_dry_run_asks_nobody_and_a_plan_says_that_it_would(
     run: Run, generator: NanoBananaGenerator, bucket: S3Bucket, sandbox: Sandbox
 ) -> None:

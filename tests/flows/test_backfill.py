@@ -14,6 +14,7 @@ from prefect_nanobanana import InvalidInput, NanoBananaGenerator, RunFailed, Run
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.flows import daily_images
 from prefect_nanobanana.flows._backfill import days_between
+from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -78,6 +79,29 @@ def test_its_message_says_what_it_did(
     assert state.message == "4 days: 4 had something missing; 3 credits used, 1 skipped"
     assert state.is_completed()
     assert sandbox.account.charged == 3, "for all of them together"
+
+
+def test_a_day_that_was_not_published_is(backfill: Days, bucket: S3Bucket, sandbox: Sandbox) -> None:
+    """Its run died after the last picture: nothing is left to pay, but nobody sees it."""
+    backfill("a")
+    store = ObjectStore(bucket)
+    manifest = store.key("daily-2026-02-28", "manifest.jsonl")
+    store.remove(manifest)
+    (report,) = backfill("a")
+    assert (report.batch, report.credits_used, sandbox.account.posts) == ("daily-2026-02-28", 0, 4)
+    assert store.head(manifest) is not None
+
+
+def test_a_retry_says_again_what_went_wrong(
+    generator: NanoBananaGenerator, bucket: S3Bucket, sandbox: Sandbox
+) -> None:
+    """A day with a prompt that is paid and failed is not made well by doing nothing."""
+    sandbox.faults.queue(None, "failed")
+    retried = daily_images.with_options(retries=1, retry_delay_seconds=0)
+    settings: dict[str, Any] = {"generator": generator, "bucket": bucket, "return_state": True}
+    state: Any = retried(prompts=["a"], from_day=FIRST, to_day=LAST, **settings)
+    assert state.is_failed()
+    assert (sandbox.account.posts, sandbox.account.charged) == (4, 4)
 
 
 def test_within_the_budget(backfill: Days, bucket: S3Bucket, sandbox: Sandbox) -> None:

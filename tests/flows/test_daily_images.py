@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect_aws import S3Bucket
 
 from prefect_nanobanana import ImagePrompt, InvalidInput, NanoBananaGenerator, RunFailed, RunReport
@@ -165,5 +166,5 @@ def test_retries_of_prefect_go_on(
 def test_its_run_inside_has_a_name_that_automations_know(today: Callable[..., RunReport]) -> None:
     today("a cat", day=date(2020, 2, 29), prefix="named")
     with get_client(sync_client=True) as client:
-        names = {run.name for run in client.read_flow_runs()}
-    assert "images of named-2020-02-29" in names
+        wanted = FlowRunFilter.model_validate({"name": {"any_": ["images of named-2020-02-29"]}})
+        assert len(client.read_flow_runs(flow_run_filter=wanted)) == 1

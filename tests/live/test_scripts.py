@@ -158,6 +158,12 @@ def test_a_list_from_the_command_line(
     assert prompt_list(["--prompt", "1", "--budget", "1/year", *arguments[:-2]]) == 2
     assert "write it as 500/month" in capsys.readouterr().err
     del arguments[-2:]
+    for wrong in (["--limit", "1"], ["--matrix", "a=1", "--matrix", "a=2"], ["--matrix", "a"]):
+        assert prompt_list(["--prompt", "{a}", *wrong, *arguments]) == 2
+        assert "nothing was spent" in capsys.readouterr().err
+    made = ["--template", "{a}{b}", "--matrix", "a=x,y", "--matrix", "b=1,2", "--exclude", "a=x,b=2"]
+    assert prompt_list([*made, "--limit", "2", "--plan", *arguments]) == 0
+    assert "2 prompts: 2 new" in capsys.readouterr().out
     sandbox.faults.queue("failed")
     assert prompt_list(["--prompt", "x", *arguments]) == 1
     assert "1 failed" in capsys.readouterr().err
