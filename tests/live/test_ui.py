@@ -76,7 +76,7 @@ def test_one_command(tmp_path: Path, wait_for: Callable[..., None]) -> None:
         slugs = {row["slug"] for row in _ask(told, "block_types/filter", {})}
         assert {"nano-banana-generator", "nano-banana-credentials", "s3-bucket"} <= slugs
         automations = _ask(told, "automations/filter", {})
-        assert len([row for row in automations if row["name"].startswith("Nano Banana")]) == 3
+        assert len([row for row in automations if row["name"].startswith("Nano Banana")]) == 4
 
         def start(**parameters: Any) -> str:
             path = f"deployments/{told['deployments']['prompt-list']}/create_flow_run"
