@@ -34,6 +34,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 """Not what splitlines() takes for one: texts may hold form feeds, U+2028 and their like."""
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\0])"?[,;\t|]*', re.IGNORECASE)
 _SPACE = re.compile(r"\s*")
+_NAMED = re.compile(r"\{([^{}\n]*)\}")
 _DELIMITERS = ",;\t|"
 _WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 _ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
@@ -226,7 +227,8 @@ def _table(name: str, text: str, template: str | None) -> Iterator[Row]:
         while columns and not columns[-1]:
             columns.pop()  # Excel saves cells that were emptied
         # A column of the list's own is one that its texts name.
-        own = {c for c in columns if c and (template is not None or _names(text, c))}
+        named = {name.strip() for name in _NAMED.findall(text)} if template is None else {*columns}
+        own = named.intersection(columns) - {""}
         _check_columns(f"{name}, line {place}", columns, own, has_text=bool(template))
         place = skipped + reader.line_num + 1
         for cells in reader:
@@ -235,10 +237,6 @@ def _table(name: str, text: str, template: str | None) -> Iterator[Row]:
             place = skipped + reader.line_num + 1
     except csv.Error as error:  # quotes that nothing closes reach to the end: the row's beginning helps
         raise InvalidInput(f"{name}, line {place}: is not CSV ({error}): {_CSV_CURE}") from None
-
-
-def _names(text: str, column: str) -> bool:
-    return re.search(rf"\{{\s*{re.escape(column)}\s*\}}", text) is not None
 
 
 def _delimiter(name: str, header: str) -> str:
@@ -254,13 +252,13 @@ def _delimiter(name: str, header: str) -> str:
 def _check_columns(place: str, columns: list[str], own: set[str], *, has_text: bool) -> None:
     if not columns:
         return  # an empty file, which is an empty list
-    unknown = [column for column in columns if column and column not in own.union(COLUMNS)]
+    known = {"", *COLUMNS, *own}
+    unknown = [column for column in columns if column not in known]
     problems = [unknown_column(column) for column in unknown[:MAX_PROBLEMS]]
     if len(unknown) > MAX_PROBLEMS:
         problems[-1] = f"there are {len(unknown)} such columns: name them in the first line"
-    problems += [
-        f"the column {c!r} is there twice: remove one" for c in {*COLUMNS, *own} if columns.count(c) > 1
-    ]
+    counts, ours = Counter(columns), (*COLUMNS, *sorted(own.difference(COLUMNS)))
+    problems += [f"the column {c!r} is there twice: remove one" for c in ours if counts[c] > 1]
     if "prompt" not in columns and not problems and not has_text:
         problems = ["there is no column 'prompt': name the columns in the first line"]
     if problems:
