@@ -77,7 +77,7 @@ bench-scale: $(ENGINES) ## what a prompt costs beyond the API: CPU, memory, requ
 	PYTHONPATH=benchmarks:benchmarks/slots:tests/helpers .venv-engines/bin/python benchmarks/scale/bench_scale.py $(ARGS)
 
 bench-plan: $(READY) ## what a plan costs in CPU and memory, against reading the list (minutes)
-	PYTHONPATH=benchmarks:benchmarks/plan $(BIN)/python benchmarks/plan/bench_plan.py $(ARGS)
+	PYTHONPATH=benchmarks:benchmarks/plan:benchmarks/slots $(BIN)/python benchmarks/plan/bench_plan.py $(ARGS)
 
 import-cost: $(READY) ## what importing the package costs, relative to importing Prefect
 	$(BIN)/python tests/helpers/import_cost.py

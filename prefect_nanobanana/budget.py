@@ -13,6 +13,7 @@ from prefect.blocks.core import Block
 from prefect_aws import S3Bucket
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
+from prefect_nanobanana._common.zones import find_zone
 from prefect_nanobanana.budgets import BudgetTerms, Grants, PeriodKind, Settle
 from prefect_nanobanana.credentials import DOCUMENTATION_URL, LOGO_URL
 from prefect_nanobanana.errors import InvalidInput
@@ -74,10 +75,10 @@ class NanoBananaBudget(Block):
     @field_validator("time_zone")
     @classmethod
     def _zone_exists(cls, value: str) -> str:
-        try:
-            return ZoneInfo(value.strip()).key
-        except (KeyError, ValueError, OSError):  # the last for names of folders, as "Europe"
-            raise ValueError("is not a time zone: use a name as Europe/Berlin or Etc/UTC") from None
+        zone = find_zone(value)
+        if zone is None:
+            raise ValueError("is not a time zone: use a name as Europe/Berlin or Etc/UTC")
+        return zone.key
 
     @classmethod
     def from_text(cls, text: str, bucket: S3Bucket, **settings: Any) -> Self:

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench_servers import BUCKET, Api, Servers, api_server, script, servers
+from bench_servers import Api, Servers, api_server, script, servers
 from plan_variants import VARIANTS, PlanWork
 
 CHILD = Path(__file__).with_name("plan_variants.py")
@@ -57,7 +57,7 @@ def _row(around: Servers, api: Api, home: Path, count: int) -> float:
     cpu: dict[str, float] = {}
     kilobytes = 0.0
     for variant in VARIANTS:
-        work = PlanWork(variant, str(path), api.base_url, api.key, around.s3_url, BUCKET)
+        work = PlanWork(variant, str(path), api.base_url, api.key, around.s3_url)
         cells = []
         for _ in range(TIMES):
             with script(CHILD, work, around.env, around.log) as started:

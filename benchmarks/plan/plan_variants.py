@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect_aws import MinIOCredentials, S3Bucket
-from prefect_aws.client_parameters import AwsClientParameters
 from pydantic import SecretStr
+from slot_variants import bucket_at
 
 from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator
 from prefect_nanobanana.batch import Ledger, gather_prompts
@@ -36,7 +35,6 @@ class PlanWork:
         base_url: Where the API is.
         api_key: The account's key.
         s3_url: Where the S3 server is.
-        bucket: The bucket's name.
     """
 
     variant: str
@@ -44,7 +42,6 @@ class PlanWork:
     base_url: str
     api_key: str
     s3_url: str
-    bucket: str
 
 
 def _reader(work: PlanWork) -> int:
@@ -53,27 +50,18 @@ def _reader(work: PlanWork) -> int:
 
 
 def _parsing(work: PlanWork) -> int:
-    store = _store(work)
+    store = ObjectStore(bucket_at(work.s3_url))
     with Fetcher([], connections=1) as fetcher:
         return len(gather_prompts([], work.path, store.read_uri, fetcher))
 
 
 def _plan(work: PlanWork) -> int:
     credentials = NanoBananaCredentials(api_key=SecretStr(work.api_key), base_url=work.base_url)
-    generator, store = NanoBananaGenerator(credentials=credentials), _store(work)
+    generator, store = NanoBananaGenerator(credentials=credentials), ObjectStore(bucket_at(work.s3_url))
     call = Call([], work.path, generator, store, frozenset(), None, logging.getLogger("plan"))
     plan = Work(call, Ledger.open(store, "b"), dry=True).preview()
     plan_markdown(plan)
     return len(plan.prompts)
-
-
-def _store(work: PlanWork) -> ObjectStore:
-    credentials = MinIOCredentials(
-        minio_root_user="sandbox",
-        minio_root_password=SecretStr("sandbox-secret"),
-        aws_client_parameters=AwsClientParameters(endpoint_url=work.s3_url),
-    )
-    return ObjectStore(S3Bucket(bucket_name=work.bucket, credentials=credentials))
 
 
 VARIANTS: dict[str, Callable[[PlanWork], int]] = {"reader": _reader, "parsing": _parsing, "plan": _plan}

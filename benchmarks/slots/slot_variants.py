@@ -93,6 +93,18 @@ def _turns(slots: int) -> contextlib.AbstractContextManager[Any]:
 # (c) and (e) Ours.
 
 
+def bucket_at(s3_url: str) -> S3Bucket:
+    """The benchmarks' bucket as a block."""
+    return S3Bucket(
+        bucket_name=BUCKET,
+        credentials=MinIOCredentials(
+            minio_root_user=USER,
+            minio_root_password=SecretStr(PASSWORD),
+            aws_client_parameters=AwsClientParameters(endpoint_url=s3_url),
+        ),
+    )
+
+
 def ours(work: Work, runner: Any = None) -> dict[str, float]:
     """Call the flow of this package; returns how its prompts ended, and when its body was called."""
     body: list[float] = []
@@ -109,14 +121,7 @@ def ours(work: Work, runner: Any = None) -> dict[str, float]:
                 max_concurrent_requests=work.slots,
             )
         ),
-        bucket=S3Bucket(
-            bucket_name=BUCKET,
-            credentials=MinIOCredentials(
-                minio_root_user=USER,
-                minio_root_password=SecretStr(PASSWORD),
-                aws_client_parameters=AwsClientParameters(endpoint_url=work.s3_url),
-            ),
-        ),
+        bucket=bucket_at(work.s3_url),
         batch=work.folder,
         fail_on="never",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from prefect_nanobanana._common.task_names import run_name
@@ -31,7 +32,7 @@ from prefect_nanobanana.errors import (
     ServerBusy,
     StorageError,
 )
-from prefect_nanobanana.models import Credits, Generation, OutcomeStatus
+from prefect_nanobanana.models import Credits, Generation, ImageRequest, OutcomeStatus
 from prefect_nanobanana.progress import Tracker, Watcher
 from prefect_nanobanana.report import emit_image_missing
 
@@ -123,11 +124,7 @@ class RunControl:
 
     def reserve(self, job: Job) -> str | None:
         """Set credits aside for a job whose turn has come; says why not if that exceeds a bound."""
-        try:
-            return self._budget.reserve(job.planned.position, job.planned.request)
-        except StorageError as error:
-            self._stop_without_books(error)
-            return self._stopped
+        return self._over_bound(job, self._budget.reserve)
 
     def settle(self, job: Job) -> None:
         """Count what a job has cost this run, or may have."""
@@ -149,13 +146,8 @@ class RunControl:
         Raises:
             NotSent: If it must not, as the run was stopped, or that would exceed a bound.
         """
-        why = self._stopped
-        if why is None:
-            try:
-                why = self._budget.confirm(job.planned.position, job.planned.request)
-            except StorageError as error:
-                self._stop_without_books(error)
-        why = self._stopped or why
+        why = self._stopped or self._over_bound(job, self._budget.confirm)
+        why = self._stopped or why  # it may have been stopped meanwhile
         if why is not None:
             raise NotSent(why)
 
@@ -171,8 +163,13 @@ class RunControl:
         except StorageError as error:
             self._logger.warning("Credits that were set aside could not be given back: %s", error)
 
-    def _stop_without_books(self, error: StorageError) -> None:
-        self.stop(f"the budget's books cannot be used: {error}", error)
+    def _over_bound(self, job: Job, set_aside: Callable[[int, ImageRequest], str | None]) -> str | None:
+        """Why a job's request exceeds a bound; without the budget's books nothing more is sent."""
+        try:
+            return set_aside(job.planned.position, job.planned.request)
+        except StorageError as error:
+            self.stop(f"the budget's books cannot be used: {error}", error)
+            return self._stopped
 
     def refused(self, job: Job, error: NotCharged) -> None:
         """A request was not charged, and is not under way any more."""

@@ -27,7 +27,7 @@ class SpentByRecords:
     def __init__(self, store: ObjectStore, prices: Prices) -> None:
         self._store = store
         self._prices = prices
-        self._read: tuple[str, float, list[Record]] | None = None
+        self._read: tuple[str, float, list[Record], Prices] | None = None
 
     def __call__(self, batch: str, process: str) -> Credits | None:
         """What a process has spent at most.
@@ -43,11 +43,10 @@ class SpentByRecords:
         if not batch.startswith(root):
             return None
         try:
-            records = self._records(batch, batch.removeprefix(root))
+            records, prices = self._records(batch, batch.removeprefix(root))
         except (StorageError, LedgerError):
             return None
         spent: Credits = 0
-        prices = self._prices.told_by(records)
         for record in records:
             if (record.attempt or "").startswith(f"{process}-"):
                 price = prices.of(record.request)
@@ -58,9 +57,9 @@ class SpentByRecords:
             spent += max(0, record.credits_before, sum((record.paid_by or {}).values()))
         return spent if records else None
 
-    def _records(self, batch: str, name: str) -> list[Record]:
+    def _records(self, batch: str, name: str) -> tuple[list[Record], Prices]:
         known, now = self._read, time.monotonic()
         if known is None or known[0] != batch or now - known[1] > _FRESH_SECONDS:
-            found = Ledger(self._store, name).read_others(())
-            self._read = known = (batch, now, list(found.values()))
-        return known[2]
+            found = [*Ledger(self._store, name).read_others(()).values()]
+            self._read = known = (batch, now, found, self._prices.told_by(found))
+        return known[2:]

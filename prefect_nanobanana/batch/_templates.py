@@ -87,26 +87,31 @@ class Templates:
         Raises:
             InvalidInput: If a variable is missing, or a combination would be asked for twice.
         """
-        fields = _fields(row)
+        template = self._template
+        fields = _fields(row) if template is not None or isinstance(row, dict) else None
         if fields is None:
             yield place, row
             return
         extra = {name: value for name, value in fields.items() if name not in COLUMNS}
         own = {name: value for name, value in fields.items() if name in COLUMNS}
-        if self._template is None:
-            named = _names(fields) & extra.keys()
-            unused = [name for name in extra if name not in named]
-            if not named:  # of a table's row other rows name them
+        if (
+            template is not None
+            and template.text is not None
+            and not str(own.get("prompt") or "").strip()
+        ):
+            own["prompt"] = template.text
+            self._text_used = True
+        named = _names(own) if template is not None or extra else set[str]()
+        if template is None:
+            if not named & extra.keys():  # of a table's row other rows name them
                 yield place, own if isinstance(row, TableRow) else row
                 return
+            unused = [name for name in extra if name not in named]
             if unused and not isinstance(row, TableRow):
                 raise InvalidInput(*map(unknown_column, unused))
-        elif not str(fields.get("prompt") or "").strip() and self._template.text is not None:
-            own["prompt"] = fields["prompt"] = self._template.text
-            self._text_used = True
-        constants = self._template.variables if self._template is not None else {}
+        constants = template.variables if template is not None else {}
         columns = {name: _text(value) for name, value in extra.items()}
-        idle = [name for name in self._combinations[0] if name not in _names(fields)]
+        idle = [name for name in self._combinations[0] if name not in named]
         if idle:
             raise InvalidInput(
                 f"matrix: nothing here names {{{idle[0]}}}, so each of its values would be asked, and "
@@ -115,14 +120,13 @@ class Templates:
         twice = sorted(extra.keys() & self._combinations[0].keys())
         if twice:
             raise InvalidInput(f"matrix: {quoted(twice[0])} is a column of the list, too: rename one")
+        new = template is not None and bool(named or own.get("prompt", "") == template.text)
         for one in self._combinations:
             values = {**constants, **columns, **one}
             where = ", ".join(f"{name} {quoted(value, 30)}" for name, value in one.items())
             made = f"{place} ({where})" if where else place
             filled = _filled(own, values)
-            if self._template is not None and (
-                _names(fields) or fields["prompt"] == self._template.text
-            ):
+            if new:
                 self._check_new(made, filled)
             yield made, filled
 

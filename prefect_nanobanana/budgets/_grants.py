@@ -129,7 +129,6 @@ class Grants:
         just_looked = time.monotonic() - self._looked < self._times.room
         if just_looked and math.ceil(total - self._base) > self._room:
             return False
-        answer: bool | None = False
         for _ in range(_TRIES):
             self._turn_over(spent, told)
             answer = self._try(math.ceil(total - self._base), ahead, spent, told)

@@ -12,7 +12,6 @@ from prefect_nanobanana.models import Plan, PlannedPrompt, RunReport
 from prefect_nanobanana.report import Publisher
 
 MOST_DAYS = 366
-MANIFEST = "manifest.jsonl"
 
 
 def days_between(from_day: date | None, to_day: date | None, last: date) -> list[date]:
@@ -60,7 +59,7 @@ def missing_days(
         call, batch = call_of(day)
         plan = plans[day] = Work.of_flow_run(call, batch, dry=True).preview()
         done = all(each.step == "reused" for each in plan.prompts)
-        if not done or call.store.head(call.store.key(plan.batch, MANIFEST)) is None:
+        if not done or not Publisher(call.store, plan.batch, call.logger).has_published():
             missing.append(day)
     prompts: list[PlannedPrompt] = []
     for day, plan in plans.items():

@@ -10,7 +10,7 @@ from prefect_nanobanana.batch import Ledger
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.flows._batch_name import asker, default_batch_name
 from prefect_nanobanana.generator import NanoBananaGenerator
-from prefect_nanobanana.models import AskAgain, ImagePrompt, Plan, PromptTemplate
+from prefect_nanobanana.models import AskAgain, ImagePrompt, PromptTemplate
 from prefect_nanobanana.s3 import ObjectStore
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
@@ -74,8 +74,3 @@ class Call:
             dry=dry,
         )
         return Ledger.open(self.store, name, asker(runs, folder, name, self.ask_again, dry=dry))
-
-
-def needs_approval(plan: Plan, approve_above: int | None) -> bool:
-    """Whether a plan costs more than a run may spend without a person's approval."""
-    return approve_above is not None and (plan.price is None or plan.price > approve_above)

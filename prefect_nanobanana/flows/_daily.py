@@ -13,6 +13,7 @@ from prefect_aws import S3Bucket
 from pydantic import Field
 
 from prefect_nanobanana._common.text import counted, in_credits
+from prefect_nanobanana._common.zones import find_zone
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.errors import InvalidInput, RunFailed
 from prefect_nanobanana.flows._backfill import days_between, missing_days, run_days
@@ -112,6 +113,8 @@ def daily_images(
         return cast(RunReport, _IMAGES(**settings_of(meant), **more))
 
     today = datetime.now(UTC).astimezone(zone).date()
+    scheduled = flow_run.get_scheduled_start_time().astimezone(zone).date()
+    retried = flow_run.get_run_count() > 1
     if from_day is not None or to_day is not None:
         if day is not None:
             raise InvalidInput("day: a range is given, too: leave out day, or from_day and to_day")
@@ -123,17 +126,15 @@ def daily_images(
             more: dict[str, Any] = {"store": store, "ask_again": frozenset(), "max_credits": max_credits}
             return Call(**its, **more, logger=logger), batch
 
-        # The same days in each attempt.
-        began = flow_run.get_scheduled_start_time().astimezone(zone).date()
-        days = days_between(from_day, to_day, min(began, today))
+        days = days_between(from_day, to_day, min(scheduled, today))  # the same in each attempt
         missing = missing_days(days, f"{prefix}-{days[0]}-to-{days[-1]}", call_of)
-        if flow_run.get_run_count() > 1:
+        if retried:
             missing = days  # what went wrong is said again; what is paid is reused
         return cast(list[RunReport], _state_of(days, *run_days(missing, max_credits, run)))
-    meant = day or flow_run.get_scheduled_start_time().astimezone(zone).date()
+    meant = day or scheduled
     late = (today - meant).days
     # Whoever names the day, or presses Retry, means it.
-    by_hand = day is not None or flow_run.get_run_count() > 1
+    by_hand = day is not None or retried
     if max_days_late is not None and late > max_days_late and not by_hand:
         message = f"nothing was asked: this run is for {meant}, {late} days ago"
         get_run_logger().warning("%s; give that day by hand to run it", message)
@@ -163,12 +164,10 @@ def _state_of(days: list[date], reports: list[RunReport], failures: list[RunFail
 
 
 def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name.strip())
-    except (KeyError, ValueError, OSError):  # the last for names of folders, as "Europe"
-        raise InvalidInput(
-            f"time_zone: there is no {name!r}: use a name as Europe/Berlin or Etc/UTC"
-        ) from None
+    zone = find_zone(name)
+    if zone is None:
+        raise InvalidInput(f"time_zone: there is no {name!r}: use a name as Europe/Berlin or Etc/UTC")
+    return zone
 
 
 def _of_the_day(prompt: str | ImagePrompt, day: date) -> str | ImagePrompt:

@@ -10,7 +10,7 @@ from prefect_nanobanana._common.runs_above import runs_above
 from prefect_nanobanana.batch import Ledger, Runner, gather_prompts, make_plan, recorded_outcomes
 from prefect_nanobanana.flows._account import Account
 from prefect_nanobanana.flows._batch_name import is_retried
-from prefect_nanobanana.flows._call import Call, needs_approval
+from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.images import Copier, Fetcher
 from prefect_nanobanana.models import Credits, Part, Plan, RunReport
 from prefect_nanobanana.report import Publisher
@@ -96,7 +96,7 @@ class Work:
     def plan(self) -> Plan:
         """Say and show what is to be done, and what that costs; of a call that only plans."""
         preview, bound = self.preview(), self._call.approve_above
-        if needs_approval(preview, bound):
+        if bound is not None and (preview.price is None or preview.price > bound):
             needs = f"it needs a person's approval, as it costs more than {bound} (approve_above)"
             preview = preview.model_copy(update={"warnings": (*preview.warnings, needs)})
         self._publisher.say_plan(preview)

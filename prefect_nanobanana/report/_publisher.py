@@ -61,6 +61,14 @@ class Publisher:
         self._beside: threading.Thread | None = None
         self._without_plan = False
 
+    def has_published(self) -> bool:
+        """Whether a run of the batch has come to its end: its manifest is there.
+
+        Raises:
+            StorageError: If that cannot be had.
+        """
+        return self._store.head(self._key(MANIFEST)) is not None
+
     def say_plan(self, plan: Plan, part: Part | None = None) -> None:
         """Say in the log what is to be done, and what that costs."""
         what = "" if part is None else f", part {part.number} of {part.of}"

@@ -63,10 +63,9 @@ def _plan(plan: Plan) -> str:
     line += f"; {number(plan.balance)} in the account"
     if after is not None:
         line += f", {number(after)} after" if after >= 0 else f", {number(-after)} too few"
-    if plan.max_credits is not None and (price is None or price > plan.max_credits):
-        line += f"; max_credits ends it at {number(plan.max_credits)}"
-    if plan.budget_left is not None and (price is None or price > plan.budget_left):
-        line += f"; the budget ends it at {number(plan.budget_left)}"
+    for what, bound in (("max_credits", plan.max_credits), ("the budget", plan.budget_left)):
+        if bound is not None and (price is None or price > bound):
+            line += f"; {what} ends it at {number(bound)}"
     if plan.warnings:
         line += f"; {counted(len(plan.warnings), 'warning')}"
     return line

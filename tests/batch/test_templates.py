@@ -83,6 +83,16 @@ def test_keys_of_objects_are_variables(tmp_path: Path) -> None:
     assert found[0][1].name == "cups-3"
 
 
+def test_a_row_without_a_prompt_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "l.jsonl"
+    path.write_text('{"a": "x"}\n{"a": "y"}\n')
+    with pytest.raises(InvalidInput) as caught:
+        _gather(path=path, template=PromptTemplate())
+    assert [line.partition(",")[2] for line in caught.value.problems] == [
+        f" line {n}: prompt: is missing: say what to draw" for n in (1, 2)
+    ]
+
+
 def test_lists_without_variables_are_left_as_they_are(tmp_path: Path) -> None:
     """What an earlier version asked for with braces in it keeps its key."""
     path = tmp_path / "l.csv"

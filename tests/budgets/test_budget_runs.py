@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from flow_checks import statuses
 from prefect_aws import S3Bucket
-from prefect_aws.client_parameters import AwsClientParameters
 from pydantic import ValidationError
 from servers import FaultyS3, Seen, s3_error
 
@@ -31,6 +30,7 @@ from prefect_nanobanana.sandbox.s3 import LocalS3
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 Run = Callable[..., RunReport]
+MakeBucket = Callable[..., S3Bucket]
 MODEL = ImageModel(name="nano-banana", credits_cost=1)
 
 
@@ -149,12 +149,10 @@ def test_a_plan_says_what_is_left(
 
 
 def test_books_that_cannot_be_used_stop_the_run_before_it_spends(
-    run: Run, bucket: S3Bucket, s3: LocalS3, sandbox: Sandbox
+    run: Run, make_bucket: MakeBucket, s3: LocalS3, sandbox: Sandbox
 ) -> None:
     with FaultyS3(s3.endpoint_url) as front:
-        parameters = AwsClientParameters(endpoint_url=front.url)
-        credentials = bucket.credentials.model_copy(update={"aws_client_parameters": parameters})
-        away = bucket.model_copy(update={"credentials": credentials})
+        away = make_bucket(endpoint_url=front.url)
 
         def refuse(seen: Seen) -> Any:
             return s3_error(403, "AccessDenied") if seen.method == "PUT" else None
@@ -167,13 +165,11 @@ def test_books_that_cannot_be_used_stop_the_run_before_it_spends(
 
 
 def test_a_budget_costs_one_request_for_twenty_prompts(
-    run: Run, bucket: S3Bucket, s3: LocalS3, sandbox: Sandbox
+    run: Run, make_bucket: MakeBucket, s3: LocalS3, sandbox: Sandbox
 ) -> None:
     sandbox.account.credits = 1000
     with FaultyS3(s3.endpoint_url) as front:
-        parameters = AwsClientParameters(endpoint_url=front.url)
-        credentials = bucket.credentials.model_copy(update={"aws_client_parameters": parameters})
-        books = bucket.model_copy(update={"credentials": credentials})
+        books = make_bucket(endpoint_url=front.url)
         budget = NanoBananaBudget(credits=10_000, bucket=books)
         report = run(*(f"p{n}" for n in range(200)), budget=budget)
         asked = len(front.seen)
@@ -283,7 +279,7 @@ def test_what_it_says_is_in_the_log(
 
 
 def test_two_stores_with_the_same_names_do_not_settle_each_other(
-    bucket: S3Bucket, make_bucket: Callable[..., S3Bucket], moto_url: str
+    bucket: S3Bucket, make_bucket: MakeBucket, moto_url: str
 ) -> None:
     budget = NanoBananaBudget(credits=10, bucket=bucket)
     other = make_bucket(endpoint_url=moto_url, bucket_folder=bucket.bucket_folder)

@@ -7,7 +7,6 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,7 +15,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from prefect_aws import S3Bucket
-from prefect_aws.client_parameters import AwsClientParameters
 from servers import FaultyS3, Reply, Seen, s3_error
 
 from prefect_nanobanana import StorageError
@@ -257,50 +255,51 @@ def test_one_that_was_away_for_long_writes_again_first(join: Join) -> None:
 # The store.
 
 
-@contextmanager
-def _faulty(s3: LocalS3, bucket: S3Bucket) -> Iterator[tuple[FaultyS3, ObjectStore]]:
-    with FaultyS3(s3.endpoint_url) as front:
-        credentials = bucket.credentials.model_copy(
-            update={"aws_client_parameters": AwsClientParameters(endpoint_url=front.url)}
-        )
-        yield front, ObjectStore(bucket.model_copy(update={"credentials": credentials}))
+@pytest.fixture
+def front(s3: LocalS3) -> Iterator[FaultyS3]:
+    """Stands before the store."""
+    with FaultyS3(s3.endpoint_url) as server:
+        yield server
+
+
+@pytest.fixture
+def store(front: FaultyS3, make_bucket: Callable[..., S3Bucket]) -> ObjectStore:
+    """The store behind it."""
+    return ObjectStore(make_bucket(endpoint_url=front.url))
 
 
 def _denying(method: str) -> Callable[[Seen], Reply | None]:
     return lambda seen: s3_error(403, "AccessDenied") if seen.method == method else None
 
 
-def test_without_its_books_nothing_is_granted(s3: LocalS3, bucket: S3Bucket) -> None:
-    with _faulty(s3, bucket) as (front, store):
-        for method in ("PUT", "GET"):
-            front.fault = _denying(method)
-            grants = Grants(store, _terms(), "s3://b/one", UNKNOWN)
-            with pytest.raises(StorageError):
-                grants.extend(1, ahead=0, spent=0)
-            assert not grants.covers(1)
-
-
-def test_a_store_that_lets_nothing_be_deleted_will_do(s3: LocalS3, bucket: S3Bucket) -> None:
-    with _faulty(s3, bucket) as (front, store):
-        front.fault = _denying("DELETE")
-        grants = Grants(store, _terms(10), "s3://b/one", UNKNOWN)
-        for total in (2, 4, 6):
-            assert grants.extend(total, ahead=0, spent=total - 2)
-        grants.close(5)
-        assert Grants(store, _terms(10), "s3://b/two", UNKNOWN).room() == 5
-
-
-def test_an_answer_that_is_lost_grants_nothing_for_free(s3: LocalS3, bucket: S3Bucket) -> None:
-    """It is written, and nobody knows: it counts."""
-    with _faulty(s3, bucket) as (front, store):
-        front.fault = lambda seen: Reply(reset=True) if seen.method == "GET" else None
-        grants = Grants(store, _terms(10), "s3://b/one", UNKNOWN)
+def test_without_its_books_nothing_is_granted(front: FaultyS3, store: ObjectStore) -> None:
+    for method in ("PUT", "GET"):
+        front.fault = _denying(method)
+        grants = Grants(store, _terms(), "s3://b/one", UNKNOWN)
         with pytest.raises(StorageError):
-            grants.extend(6, ahead=0, spent=0)
-        front.fault = lambda _: None
-        assert Grants(store, _terms(10), "s3://b/two", UNKNOWN).room() == 4
-        grants.close(0)
-        assert Grants(store, _terms(10), "s3://b/two", UNKNOWN).room() == 10
+            grants.extend(1, ahead=0, spent=0)
+        assert not grants.covers(1)
+
+
+def test_a_store_that_lets_nothing_be_deleted_will_do(front: FaultyS3, store: ObjectStore) -> None:
+    front.fault = _denying("DELETE")
+    grants = Grants(store, _terms(10), "s3://b/one", UNKNOWN)
+    for total in (2, 4, 6):
+        assert grants.extend(total, ahead=0, spent=total - 2)
+    grants.close(5)
+    assert Grants(store, _terms(10), "s3://b/two", UNKNOWN).room() == 5
+
+
+def test_an_answer_that_is_lost_grants_nothing_for_free(front: FaultyS3, store: ObjectStore) -> None:
+    """It is written, and nobody knows: it counts."""
+    front.fault = lambda seen: Reply(reset=True) if seen.method == "GET" else None
+    grants = Grants(store, _terms(10), "s3://b/one", UNKNOWN)
+    with pytest.raises(StorageError):
+        grants.extend(6, ahead=0, spent=0)
+    front.fault = lambda _: None
+    assert Grants(store, _terms(10), "s3://b/two", UNKNOWN).room() == 4
+    grants.close(0)
+    assert Grants(store, _terms(10), "s3://b/two", UNKNOWN).room() == 10
 
 
 # Any interleaving.
@@ -405,17 +404,18 @@ def test_a_list_that_lacks_what_was_written_is_not_believed(
 
 
 @pytest.mark.parametrize("granted", [0, 2])
-def test_a_write_whose_answer_is_lost_is_given_back(s3: LocalS3, bucket: S3Bucket, granted: int) -> None:
-    with _faulty(s3, bucket) as (front, store):
-        grants = Grants(store, _terms(100), "s3://b/one", UNKNOWN)
-        if granted:
-            assert grants.extend(granted, ahead=0, spent=0)
-        front.lose_answer = lambda seen: seen.method == "PUT"
-        with pytest.raises(StorageError):
-            grants.extend(80, ahead=0, spent=granted)
-        front.lose_answer = lambda _: False
-        grants.close(granted)
-        assert Grants(store, _terms(100), "s3://b/two", UNKNOWN).room() == 100 - granted
+def test_a_write_whose_answer_is_lost_is_given_back(
+    front: FaultyS3, store: ObjectStore, granted: int
+) -> None:
+    grants = Grants(store, _terms(100), "s3://b/one", UNKNOWN)
+    if granted:
+        assert grants.extend(granted, ahead=0, spent=0)
+    front.lose_answer = lambda seen: seen.method == "PUT"
+    with pytest.raises(StorageError):
+        grants.extend(80, ahead=0, spent=granted)
+    front.lose_answer = lambda _: False
+    grants.close(granted)
+    assert Grants(store, _terms(100), "s3://b/two", UNKNOWN).room() == 100 - granted
 
 
 def test_what_a_dead_process_has_spent_is_looked_up_once(join: Join) -> None:
@@ -470,16 +470,15 @@ def test_what_is_under_way_when_a_period_ends_counts_where_it_was_sent(
     assert join(30, kind="day").room() == 30 - 6
 
 
-def test_books_that_fail_are_tried_once_for_all_who_wait(s3: LocalS3, bucket: S3Bucket) -> None:
-    with _faulty(s3, bucket) as (front, store):
-        front.fault = _denying("PUT")
-        grants = Grants(store, _terms(100), "s3://b/one", UNKNOWN)
-        budget = Budget(None, Prices({"nano-banana": MODEL}), grants=grants, prompts=40)
+def test_books_that_fail_are_tried_once_for_all_who_wait(front: FaultyS3, store: ObjectStore) -> None:
+    front.fault = _denying("PUT")
+    grants = Grants(store, _terms(100), "s3://b/one", UNKNOWN)
+    budget = Budget(None, Prices({"nano-banana": MODEL}), grants=grants, prompts=40)
 
-        def reserve(n: int) -> None:
-            with pytest.raises(StorageError):
-                budget.reserve(n, ImageRequest(prompt="x"))
+    def reserve(n: int) -> None:
+        with pytest.raises(StorageError):
+            budget.reserve(n, ImageRequest(prompt="x"))
 
-        with ThreadPoolExecutor(40) as pool:
-            list(pool.map(reserve, range(40)))
-        assert len(front.seen) <= 2
+    with ThreadPoolExecutor(40) as pool:
+        list(pool.map(reserve, range(40)))
+    assert len(front.seen) <= 2
