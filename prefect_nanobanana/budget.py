@@ -13,6 +13,7 @@ from prefect.blocks.core import Block
 from prefect_aws import S3Bucket
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
+from prefect_nanobanana._common.text import in_credits, number
 from prefect_nanobanana._common.zones import find_zone
 from prefect_nanobanana.budgets import BudgetTerms, Grants, PeriodKind, Settle
 from prefect_nanobanana.credentials import DOCUMENTATION_URL, LOGO_URL
@@ -112,6 +113,15 @@ class NanoBananaBudget(Block):
             StorageError: If the books cannot be read.
         """
         return max(0, self.grants("").room())
+
+    def summary(self) -> str:
+        """Say what is left, as `'pictures' has 20 of 500 credits left this month`.
+
+        Raises:
+            StorageError: If the books cannot be read.
+        """
+        left, all_of_it = number(self.left()), in_credits(self.credits)
+        return f"{self.name!r} has {left} of {all_of_it} left this {self.period}"
 
     def grants(self, batch: str, settle: Settle = lambda _batch, _process: None) -> Grants:
         """What one process may spend of it.

@@ -48,8 +48,8 @@ class RunAbove:
 
 def runs_above() -> list[RunAbove]:
     """List the runs that the caller is in, from the outermost to its own; empty outside of any."""
-    flows = [(c, c.flow_run) for c in _entered(FlowRunContext) if c.flow_run is not None]
-    tasks = [c.task_run for c in _entered(TaskRunContext)]
+    flows = [(c, c.flow_run) for c in entered(FlowRunContext) if c.flow_run is not None]
+    tasks = [c.task_run for c in entered(TaskRunContext)]
     known = {run.id for _, run in flows}
     outermost = flows[0][1] if flows else None
     runs = _ancestors(outermost) if outermost is not None else []
@@ -83,7 +83,7 @@ def takes_the_place(mine: Attempts, earlier: Attempts) -> bool:
     return mine == earlier
 
 
-def _entered(kind: type[C]) -> list[C]:
+def entered(kind: type[C]) -> list[C]:
     """All contexts of a kind that are entered, from the outermost."""
     contexts: list[C] = []
     context = kind.get()

@@ -144,7 +144,7 @@ class Job(GenerationHooks):
         planned, before = self.planned, self._record
         ledger = planned.ledger
         paid = spending_of(before, self.run.price(self)).worst
-        record = before.asking(planned.prompt, planned.request, ledger.asked_by, paid, self.ticket)
+        record = planned.asking(before, paid, self.ticket)
         try:
             ledger.claim(record)
         except Claimed:

@@ -23,6 +23,7 @@ from prefect_nanobanana.batch._patience import PatientWriter
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._timing import TIMING, Timing
 from prefect_nanobanana.errors import BucketNotUsable, LedgerError, StorageError
+from prefect_nanobanana.models import Caller
 from prefect_nanobanana.s3 import POOL_CONNECTIONS, ObjectStore, PreconditionFailed
 
 Known = tuple[str | None, str | None]
@@ -37,7 +38,8 @@ class Ledger:
     Args:
         store: Where they are.
         batch: Its name.
-        asked_by: Goes into the records, to tell who asked.
+        asked_by: Goes into the records, to tell which call has asked.
+        caller: Goes into them, too: whom that was for.
         timing: How long it waits.
     """
 
@@ -46,27 +48,34 @@ class Ledger:
         store: ObjectStore,
         batch: str,
         asked_by: str | None = None,
+        caller: Caller | None = None,
         timing: Timing | None = None,
     ) -> None:
         self.store = store
         self.batch = batch
         self.asked_by = asked_by
+        self.caller = caller
         self._timing = timing or TIMING.get()
-        self._versions: dict[str, str | None] = {}
-        self._attempts: dict[str, str | None] = {}
+        self._versions, self._attempts = dict[str, str | None](), dict[str, str | None]()
         self._patience = PatientWriter(self.write_once, self._timing.write_again_for)
         self._parser = RecordParser(store, self.key("images"))
         self.index = RecordIndex(store, self.key("records.jsonl"))
 
     @classmethod
-    def open(cls, store: ObjectStore, batch: str, asked_by: str | None = None) -> Ledger:
+    def open(
+        cls,
+        store: ObjectStore,
+        batch: str,
+        asked_by: str | None = None,
+        caller: Caller | None = None,
+    ) -> Ledger:
         """Open the ledger of a batch that a person has named.
 
         Raises:
             InvalidInput: If the name cannot name a batch.
             StorageError: If the bucket cannot be listed.
         """
-        return cls(store, existing_batch(check_batch(batch), store), asked_by)
+        return cls(store, existing_batch(check_batch(batch), store), asked_by, caller)
 
     def exists(self) -> bool:
         """Whether the batch has any record."""
@@ -221,8 +230,7 @@ class Ledger:
             self._attempts[record.key] = record.attempt
 
     def _attempt(self, key: str) -> str | None:
-        record = self._find(key)
-        return record.attempt if record else None
+        return record.attempt if (record := self._find(key)) else None
 
     def _put(self, record: Record, **condition: Any) -> None:
         stored = record.written()
@@ -239,9 +247,9 @@ class Ledger:
 
     def _listed(self) -> Iterator[tuple[str, str]]:
         """The keys of all records, and the tags of their versions, as they are listed."""
-        prefix = self.key("records") + "/"
-        names = ((each.key.removeprefix(prefix), each.etag) for each in self.store.keys(prefix))
-        return ((name.removesuffix(".json"), tag) for name, tag in names if name.endswith(".json"))
+        prefix, end = self.key("records") + "/", ".json"
+        found = (each for each in self.store.keys(prefix) if each.key.endswith(end))
+        return ((each.key.removeprefix(prefix).removesuffix(end), each.etag) for each in found)
 
     def _read_all(self, tags: Mapping[str, str]) -> dict[str, Record]:
         indexed = {
@@ -269,14 +277,8 @@ class Ledger:
         return record
 
     def _find(self, key: str) -> Record | None:
-        try:
-            found = self.store.find(self._path(key))
-        except BucketNotUsable:
-            raise
-        except StorageError as error:
-            raise LedgerError(f"a record could not be read, so nothing is spent: {error}") from None
+        found = self._parser.find(key, self._path(key))
         if found is None:
             return None
-        record = self._parser.parse(key, self._path(key), found[0])
         self._versions[key] = found[1]
-        return record
+        return found[0]

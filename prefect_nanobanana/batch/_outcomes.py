@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana._common.text import in_credits
+from prefect_nanobanana.batch._charges import charges_of
 from prefect_nanobanana.batch._record import Record, State
 from prefect_nanobanana.batch._spending import Spending
 from prefect_nanobanana.errors import LedgerError, StorageError
@@ -123,7 +124,7 @@ def make_outcome(
         message=message,
     )
     thumbnails = tuple(record.thumbnails.get(n, "") for n in sorted(record.images))
-    return GalleryItem(outcome, thumbnails, record.request.quantity)
+    return GalleryItem(outcome, thumbnails, record.request.quantity, charges_of(record))
 
 
 def recorded_outcomes(
@@ -146,7 +147,7 @@ def recorded_outcomes(
         logger.warning("The other records of batch %r could not be read: %s", ledger.batch, error)
         return []
     records = sorted(found.values(), key=lambda r: (r.position or sys.maxsize, r.key))
-    kept = [record for record in records if not (without and record.safe_to_send)]
+    kept = [r for r in records if not (without and r.safe_to_send and not r.credits_before)]
     return [
         make_outcome(position, record, *outcome_of_record(record, None), reused=True)
         for position, record in enumerate(kept, len(without) + 1)

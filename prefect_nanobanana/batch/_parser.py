@@ -7,7 +7,7 @@ import re
 from prefect_nanobanana._common.text import shortened, visible
 from prefect_nanobanana._common.untrusted import is_below, is_preview
 from prefect_nanobanana.batch._record import Record
-from prefect_nanobanana.errors import LedgerError, StorageError
+from prefect_nanobanana.errors import BucketNotUsable, LedgerError, StorageError
 from prefect_nanobanana.s3 import ObjectStore
 
 _NO_SIZE = 2**53
@@ -25,6 +25,28 @@ class RecordParser:
     def __init__(self, store: ObjectStore, images: str) -> None:
         self._store = store
         self._images = images
+
+    def find(self, key: str, path: str) -> tuple[Record, str] | None:
+        """Read a record from the store.
+
+        Args:
+            key: The prompt's key.
+            path: Where the record is.
+
+        Returns:
+            The record and the tag of its version; nothing if it is not there.
+
+        Raises:
+            BucketNotUsable: If the bucket does not let itself be read.
+            LedgerError: If it cannot be read, or used.
+        """
+        try:
+            found = self._store.find(path)
+        except BucketNotUsable:
+            raise
+        except StorageError as error:
+            raise LedgerError(f"a record could not be read, so nothing is spent: {error}") from None
+        return None if found is None else (self.parse(key, path, found[0]), found[1])
 
     def parse(self, key: str, path: str, content: bytes) -> Record:
         """Read a record.

@@ -26,7 +26,11 @@ READ_AHEAD = 4 * READERS
 
 
 def plan_pending(
-    store: ObjectStore, since: datetime, batches: Collection[str] = (), asked_by: str | None = None
+    store: ObjectStore,
+    since: datetime,
+    batches: Collection[str] = (),
+    asked_by: str | None = None,
+    newest: dict[str, datetime] | None = None,
 ) -> Iterator[BatchPlan]:
     """Decide what to do with images that were paid and are not in S3, of several batches.
 
@@ -37,6 +41,7 @@ def plan_pending(
         since: Records that were written before are left out.
         batches: The batches' names; all in the bucket's folder if there are none.
         asked_by: Goes into the records.
+        newest: Is filled with when the newest record of each batch was written, by the batch's name.
 
     Returns:
         What to do, in plans of at most `WINDOW` prompts. Oldest first, as their URLs die first: plans by
@@ -49,6 +54,8 @@ def plan_pending(
     """
     wanted = {check_batch(name) for name in batches}
     listed = sorted(_listed(store, since, wanted))
+    if newest is not None:
+        newest.update((batch, datetime.fromtimestamp(at, UTC)) for at, batch, _ in listed)
     with ThreadPoolExecutor(READERS, thread_name_prefix="pending") as pool:
         ledgers: dict[str, Ledger] = {}
         owed = _owed(listed, lambda batch: Ledger(store, batch, asked_by), ledgers, pool)

@@ -149,13 +149,14 @@ class BatchPlan:
         """
         number = part_numbers(self.prompts, count)
         left = None if self.max_credits is None else max(0, int(self.max_credits - self.spent))
-        digest = self.digest
+        digest, ledger = self.digest, self.prompts[0].ledger
         return [
             Part(
                 number=n,
                 of=count,
                 digest=digest,
-                asked_by=self.prompts[0].ledger.asked_by or "",
+                asked_by=ledger.asked_by or "",
+                caller=ledger.caller,
                 max_credits=ceiling,
             )
             for n, ceiling in ceilings(self.prompts, number, self.prices, left).items()

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
+from prefect_nanobanana.batch._charges import charges_of
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._record import Record
@@ -43,6 +44,25 @@ class Planned:
     again: bool = False
     of_this_call: bool = False
     place: str = ""
+
+    def asking(self, record: Record, paid: Credits, ticket: str) -> Record:
+        """The record when its request leaves; see `Record.asking`.
+
+        Args:
+            record: What is known of it.
+            paid: What the last request has cost at most, in credits.
+            ticket: What the attempt begins with.
+        """
+        return record.asking(
+            self.prompt,
+            self.request,
+            self.ledger.asked_by,
+            paid,
+            ticket,
+            caller=self.ledger.caller,
+            price=self.price,
+            earlier=charges_of(record),
+        )
 
     @property
     def asked_before(self) -> bool:

@@ -26,6 +26,8 @@ from prefect_nanobanana._common.addresses import without_signature
 from prefect_nanobanana._common.text import pictures_note
 from prefect_nanobanana.errors import ApiError
 from prefect_nanobanana.models import (
+    Caller,
+    Charge,
     Credits,
     Generation,
     ImagePrompt,
@@ -68,6 +70,8 @@ class Record(BaseModel):
         state: How far it got.
         asked_at: When the last request left.
         asked_by: The call that sent it: the id of its flow run, or of the one above it and a digest.
+        caller: The flow and the account that it was sent for.
+        price: What it was to cost, in credits, by all that was known then.
         attempt: Tells that request from all others.
         generation: What the API answered.
         generation_id: The id by which its end can be asked for, once an answer named it.
@@ -75,6 +79,7 @@ class Record(BaseModel):
         credits_used: What it cost in credits; an estimate where `generation.credits_used` is None.
         credits_estimated: Whether that is an estimate, as no answer told it yet.
         credits_before: What earlier requests for the same cost, before it was asked again on request.
+        earlier: What those have cost, one by one; earlier versions did not keep it.
         paid_by: What each of the calls that sent those has spent on it at most, in credits.
         offset: How many images those earlier requests yielded; places are counted on from there.
         images: What is in S3, by place: that of its URL in the generation, from 1, plus the offset.
@@ -93,6 +98,8 @@ class Record(BaseModel):
     state: State = "planned"
     asked_at: Annotated[datetime, AfterValidator(_aware)] | None = None
     asked_by: str | None = None
+    caller: Caller | None = None
+    price: Credits | None = None
     attempt: str | None = None
     generation: Generation | None = None
     generation_id: str | None = None
@@ -100,6 +107,7 @@ class Record(BaseModel):
     credits_used: Credits = 0
     credits_estimated: bool = False
     credits_before: Credits = 0
+    earlier: tuple[Charge, ...] | None = None
     paid_by: dict[str, Credits] | None = None
     offset: int = 0
     images: dict[int, StoredImage] = {}
@@ -169,6 +177,10 @@ class Record(BaseModel):
         asked_by: str | None,
         paid: Credits,
         ticket: str = "",
+        *,
+        caller: Caller | None = None,
+        price: Credits | None = None,
+        earlier: tuple[Charge, ...] = (),
     ) -> Self:
         """A request leaves. What earlier ones have cost and stored is kept.
 
@@ -178,6 +190,9 @@ class Record(BaseModel):
             asked_by: The call that sends it.
             paid: What the last request has cost at most, in credits.
             ticket: What the attempt begins with.
+            caller: Whom it is sent for.
+            price: What it is to cost, in credits, by all that is known.
+            earlier: What requests before it have cost.
         """
         paid_by = self.paid_by
         if self.asked_by is not None and self.maybe_paid_by(self.asked_by):
@@ -189,6 +204,9 @@ class Record(BaseModel):
             state="asked",
             asked_at=datetime.now(UTC),
             asked_by=asked_by,
+            caller=caller,
+            price=price,
+            earlier=earlier or None,
             attempt=ticket + uuid4().hex,
             credits_before=self.credits_before + self.credits_used,
             credits_used=0,

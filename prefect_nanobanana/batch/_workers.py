@@ -94,7 +94,7 @@ class RemoteJob(Job):
 
     def __init__(self, job: Job, price: Credits | None) -> None:
         whole, key = job.planned.ledger, job.record.key
-        ledger = Ledger(whole.store, whole.batch, whole.asked_by)
+        ledger = Ledger(whole.store, whole.batch, whole.asked_by, whole.caller)
         ledger.learn(key, whole.known(key))
         self._notes = _Notes(price, job.run.admitted_for)
         planned = replace(job.planned, record=job.record, ledger=ledger)

@@ -9,6 +9,7 @@ from prefect_nanobanana._common.runs_above import RunAbove
 from prefect_nanobanana.batch import Ledger
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.flows._batch_name import asker, default_batch_name
+from prefect_nanobanana.flows._caller import caller_of
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.models import AskAgain, ImagePrompt, PromptTemplate
 from prefect_nanobanana.s3 import ObjectStore
@@ -73,4 +74,6 @@ class Call:
             has_records=lambda name: Ledger(self.store, name).exists(),
             dry=dry,
         )
-        return Ledger.open(self.store, name, asker(runs, folder, name, self.ask_again, dry=dry))
+        caller = None if dry else caller_of(self.generator.credentials)
+        asked_by = asker(runs, folder, name, self.ask_again, dry=dry)
+        return Ledger.open(self.store, name, asked_by, caller)

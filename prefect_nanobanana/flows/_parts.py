@@ -184,7 +184,7 @@ def generate_part(
         template=template,
     )
     try:
-        work = Work(call, Ledger.open(store, batch, part.asked_by), part=part)
+        work = Work(call, Ledger.open(store, batch, part.asked_by, part.caller), part=part)
     except InvalidInput as error:
         return cast(RunReport, Failed(name=REFUSED, message=str(error), data=error))
     report = work.finish_part()

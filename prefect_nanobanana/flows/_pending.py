@@ -57,17 +57,25 @@ def copy_pending(
     logger = get_run_logger()
     store = ObjectStore(bucket, storage)
     since = datetime.now(UTC) - timedelta(days=days)
-    hosts, tally = generator.credentials.trusted_hosts, _Tally()
-    for plan in plan_pending(store, since, batches, str(flow_run.get_id())):
+    hosts, tally, newest = generator.credentials.trusted_hosts, _Tally(), dict[str, datetime]()
+    for plan in plan_pending(store, since, batches, str(flow_run.get_id()), newest):
         with Copier.for_bucket(store, hosts, expected_images=plan.images) as copier:
             tally.add(Runner(generator, copier, logger).run(plan))
         logger.info("%d generations that owed images have been looked at", tally.generations)
     for name in tally.batches:
-        ledger, publisher = Ledger(store, name), Publisher(store, name, logger)
-        if items := recorded_outcomes(ledger, logger):
+        publisher = Publisher(store, name, logger)
+        if items := recorded_outcomes(Ledger(store, name), logger):
             publisher.publish_pages(publisher.report(items), items)
     report = tally.report()
-    publish_pending(report, logger)
+    newest |= dict.fromkeys(tally.batches, datetime.now(UTC))
+    publish_pending(
+        report,
+        store,
+        generator.credentials,
+        newest,
+        lambda batch: recorded_outcomes(Ledger(store, batch), logger),
+        logger,
+    )
     return cast(PendingReport, _final_state(report))
 
 

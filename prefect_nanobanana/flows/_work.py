@@ -191,7 +191,8 @@ class Work:
         )
         earlier = recorded_outcomes(self._ledger, call.logger, without=ended)
         self._ledger.index.save()
-        return self._publisher.publish(report, items + earlier, call.generator.credentials)
+        credentials = call.generator.credentials
+        return self._publisher.publish(report, items + earlier, credentials, call.budget)
 
     @contextmanager
     def _runner(self, images: int, balance: Credits | None, *, shown: bool = False) -> Iterator[Runner]:

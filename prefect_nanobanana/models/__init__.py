@@ -8,6 +8,7 @@ from prefect_nanobanana.models.base import (
     json_number,
     refuse_half_characters,
 )
+from prefect_nanobanana.models.charges import Caller, Charge, ChargeStatus
 from prefect_nanobanana.models.generations import (
     URL_LIFETIME_DAYS,
     Generation,
@@ -50,6 +51,9 @@ __all__ = [
     "MAX_QUANTITY",
     "URL_LIFETIME_DAYS",
     "AskAgain",
+    "Caller",
+    "Charge",
+    "ChargeStatus",
     "Credits",
     "Generation",
     "GenerationStatus",

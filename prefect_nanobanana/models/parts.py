@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from prefect_nanobanana.models.base import Frozen
+from prefect_nanobanana.models.charges import Caller
 
 
 class Part(Frozen):
@@ -17,6 +18,7 @@ class Part(Frozen):
         of: How many there are.
         digest: Tells the list that was divided from all others.
         asked_by: The call that it is a part of, as records name it.
+        caller: Whom it asks for, as records name it.
         max_credits: The most that it may spend, in credits, all its attempts together; None for no
             bound.
     """
@@ -25,4 +27,5 @@ class Part(Frozen):
     of: Annotated[int, Field(ge=1)]
     digest: str
     asked_by: str
+    caller: Caller | None = None
     max_credits: Annotated[int, Field(ge=0)] | None = None

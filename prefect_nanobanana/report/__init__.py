@@ -2,7 +2,8 @@
 
 from prefect_nanobanana.report._events import emit_image_missing, emit_image_stored
 from prefect_nanobanana.report._item import GalleryItem
-from prefect_nanobanana.report._publisher import Publisher, publish_pending
+from prefect_nanobanana.report._pending import publish_pending
+from prefect_nanobanana.report._publisher import Publisher
 from prefect_nanobanana.report._summary import summary
 
 __all__ = [

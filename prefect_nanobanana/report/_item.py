@@ -9,7 +9,7 @@ from typing import Any
 from prefect_nanobanana._common.addresses import without_signature
 from prefect_nanobanana._common.text import pictures_note, well_formed, without_signatures
 from prefect_nanobanana._common.untrusted import is_preview
-from prefect_nanobanana.models import Outcome, unsigned_prompt
+from prefect_nanobanana.models import Charge, Outcome, unsigned_prompt
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class GalleryItem:
         outcome: What became of a prompt.
         thumbnails: Small pictures as `data:` URLs, one per image of the outcome; "" where there is none.
         quantity: How many images the API was asked for; None if that is not known.
+        charges: What each request for it has cost, those of earlier runs included.
     """
 
     outcome: Outcome
     thumbnails: tuple[str, ...] = ()
     quantity: int | None = None
+    charges: tuple[Charge, ...] = ()
 
     def __post_init__(self) -> None:
         images = self.outcome.images

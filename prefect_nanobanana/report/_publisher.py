@@ -7,7 +7,6 @@ logged and named in the report, and prevents neither the others nor the run's en
 from __future__ import annotations
 
 import contextvars
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,22 +15,24 @@ from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 from pydantic import ValidationError
 
-from prefect_nanobanana._common.text import shortened, without_signatures
 from prefect_nanobanana._common.untrusted import is_below
+from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.credentials import NanoBananaCredentials
-from prefect_nanobanana.models import Credits, Part, PendingReport, Plan, RunReport
+from prefect_nanobanana.models import Credits, Part, Plan, RunReport
+from prefect_nanobanana.report._account_page import account_credits_beside
 from prefect_nanobanana.report._artifacts import (
     artifact_key,
     create_credits,
     create_gallery,
-    create_pending,
     create_results,
 )
+from prefect_nanobanana.report._credits_page import create_account_credits
 from prefect_nanobanana.report._events import emit_credits_low, emit_run_finished, numbers
 from prefect_nanobanana.report._gallery import gallery_page
 from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._live import LiveArtifact
 from prefect_nanobanana.report._plan_page import create_plan
+from prefect_nanobanana.report._published import ACCOUNT, Logger, published
 from prefect_nanobanana.report._report import build_report, manifest
 from prefect_nanobanana.report._summary import summary
 from prefect_nanobanana.s3 import ObjectStore
@@ -39,10 +40,8 @@ from prefect_nanobanana.s3 import ObjectStore
 MANIFEST = "manifest.jsonl"
 GALLERY = "index.html"
 PLAN = "artifact plan"
-PLAN_SECONDS = 10.0
-"""A server that does not answer holds up the end of a run for no longer."""
-
-Logger = logging.Logger | logging.LoggerAdapter[Any]
+PLAN_SECONDS = ACCOUNT_SECONDS = 10.0
+"""A server or a store that does not answer holds up the end of a run for no longer."""
 
 
 class Publisher:
@@ -120,7 +119,11 @@ class Publisher:
         )
 
     def publish(
-        self, report: RunReport, items: Sequence[GalleryItem], credentials: NanoBananaCredentials
+        self,
+        report: RunReport,
+        items: Sequence[GalleryItem],
+        credentials: NanoBananaCredentials,
+        budget: NanoBananaBudget | None = None,
     ) -> RunReport:
         """Publish all that people see of a run: pages, asset, artifacts, events.
 
@@ -128,6 +131,7 @@ class Publisher:
             report: The run's report.
             items: The run's outcomes, and after them those of earlier lists of the batch.
             credentials: Whose account it was: too few credits left in it are an event.
+            budget: What the run has shared with others.
 
         Returns:
             The report, which names what could not be published.
@@ -136,6 +140,13 @@ class Publisher:
             self._beside.join(PLAN_SECONDS)  # the first artifact of a run is the first in its lists
             self._without_plan = self._without_plan or self._beside.is_alive()
         before = (PLAN,) if self._without_plan else ()
+        charges = [charge for item in items for charge in item.charges]
+        spent = account_credits_beside(
+            self._store,
+            credentials.account,
+            [(self._batch, charges)],
+            budget.summary if budget is not None else None,
+        )
         report = self.publish_pages(report, items)
         its = items[: report.prompts]
         failed = [
@@ -143,6 +154,12 @@ class Publisher:
             for what, publish in (
                 ("asset", lambda: _materialize(report, self._store.uri(self._key()))),
                 # The run page shows the newest artifact first.
+                (
+                    ACCOUNT,
+                    lambda: create_account_credits(
+                        spent.result(ACCOUNT_SECONDS), report.remaining_credits
+                    ),
+                ),
                 ("artifact results", lambda: create_results(report)),
                 ("artifact credits", lambda: create_credits(report)),
                 ("artifact gallery", lambda: create_gallery(report, its, self._link)),
@@ -192,28 +209,12 @@ class Publisher:
         return self._store.link(key) if is_below(key, self._key()) else None
 
     def _tried(self, what: str, publish: Callable[[], object]) -> bool:
-        return _tried(what, publish, self._logger)
+        return published(what, publish, self._logger)
 
     def _warn_of_few_credits(self, report: RunReport, credentials: NanoBananaCredentials) -> None:
         left = report.remaining_credits
         if left is not None and left < credentials.low_credits:
             emit_credits_low(credentials.account, self._batch, left, credentials.low_credits)
-
-
-def publish_pending(report: PendingReport, logger: Logger) -> None:
-    """Show in Prefect's UI what `copy_pending` found; what cannot be shown is logged."""
-    _tried("artifact nanobanana-pending", lambda: create_pending(report), logger)
-
-
-def _tried(what: str, publish: Callable[[], object], logger: Logger) -> bool:
-    """Publish something, and say whether that worked."""
-    try:
-        publish()
-    except Exception as error:  # whatever it is, the pictures are paid for and stored
-        why = shortened(without_signatures(f"{type(error).__name__}: {error}"))
-        logger.error("%s could not be published: %s", what, why)
-        return False
-    return True
 
 
 def _materialize(report: RunReport, uri: str) -> None:

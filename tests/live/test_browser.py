@@ -250,7 +250,9 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
         # The gallery, the credits, the table.
         wanted = {"flow_run_id": {"any_": [run.rpartition("/")[2]]}}
         artifacts = person.ask("artifacts/filter", {"artifacts": wanted})
-        which = [(re.search(r"-(plan|credits)$|$", artifact["key"]), artifact) for artifact in artifacts]
+        (account,) = [a for a in artifacts if a["key"].startswith("nanobanana-credits-")]
+        its = [artifact for artifact in artifacts if artifact is not account]
+        which = [(re.search(r"-(plan|credits)$|$", artifact["key"]), artifact) for artifact in its]
         ids = {(a["type"], found and found[1]): a["id"] for found, a in which}
         page.goto(f"{where['ui']}/v2/artifacts/artifact/{ids['markdown', 'plan']}")
         page.get_by_text("3 prompts: 3 new; 3 credits; ").first.wait_for()
@@ -295,6 +297,14 @@ def test_from_the_first_block_to_the_page_in_s3(tmp_path: Path) -> None:
         expect(cards.filter(visible=True)).to_have_count(1)
         page.get_by_text(REFUSED).first.wait_for()
         person.look("page-in-s3-filtered")
+
+        # What the account has spent, over all runs, with a chart that has loaded.
+        page.goto(f"{where['ui']}/v2/artifacts/artifact/{account['id']}")
+        page.get_by_role("cell", name="refused by the safety check").wait_for()
+        assert _loaded(page.locator("main img[src^='data:image/svg']"), 1) == [720]
+        row = page.get_by_role("row").filter(has_text="generate_images/prompt-list")
+        expect(row.get_by_role("cell").nth(1)).to_have_text("3")
+        page.screenshot(path=person.pictures / "18-credits-over-runs.png", full_page=True)
 
         # The thumbnails outlive the stores.
         _kill_the_store(tmp_path / "home")

@@ -167,7 +167,8 @@ def test_one_artifact_that_prefect_refuses_costs_neither_the_others_nor_the_run(
     with prefect_in_front(fault):
         report = generate_images(prompts=["a", "b"], generator=generator, bucket=bucket, batch="b")
     assert (report.stored, sandbox.account.posts) == (2, 2)
-    assert sorted(made) == ["nanobanana-b", "nanobanana-b-results"]
+    account = next(key for key in made if key.startswith("nanobanana-credits-"))
+    assert sorted(made) == ["nanobanana-b", "nanobanana-b-results", account]
     assert report.unpublished == ("artifact plan", "artifact credits")
     assert "progress cannot be shown" in caplog.text
     assert "artifact credits could not be published" in caplog.text
@@ -199,7 +200,10 @@ def test_progress_moves_on_after_a_failure(
 
 @pytest.mark.parametrize("status", [422, 500, 201])
 def test_what_is_still_owed_is_shown_where_it_can_be(
-    status: int, caplog: pytest.LogCaptureFixture
+    status: int,
+    bucket: S3Bucket,
+    credentials: NanoBananaCredentials,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     report = PendingReport(
         batches=("b",),
@@ -215,12 +219,15 @@ def test_what_is_still_owed_is_shown_where_it_can_be(
     def fault(seen: Seen) -> Reply | None:
         if seen.method != "POST" or seen.path != "/api/artifacts/":
             return None
-        shown.append(json.loads(seen.body)["data"])
+        made = json.loads(seen.body)
+        if made["key"] == "nanobanana-pending":
+            shown.append(made["data"])
         return Reply(b"{}", status) if status != 201 else None
 
     @flow(name="pending")
     def pending() -> None:
-        publish_pending(report, get_run_logger())
+        store = ObjectStore(bucket)
+        publish_pending(report, store, credentials, {}, lambda _: [], get_run_logger())
 
     with prefect_in_front(fault):
         pending()

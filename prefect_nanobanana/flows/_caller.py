@@ -1,0 +1,32 @@
+"""Whom a call asks for: the flow, as people know it, and the account that pays."""
+
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+
+from prefect_nanobanana._common.runs_above import entered
+from prefect_nanobanana.credentials import NanoBananaCredentials
+from prefect_nanobanana.models import Caller
+
+
+def caller_of(credentials: NanoBananaCredentials) -> Caller:
+    """Say who asks: the outermost flow in this process, with its deployment if it has one.
+
+    Args:
+        credentials: Of the account that pays.
+    """
+    return Caller(flow=_flow(), account=credentials.account)
+
+
+def _flow() -> str | None:
+    found = (context for context in entered(FlowRunContext) if context.flow and context.flow_run)
+    outermost = next(found, None)
+    if outermost is None or outermost.flow is None or outermost.flow_run is None:
+        return None
+    name, deployment = outermost.flow.name, outermost.flow_run.deployment_id
+    if deployment is None:
+        return name
+    try:
+        with get_client(sync_client=True) as client:
+            return f"{name}/{client.read_deployment(deployment).name}"
+    except Exception:  # a name for people, which no run should fail for
+        return name

@@ -1,0 +1,58 @@
+"""What single requests have cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
+from typing import Literal
+
+from prefect_nanobanana.models.base import Credits
+
+ChargeStatus = Literal["stored", "waiting", "warning", "failed", "unknown", "earlier"]
+"""`earlier`: of a request before the last one, by a version that did not keep what became of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks.
+
+    Attributes:
+        flow: The outermost flow, with its deployment if it has one, as `daily_images/mornings`.
+        account: What tells accounts apart, without giving away the key.
+    """
+
+    flow: str | None = None
+    account: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one request has cost.
+
+    Attributes:
+        asked_at: When it left, UTC.
+        caller: Who asked.
+        model: Which model.
+        status: What became of it: `stored`, `waiting` (its images are not in S3 yet), `warning`,
+            `failed` (no images, or lost ones), `unknown` (maybe paid), or `earlier` (nobody kept it).
+        credits: What it has cost, in credits.
+        at_risk: What it may have cost besides, at the price that was known when it left.
+        images: How many images it has yielded that are in S3.
+        quantity: How many were asked for.
+    """
+
+    asked_at: datetime | None
+    caller: Caller
+    model: str
+    status: ChargeStatus
+    credits: Credits
+    at_risk: Credits
+    images: int
+    quantity: int
+
+    @property
+    def without_image(self) -> Fraction:
+        """The part of its cost that no stored image came of, in credits."""
+        lacking = max(0, self.quantity - self.images)
+        return Fraction(self.credits) * Fraction(lacking, max(1, self.quantity))
