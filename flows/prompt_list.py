@@ -99,6 +99,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default=[],
         help="what earlier runs of the batch asked, and is asked, and paid, again",
     )
+    parser.add_argument(
+        "--fallback-model",
+        action="append",
+        default=[],
+        help="a model that is asked if the others refuse, each at its price; may be repeated",
+    )
     parser.add_argument("--model", default="nano-banana", help="default: nano-banana")
     parser.add_argument("--aspect-ratio", default="default", help="as 16:9")
     parser.add_argument("--quantity", type=int, default=1, help="images per prompt, 1 to 4")
@@ -166,6 +172,7 @@ def main(argv: list[str] | None = None) -> int:
             "max_credits": options.max_credits,
             "ask_again": options.ask_again,
             "template": template(options),
+            "fallback_models": options.fallback_model,
             "budget": NanoBananaBudget.from_text(options.budget, bucket) if options.budget else None,
         }
         if options.plan:

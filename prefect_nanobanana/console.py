@@ -14,7 +14,7 @@ from rich.text import Text
 
 from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana._common.text import number, visible
-from prefect_nanobanana.models import OutcomeStatus, Plan, RunReport
+from prefect_nanobanana.models import OutcomeStatus, Plan, PlannedPrompt, RunReport
 from prefect_nanobanana.progress import Progress, watch_progress
 from prefect_nanobanana.report import summary
 
@@ -112,14 +112,13 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     table.add_column("images", justify="right")
     table.add_column("credits", justify="right")
     for planned in plan.prompts:
-        price = "unknown" if planned.price is None else number(planned.price)
         table.add_row(
             str(planned.position),
             Text(run_name(planned.prompt.prompt)),
             Text(planned.step, "dim" if planned.step == "reused" else ""),
             Text(visible(planned.model)),
             str(planned.quantity) if planned.asked else "",
-            price if planned.asked else "",
+            _price(planned),
         )
     out.print(table)
     for warning in plan.warnings:
@@ -161,3 +160,12 @@ def _line(progress: Progress) -> Text:
         f"{progress.done}/{progress.prompts} {progress.status}: {run_name(progress.prompt or '')} "
         f"({_numbers(progress)})"
     )
+
+
+def _price(planned: PlannedPrompt) -> str:
+    """What a prompt costs, and at worst, if models refuse it."""
+    prices = [planned.price if planned.asked else 0]
+    if planned.fallbacks:
+        prices.append(planned.worst_price)
+    told = " to ".join("unknown" if price is None else number(price) for price in prices)
+    return told if planned.asked or planned.fallbacks else ""

@@ -52,7 +52,7 @@ def _reader(work: PlanWork) -> int:
 def _parsing(work: PlanWork) -> int:
     store = ObjectStore(bucket_at(work.s3_url))
     with Fetcher([], connections=1) as fetcher:
-        return len(gather_prompts([], work.path, store.read_uri, fetcher))
+        return len(gather_prompts([], work.path, store.uris.read, fetcher))
 
 
 def _plan(work: PlanWork) -> int:

@@ -19,27 +19,47 @@ _ENDS: dict[State, ChargeStatus] = {
 
 def charges_of(record: Record) -> tuple[Charge, ...]:
     """What each request for a prompt has cost, the last one at the end; without those that were free."""
+    earlier = charges_before(record)
+    return earlier if record.safe_to_send else (*earlier, _last(record))
+
+
+def charges_before(record: Record) -> tuple[Charge, ...]:
+    """The same without the last request."""
     earlier = record.earlier or ()
     # Earlier versions kept of earlier requests what they cost together.
     untold = max(0, record.credits_before - sum(charge.credits for charge in earlier))
     if untold:
         yielded = record.offset - sum(charge.images for charge in earlier)
         images = max(0, min(yielded, sum(n <= record.offset for n in record.images)))
-        model, asked = record.request.model, max(1, images)
-        charge = Charge(record.asked_at, Caller(), model, "earlier", untold, 0, images, asked)
+        charge = Charge(
+            asked_at=record.asked_at,
+            caller=Caller(),
+            asked_by=None,
+            attempt=None,
+            model=record.request.model,
+            status="earlier",
+            credits=untold,
+            estimated=False,
+            at_risk=0,
+            images=images,
+            quantity=max(1, images),
+        )
         earlier = (charge, *earlier)
-    return earlier if record.safe_to_send else (*earlier, _last(record))
+    return earlier
 
 
 def _last(record: Record) -> Charge:
     at_risk = (record.price or 0) if record.open and not record.credits_used else 0
     return Charge(
-        record.asked_at,
-        record.caller or Caller(),
-        record.request.model,
-        _ENDS[record.state],
-        record.credits_used,
-        at_risk,
-        sum(n > record.offset for n in record.images),
-        record.request.quantity,
+        asked_at=record.asked_at,
+        caller=record.caller or Caller(),
+        asked_by=record.asked_by,
+        attempt=record.attempt,
+        model=record.request.model,
+        status=_ENDS[record.state],
+        credits=record.credits_used,
+        estimated=record.credits_estimated,
+        at_risk=at_risk,
+        images=sum(n > record.offset for n in record.images),
+        quantity=record.request.quantity,
     )

@@ -66,9 +66,10 @@ def check_prices(prompts: Iterable[Planned], bound: str) -> None:
     Raises:
         InvalidInput: If it cannot, as the price of something to ask for is not listed, or not credible.
     """
-    for planned in prompts:
-        price, model = planned.price, planned.request.model
-        if planned.action != "ask" or (price is not None and price > 0):
+    asked = (planned for planned in prompts if planned.action == "ask")
+    for request, price in (each for planned in asked for each in planned.asked_for):
+        model = request.model
+        if price is not None and price > 0:
             continue
         unlisted = f"does not list the price of {model!r}"
         what = unlisted if price is None else f"lists {model!r} at {price} credits"

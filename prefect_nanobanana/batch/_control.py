@@ -10,6 +10,8 @@ from typing import Any
 from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana._common.text import counted, in_credits
 from prefect_nanobanana.batch._budget import Budget
+from prefect_nanobanana.batch._ending import end_of
+from prefect_nanobanana.batch._fallbacks import refuses_model
 from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._log_lines import LogLines
 from prefect_nanobanana.batch._outcomes import Ended
@@ -88,6 +90,17 @@ class RunControl:
         """Why a job cannot be asked for: the run was stopped, or its model needs another plan."""
         with self._lock:
             return self._stopped or self._refused_models.get(job.planned.request.model)
+
+    def is_refused(self, model: str) -> bool:
+        """Whether a model has refused all prompts."""
+        with self._lock:
+            return model in self._refused_models
+
+    def refused_by_model(self, job: Job) -> bool:
+        """Whether the model that a job has asked refused it: at its price, or for nothing."""
+        model, error = job.planned.request.model, job.error
+        needs_plan = isinstance(error, AccessNotEnabled) and self.is_refused(model)
+        return job.refused or needs_plan or refuses_model(error, model)
 
     def stop(self, why: str, error: NanoBananaError | None = None) -> None:
         """Send nothing more."""
@@ -230,19 +243,19 @@ class RunControl:
     def end(self, job: Job, status: OutcomeStatus, message: str | None) -> Ended:
         """Say the end of a job."""
         confirmed = self._prices.confirmed(job.record.request.model)
-        ended = job.end(status, message, self.price(job), price_confirmed=confirmed)
+        ended = end_of(job, status, message, self.price(job), price_confirmed=confirmed)
         if not job.reused:
-            self._add(job.spending(None))
+            self._add(job.spent_here(None))
         outcome, record = ended.item.outcome, job.record
         note = f": {message}" if message else f", {counted(len(outcome.images), 'image')}"
-        cost = in_credits(record.credits_used) + (" paid earlier" if job.reused else "")
-        cost += " (an estimate)" if outcome.credits_estimated and record.credits_used else ""
+        cost = in_credits(outcome.credits_used) + (" paid earlier" if job.reused else "")
+        cost += " (an estimate)" if outcome.credits_estimated and outcome.credits_used else ""
         self._lines.ended(status, f"{status}: {run_name(record.prompt.prompt)!r}{note}; {cost}")
         self._tracker.ended(
             record.prompt.prompt,
             status,
             images=len(outcome.images),
-            credits=0 if job.reused else record.credits_used,
+            credits=0 if job.reused else outcome.credits_used,
             asked=record.asked_in(job.planned.ledger.asked_by) and not job.reused,
             expected=self._expected.get(job.planned.position, 0),
         )

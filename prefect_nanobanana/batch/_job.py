@@ -5,55 +5,19 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol
 from uuid import uuid4
 
+from prefect_nanobanana.batch._charges import charges_before
 from prefect_nanobanana.batch._conflicts import Claimed
-from prefect_nanobanana.batch._outcomes import Ended, make_outcome
 from prefect_nanobanana.batch._planned import Planned
-from prefect_nanobanana.batch._progress import progress_of
 from prefect_nanobanana.batch._record import Record
-from prefect_nanobanana.batch._spending import Spending, spending_of
+from prefect_nanobanana.batch._run_handle import RunHandle
+from prefect_nanobanana.batch._spending import Spending, spending_of, with_charges
 from prefect_nanobanana.batch._told import Told
 from prefect_nanobanana.client import GenerationHooks
 from prefect_nanobanana.errors import NanoBananaError, NotCharged
 from prefect_nanobanana.images import Copied
-from prefect_nanobanana.models import Credits, Generation, OutcomeStatus, Submission
-
-
-class RunHandle(Protocol):
-    """What a job needs of the run that it is part of."""
-
-    @property
-    def admitted_for(self) -> float | None:
-        """How long an admission holds, in seconds; None: for ever."""
-
-    def begin(self, job: Job) -> None:
-        """Wait until it is the job's turn to have its task run begin."""
-
-    def begun(self, job: Job) -> None:
-        """Its task run has begun, or never will."""
-
-    def admit(self, job: Job) -> None:
-        """A request is about to leave; raises `NotSent` if it must not."""
-
-    def refused(self, job: Job, error: NotCharged) -> None:
-        """A request was not charged, and is not under way any more."""
-
-    def paid(self, job: Job, generation: Generation) -> None:
-        """An answer came."""
-
-    def price(self, job: Job) -> Credits | None:
-        """What the job's request costs in credits, by all that is known now."""
-
-    def stop(self, why: str, error: NanoBananaError | None = None) -> None:
-        """Send nothing more."""
-
-    def write(self, job: Job) -> bool:
-        """Write the job's record, patiently; whether that succeeded."""
-
-    def show(self, job: Job, percent: int, message: str) -> None:
-        """Show how far the generation is."""
+from prefect_nanobanana.models import Charge, Credits, Generation, Submission
 
 
 class Job(GenerationHooks):
@@ -67,7 +31,7 @@ class Job(GenerationHooks):
         ticket: Tells its requests from those of others: their attempts begin with it.
     """
 
-    def __init__(self, planned: Planned, run: RunHandle, ticket: str | None = None) -> None:
+    def __init__(self, planned: Planned, run: RunHandle[Job], ticket: str | None = None) -> None:
         self.planned = planned
         self.ticket = ticket or f"{uuid4().hex[:12]}-"
         self.run = run
@@ -77,6 +41,7 @@ class Job(GenerationHooks):
         self._error: Exception | None = None
         self._copy_errors: list[Exception] = []
         self._lost_at = 0.0
+        self._refused = False
         self._cost_told = not (planned.of_this_call and spending_of(planned.record, None).estimated)
 
     @property
@@ -121,7 +86,7 @@ class Job(GenerationHooks):
         return not self.reused and not (said and self._record.state != "asked")
 
     @property
-    def _by_other_run(self) -> bool:
+    def by_other_run(self) -> bool:
         """Whether another run has asked for it while this one was at work."""
         planned = self.planned
         anew = planned.action == "await_other" or self._record.attempt != planned.record.attempt
@@ -131,6 +96,30 @@ class Job(GenerationHooks):
         """What the last request has cost, whoever sent it, by the price that is known now."""
         spending = spending_of(self._record, price)
         return spending if self.reused else replace(spending, estimated=not self._cost_told)
+
+    def spent_here(self, price: Credits | None) -> Spending:
+        """What all requests that were sent for it in this run have cost."""
+        last = Spending() if self.reused or self._record.safe_to_send else self.spending(price)
+        return with_charges(last, self.own_charges)
+
+    @property
+    def own_charges(self) -> list[Charge]:
+        """What requests of this run have cost before the last one."""
+        before = charges_before(self._record)
+        here = (c for c in before if (c.attempt or "").startswith(self.ticket))
+        return [*self.planned.own_charges, *here]
+
+    @property
+    def refused(self) -> bool:
+        """Whether the model that is asked has refused the prompt in this run, at its price."""
+        return self._refused
+
+    def fall_back(self) -> bool:
+        """Have the next model asked, if there is one."""
+        following = self.planned.falling_back()
+        if following is not None:
+            self.planned, self._refused = following, False
+        return following is not None
 
     def sending(self) -> None:
         """Write down that a request leaves.
@@ -190,6 +179,7 @@ class Job(GenerationHooks):
         self._cost_told = told is not None
         estimate = self._record.credits_used or self.run.price(self) or 0
         self._record = self._record.answered(generation, told if told is not None else estimate)
+        self._refused = generation.status == "warning"
         self.run.paid(self, generation)
         self.run.write(self)
 
@@ -204,6 +194,7 @@ class Job(GenerationHooks):
         for refusal in told.refusals:
             self.run.refused(self, refusal)
         if told.paid is not None:
+            self._refused = told.paid.status == "warning"
             self.run.paid(self, told.paid)
         if not told.written:
             self.run.write(self)
@@ -266,34 +257,3 @@ class Job(GenerationHooks):
         """Write down that its images are gone; whether that could be written."""
         self._record = self._record.lost(why)
         return self.run.write(self)
-
-    def end(
-        self,
-        status: OutcomeStatus,
-        message: str | None,
-        price: Credits | None,
-        *,
-        price_confirmed: bool = False,
-    ) -> Ended:
-        """The end of the prompt in this run."""
-        spending = self.spending(price)
-        if status == "unknown" and not price_confirmed and not self._record.credits_used:
-            spending = replace(spending, estimated=True)  # the catalogue's price, which may be another
-        item = make_outcome(
-            self.planned.position,
-            self._record,
-            status,
-            message,
-            reused=self.reused,
-            by_other_run=self._by_other_run,
-            spending=spending,
-        )
-        return Ended(
-            self.planned.ledger.batch,
-            self._record.key,
-            self._record.state,
-            progress_of(self._record),
-            len(self._record.images) - len(self.planned.record.images),
-            self._record.credits_used,
-            item,
-        )

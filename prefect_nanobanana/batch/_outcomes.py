@@ -14,7 +14,7 @@ from prefect_nanobanana.batch._charges import charges_of
 from prefect_nanobanana.batch._record import Record, State
 from prefect_nanobanana.batch._spending import Spending
 from prefect_nanobanana.errors import LedgerError, StorageError
-from prefect_nanobanana.models import Credits, Generation, Outcome, OutcomeStatus
+from prefect_nanobanana.models import Charge, Credits, Generation, Outcome, OutcomeStatus, Try
 from prefect_nanobanana.report import GalleryItem
 
 if TYPE_CHECKING:
@@ -106,8 +106,21 @@ def make_outcome(
     reused: bool,
     by_other_run: bool = False,
     spending: Spending = _NOTHING,
+    before: Sequence[Charge] = (),
 ) -> GalleryItem:
-    """Make the outcome of a prompt, and what the pages show of it."""
+    """Make the outcome of a prompt, and what the pages show of it.
+
+    Args:
+        position: Its place in the list, from 1.
+        record: What is known of it.
+        status: Its end.
+        message: Why.
+        reused: Whether it was another run that asked for it.
+        by_other_run: Whether that was at work at the same time.
+        spending: What the last request has cost.
+        before: What requests of this run before the last one have cost.
+    """
+    charges, spent_before = charges_of(record), sum(charge.credits for charge in before)
     earlier = reused and (record.credits_used > 0 or status == "unknown")
     generation = record.generation if status != "skipped" else None
     outcome = Outcome(
@@ -116,15 +129,16 @@ def make_outcome(
         status=status,
         generation=generation and _without_data(generation),
         images=tuple(record.images[n] for n in sorted(record.images)),
-        credits_used=record.credits_used + (record.credits_before if earlier else 0),
-        credits_at_risk=spending.at_risk,
-        credits_estimated=spending.estimated,
+        credits_used=record.credits_used + (record.credits_before if earlier else spent_before),
+        credits_at_risk=spending.at_risk + sum(charge.at_risk for charge in before),
+        credits_estimated=spending.estimated or any(charge.estimated for charge in before),
         reused=earlier,
         by_other_run=earlier and by_other_run,
-        message=message,
+        message=message or (_refused_before(charges) if status == "stored" else None),
+        tries=tuple(map(_try, charges)) if len(charges) > 1 else (),
     )
     thumbnails = tuple(record.thumbnails.get(n, "") for n in sorted(record.images))
-    return GalleryItem(outcome, thumbnails, record.request.quantity, charges_of(record))
+    return GalleryItem(outcome, thumbnails, record.request.quantity, charges, spent_before)
 
 
 def recorded_outcomes(
@@ -152,6 +166,26 @@ def recorded_outcomes(
         make_outcome(position, record, *outcome_of_record(record, None), reused=True)
         for position, record in enumerate(kept, len(without) + 1)
     ]
+
+
+def _refused_before(charges: Sequence[Charge]) -> str | None:
+    """Says so if other models have refused what the last one made."""
+    if not charges:
+        return None
+    *before, last = charges
+    refused = [c for c in before if c.status == "warning" and c.model != last.model]
+    told = ", ".join(f"{charge.model} ({in_credits(charge.credits)})" for charge in refused)
+    return f"made by {last.model}; refused by {told}" if refused else None
+
+
+def _try(charge: Charge) -> Try:
+    return Try(
+        model=charge.model,
+        status=charge.status,
+        credits_used=charge.credits,
+        credits_at_risk=charge.at_risk,
+        images=charge.images,
+    )
 
 
 def _maybe_paid(price: Credits | None) -> str:

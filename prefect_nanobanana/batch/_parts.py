@@ -95,6 +95,6 @@ def _to_ask(planned: Sequence[Planned]) -> list[Planned]:
 
 
 def _unsigned(planned: Planned) -> dict[str, object]:
-    request = planned.request
+    request = planned.listed
     references = [unsigned(url) for url in request.reference_image_urls]
     return request.model_dump(mode="json") | {"reference_image_urls": references}

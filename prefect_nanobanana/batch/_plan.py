@@ -7,12 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prefect_nanobanana.batch._checks import check_prices, problems_of, requests_of, warnings_of
+from prefect_nanobanana.batch._checks import check_prices, requests_of
 from prefect_nanobanana.batch._conflicts import Claimed
+from prefect_nanobanana.batch._fallbacks import FallbackModels
 from prefect_nanobanana.batch._keys import PromptKey, identity, prompt_keys, signed_anew
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._parts import ceilings, list_digest, part_numbers, part_of
-from prefect_nanobanana.batch._planned import Planned, action_of
+from prefect_nanobanana.batch._planned import Planned
+from prefect_nanobanana.batch._planner import Planner
 from prefect_nanobanana.batch._preview import planned_outcome, planned_prompt
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._prompts import Listed
@@ -107,22 +109,14 @@ class BatchPlan:
     @property
     def attempts(self) -> frozenset[str]:
         """The requests that are known of, but for those whose answer nobody has seen yet."""
-        records = (planned.record for planned in self.prompts)
-        return frozenset(r.attempt for r in records if r.attempt is not None and r.state != "asked")
+        records = [planned.record for planned in self.prompts]
+        last = {r.attempt for r in records if r.attempt is not None and r.state != "asked"}
+        before = {c.attempt for r in records for c in r.earlier or () if c.attempt is not None}
+        return frozenset(last | before)
 
     def after(self, attempts: Collection[str]) -> BatchPlan:
         """The same, in which all other requests of this call are counted as paid by this run."""
-        return replace(
-            self,
-            prompts=tuple(
-                replace(
-                    planned,
-                    of_this_call=planned.record.maybe_paid_by(planned.ledger.asked_by)
-                    and planned.record.attempt not in attempts,
-                )
-                for planned in self.prompts
-            ),
-        )
+        return replace(self, prompts=tuple(planned.paid_since(attempts) for planned in self.prompts))
 
     def first_of_unconfirmed(self) -> BatchPlan | None:
         """One prompt of each model whose price no answer has confirmed; None if there is none to ask.
@@ -172,6 +166,7 @@ def make_plan(
     max_credits: int | None,
     bound: str | None = None,
     ask_again: Collection[AskAgain],
+    fallback_models: Sequence[str] = (),
     logger: Any,
     retried: bool = False,
     part: Part | None = None,
@@ -187,6 +182,7 @@ def make_plan(
         max_credits: The most that the run may spend, in credits; None for no bound.
         bound: The parameter that bounds what is spent, so that prices must be known; None if none does.
         ask_again: What is asked, and may be paid, again: `warnings`, `failed`, `unknown`.
+        fallback_models: The models that are asked, in this order, if others refuse.
         logger: Is told what the store does not do.
         retried: Whether there may have been earlier attempts of this run, with another list.
         part: Which of the prompts are meant, if not all of them.
@@ -205,32 +201,21 @@ def make_plan(
     keys = prompt_keys([item.prompt for item in listed], requests)
     found = _records(ledger, keys)
     prices.learn_all(found.values())
-    planned, problems = [], list[str]()
-    warnings: dict[str, list[str]] = {}
-    for position, (key, item, request) in enumerate(zip(keys, listed, requests, strict=True), 1):
-        record = found.get(key) or Record(key=key.key, prompt=item.prompt, request=request)
-        record = record.listed(position, item.prompt, request)
-        action = action_of(record, ledger.asked_by, ask_again, answer_within)
-        if action != "reuse" and key in found:  # what will be written again is read itself
-            record = ledger.whole(record).listed(position, item.prompt, request)
-        if action == "ask":  # what is paid already needs its model no more
-            problems += [f"{item.place}: {text}" for text in problems_of(request, catalogue)]
-            for text in warnings_of(request, catalogue):
-                warnings.setdefault(text, []).append(item.place)
-        resend = "unknown" in ask_again and not record.ever_asked_in(ledger.asked_by)
-        price = prices.of(request)
-        again = action == "await_end" and resend and (bound is None or bool(price))
-        if again:
-            text = "it is asked again, and paid again, if its end cannot be had: not in the price"
-            warnings.setdefault(text, []).append(item.place)
-        planned.append(
-            Planned(
-                *(position, record, item.prompt, request, price, action, ledger, again),
-                place=item.place,
-            )
-        )
-    if problems:
-        raise InvalidInput(*problems)
+    planner = Planner(
+        ledger,
+        catalogue,
+        prices,
+        ask_again,
+        bounded=bound is not None,
+        fallbacks=FallbackModels(fallback_models, catalogue),
+        answer_within_seconds=answer_within,
+    )
+    planned = [
+        planner.plan(position, item, request, key.key, found.get(key))
+        for position, (key, item, request) in enumerate(zip(keys, listed, requests, strict=True), 1)
+    ]
+    if planner.problems:
+        raise InvalidInput(*planner.problems)
     if part is not None:
         planned = part_of(planned, part)
     spent: Credits = 0
@@ -239,7 +224,7 @@ def make_plan(
         for record in others.values():
             last = last_of(ledger.asked_by, record, prices.of(record.request))
             spent += record.paid_before_by(ledger.asked_by) + last.worst
-    plan = BatchPlan(tuple(planned), prices, max_credits, spent, _lines(warnings))
+    plan = BatchPlan(tuple(planned), prices, max_credits, spent, _lines(planner.warnings))
     if bound is not None:
         check_prices(plan.prompts, bound)
     first = next((each for each in planned if each.action == "ask"), None)

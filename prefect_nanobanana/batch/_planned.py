@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
-from prefect_nanobanana.batch._charges import charges_of
+from prefect_nanobanana.batch._charges import charges_before, charges_of
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._spending import last_of
-from prefect_nanobanana.models import AskAgain, Credits, ImagePrompt, ImageRequest
+from prefect_nanobanana.models import (
+    AskAgain,
+    Charge,
+    Credits,
+    ImagePrompt,
+    ImageRequest,
+)
 
 Action = Literal["ask", "await_end", "await_other", "copy", "reuse"]
+
+
+class Fallback(NamedTuple):
+    """What is asked for if the model before it refuses, and its price in credits."""
+
+    request: ImageRequest
+    price: Credits | None
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,9 @@ class Planned:
         again: Whether it is asked for again if its end cannot be had.
         of_this_call: Whether it was asked for since this call began, by a part of it.
         place: Where it stands, as `cats.csv, line 3`.
+        fallbacks: What is asked for next, in this order, each if the one before it is refused.
+        first: What the list asks for, if `request` is a fallback.
+        own_charges: What requests of this call have cost, since it began, before the last one.
     """
 
     position: int
@@ -44,6 +60,51 @@ class Planned:
     again: bool = False
     of_this_call: bool = False
     place: str = ""
+    fallbacks: tuple[Fallback, ...] = ()
+    first: ImageRequest | None = None
+    own_charges: tuple[Charge, ...] = ()
+
+    @property
+    def listed(self) -> ImageRequest:
+        """What the list asks for, whichever model is asked."""
+        return self.first or self.request
+
+    @property
+    def asked_prompt(self) -> ImagePrompt:
+        """The prompt with the model that is asked, if that is a fallback."""
+        model = self.request.model
+        return self.prompt if self.request == self.listed else _with_model(self.prompt, model)
+
+    @property
+    def asked_for(self) -> tuple[Fallback, ...]:
+        """All that may be asked for, in this order, with its price."""
+        return (Fallback(self.request, self.price), *self.fallbacks)
+
+    def paid_since(self, attempts: Collection[str]) -> Planned:
+        """The same, in which requests of this call are counted as paid by this run.
+
+        Args:
+            attempts: All other requests.
+        """
+        asked_by = self.ledger.asked_by
+        before = charges_before(self.record)
+        own = (c for c in before if c.asked_by == asked_by and c.attempt not in attempts)
+        last = self.record.maybe_paid_by(asked_by) and self.record.attempt not in attempts
+        return replace(self, of_this_call=last, own_charges=tuple(own))
+
+    def falling_back(self) -> Planned | None:
+        """The same with the next model; None if there is none left."""
+        if not self.fallbacks:
+            return None
+        following, *others = self.fallbacks
+        return replace(
+            self,
+            request=following.request,
+            price=following.price,
+            fallbacks=tuple(others),
+            first=self.listed,
+            action="ask",
+        )
 
     def asking(self, record: Record, paid: Credits, ticket: str) -> Record:
         """The record when its request leaves; see `Record.asking`.
@@ -76,6 +137,10 @@ class Planned:
         untold = cautious and (last.estimated or last.at_risk)
         worst = (prices.at_worst(self.record.request) or 0) if untold else last.used
         return self.record.paid_before_by(asked_by) + max(worst, last.worst)
+
+
+def _with_model(prompt: ImagePrompt, model: str) -> ImagePrompt:
+    return prompt.model_copy(update={"model": model})
 
 
 def action_of(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from prefect_nanobanana._common.text import in_credits
 from prefect_nanobanana.batch._outcomes import make_outcome, outcome_of_record
 from prefect_nanobanana.batch._planned import Planned
-from prefect_nanobanana.models import PlannedPrompt, PlannedStep, unsigned_prompt
+from prefect_nanobanana.models import PlannedPrompt, PlannedStep, sum_credits, unsigned_prompt
 from prefect_nanobanana.report import GalleryItem
 
 
 def planned_prompt(planned: Planned) -> PlannedPrompt:
     """What is to be done with one prompt, as people see it."""
     asked, request = planned.action == "ask", planned.request
+    fallbacks = planned.fallbacks if planned.action in ("ask", "await_end") else ()
     return PlannedPrompt(
         position=planned.position,
         place=planned.place,
@@ -22,6 +23,8 @@ def planned_prompt(planned: Planned) -> PlannedPrompt:
         aspect_ratio=request.aspect_ratio,
         references=len(request.reference_image_urls),
         price=planned.price if asked else 0,
+        fallbacks=tuple(fallback.request.model for fallback in fallbacks),
+        fallback_price=sum_credits([fallback.price for fallback in fallbacks]),
     )
 
 

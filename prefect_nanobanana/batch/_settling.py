@@ -66,7 +66,7 @@ class BalanceProof:
         return free
 
     def _nothing_was_charged(self, answered: Spending, lost: Sequence[Job]) -> bool:
-        asked = [answered, *(job.spending(None) for job in lost if not job.reused)]
+        asked = [answered, *(job.spent_here(None) for job in lost if not job.reused)]
         if self._before is None or any(spending.estimated for spending in asked):
             return False
         told = sum(spending.used for spending in asked)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prefect_nanobanana.batch._record import Record
-from prefect_nanobanana.models import Credits
+from prefect_nanobanana.models import Charge, Credits
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,16 @@ def spending_of(record: Record, price: Credits | None) -> Spending:
         return Spending(record.credits_used, at_risk, record.credits_estimated)
     paid = record.state in ("generated", "stored", "warning", "failed", "lost")
     return Spending(record.credits_used, estimated=paid and told is None)
+
+
+def with_charges(last: Spending, charges: Iterable[Charge]) -> Spending:
+    """What a request has cost, and those before it."""
+    charges = list(charges)
+    return Spending(
+        last.used + sum(charge.credits for charge in charges),
+        last.at_risk + sum(charge.at_risk for charge in charges),
+        last.estimated or any(charge.estimated for charge in charges),
+    )
 
 
 def last_of(asked_by: str | None, record: Record, price: Credits | None) -> Spending:

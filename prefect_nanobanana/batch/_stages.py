@@ -29,6 +29,7 @@ from prefect_nanobanana.errors import (
     LedgerError,
     NanoBananaError,
     NeverDelivered,
+    NotCharged,
 )
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
@@ -163,11 +164,13 @@ class Stages:
                 return self._submit(self._settling, self._end_as_recorded, job)
 
     def _ask(self, job: Job) -> Any:
+        while self._control.is_refused(job.planned.request.model) and job.fall_back():
+            pass  # as another prompt has found out
         why = self._control.why_not(job) or self._control.reserve(job)
         if why is not None:
             return self._end_unasked(job, why)
         try:
-            ask = partial(run_task, generate_task, job.planned.prompt, self._generator)
+            ask = partial(run_task, generate_task, job.planned.asked_prompt, self._generator)
             work_on(job, ask, self._control.price(job), asks=True)
         finally:
             self._control.settle(job)
@@ -217,12 +220,16 @@ class Stages:
 
     def _next(self, job: Job) -> Any:
         record, error = job.record, job.error
+        if not self._control.stopped and self._control.refused_by_model(job) and job.fall_back():
+            return self._start(job, "ask")
         if record.state == "generated":
             return self._submit(self._copying, self._copies.finish, job)
         if isinstance(error, (NeverDelivered, BucketNotUsable, LedgerError)):
             self._control.stop(str(error), error)  # no other prompt would do better
         if record.state == "unknown" and record.generation_id is None and not job.reused:
             return job  # the account's balance may show that it cost nothing
+        if isinstance(error, NotCharged) and not record.safe_to_send:
+            return self._end_unasked(job, str(error))  # what was known before still holds
         if record.open or record.state in ("warning", "failed"):
             return self._end_as_recorded(job)
         if isinstance(error, CreditsUsedUp | NotSent | WorkerLost | Stopped):
@@ -237,6 +244,9 @@ class Stages:
         """End a job that was not asked: as it was before, if it was to be asked again."""
         if job.record.safe_to_send:
             return self._control.end(job, "skipped", why)
+        if job.planned.first not in (None, job.planned.request):
+            told = f"{job.record.message}; {job.planned.request.model} was not asked: {why}"
+            return self._control.end(job, outcome_of_record(job.record, None)[0], told)
         return self._end_as_recorded(job)
 
     def _submit(self, pool: DaemonPool, work: Callable[[Job], Any], job: Job) -> Future[Any]:

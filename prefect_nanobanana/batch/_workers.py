@@ -19,8 +19,9 @@ from prefect.utilities.annotations import quote
 
 from prefect_nanobanana._common.task_runners import runs_elsewhere
 from prefect_nanobanana.batch._conflicts import Claimed
-from prefect_nanobanana.batch._job import Job, RunHandle
+from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._ledger import Ledger
+from prefect_nanobanana.batch._run_handle import RunHandle
 from prefect_nanobanana.batch._told import NotSent, Told, WorkerLost
 from prefect_nanobanana.errors import BucketNotUsable, LedgerError, NanoBananaError, NotCharged
 from prefect_nanobanana.models import Credits, Generation
@@ -29,7 +30,7 @@ _LOST = "the worker that had it in hand was lost"
 _submitting = threading.Lock()
 
 
-class _Notes(RunHandle):
+class _Notes(RunHandle[Job]):
     """What happens to a job in a worker, for the run that it is part of."""
 
     def __init__(self, price: Credits | None, admitted_for: float | None) -> None:

@@ -77,7 +77,7 @@ def approved(call: Call, batch: str | None, within_seconds: int) -> Call | None:
         return _bounded(call, allowed)  # whatever it would cost, it may spend no more
     asked = run is not None and _KEY in (run.empirical_policy.pause_keys or ())
     if not asked:
-        if plan.price is not None and spent + plan.price <= allowed:
+        if plan.worst_price is not None and spent + plan.worst_price <= allowed:
             return _bounded(call, allowed)
         if run is None or run.deployment_id is None or run.parent_task_run_id is not None:
             raise InvalidInput(
@@ -124,7 +124,7 @@ def refused_state() -> State:
 
 def _form(plan: Plan, what: str, spent: Credits) -> type[Approval]:
     """The form in which a person answers; it proposes what the plan costs."""
-    known = sum(planned.price or 0 for planned in plan.prompts if planned.asked)
+    known = sum((p.price or 0) + (p.fallback_price or 0) for p in plan.prompts)
     so_far = f" The run has spent {in_credits(spent)} so far; that is included." if spent else ""
     form = create_model(
         "Approval",
@@ -149,4 +149,7 @@ def _form(plan: Plan, what: str, spent: Credits) -> type[Approval]:
 
 
 def _price(plan: Plan) -> str:
-    return "an unknown price" if plan.price is None else in_credits(plan.price)
+    worst = plan.worst_price
+    if worst is None:
+        return "an unknown price"
+    return in_credits(worst) if worst == plan.price else f"up to {in_credits(worst)}"

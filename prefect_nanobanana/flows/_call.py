@@ -31,6 +31,7 @@ class Call:
         logger: The flow run's.
         approve_above: A person must approve what costs more, in credits; None for no bound.
         budget: What the call shares with others; None without one.
+        fallback_models: The models that are asked, in this order, if others refuse.
         template: What makes prompts of texts with variables; None if they are prompts themselves.
     """
 
@@ -44,6 +45,7 @@ class Call:
     approve_above: int | None = None
     budget: NanoBananaBudget | None = None
     template: PromptTemplate | None = None
+    fallback_models: tuple[str, ...] = ()
 
     @property
     def bound(self) -> str | None:

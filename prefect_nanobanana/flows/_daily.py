@@ -49,6 +49,7 @@ def daily_images(
     storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
     budget: NanoBananaBudget | None = None,
     template: PromptTemplate | None = None,
+    fallback_models: list[str] = [],  # noqa: B006  # likewise
     from_day: date | None = None,
     to_day: date | None = None,
 ) -> RunReport | list[RunReport] | None:
@@ -76,6 +77,8 @@ def daily_images(
         budget: The Nano Banana Budget block: what all runs that name it may spend together in a day, a
             week or a month. What does not fit any more is skipped. Empty for none.
         template: Makes prompts of texts with variables, also of those in the file: see docs/lists.md.
+        fallback_models: The models that are asked, in this order, if one is retired or refuses a prompt,
+            each at its own price: a refusal of the safety check is paid, too. Empty: none is.
         from_day: The first of several days to run, or to run again, by hand. All are planned first; then
             those on which something is missing are run, for max_credits together.
         to_day: The last of them. Empty for today.
@@ -101,6 +104,7 @@ def daily_images(
             "batch": f"{prefix}-{meant.isoformat()}",
             "budget": budget,
             "template": on_day(template, meant),
+            "fallback_models": fallback_models,
         }
 
     def run(meant: date, most: int | None) -> RunReport:
@@ -123,8 +127,14 @@ def daily_images(
         def call_of(meant: date) -> tuple[Call, str]:
             its = settings_of(meant)
             batch = its.pop("batch")
-            more: dict[str, Any] = {"store": store, "ask_again": frozenset(), "max_credits": max_credits}
-            return Call(**its, **more, logger=logger), batch
+            its["fallback_models"] = tuple(fallback_models)
+            return Call(
+                **its,
+                store=store,
+                ask_again=frozenset(),
+                max_credits=max_credits,
+                logger=logger,
+            ), batch
 
         days = days_between(from_day, to_day, min(scheduled, today))  # the same in each attempt
         missing = missing_days(days, f"{prefix}-{days[0]}-to-{days[-1]}", call_of)

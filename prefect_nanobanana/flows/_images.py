@@ -43,6 +43,7 @@ def generate_images(
     approve_within_seconds: Annotated[int, Field(gt=0)] = APPROVE_WITHIN_SECONDS,
     budget: NanoBananaBudget | None = None,
     template: PromptTemplate | None = None,
+    fallback_models: list[str] = [],  # noqa: B006  # likewise
     on_unknown: Literal["keep", "resend"] | None = None,
     retry_warnings: bool | None = None,
     retry_failed: bool | None = None,
@@ -73,6 +74,8 @@ def generate_images(
             week or a month. What does not fit any more is skipped. Empty for none.
         template: Makes prompts of texts with variables, as {product} on {desk}, of the list's columns or
             of every combination of a matrix. Empty: the prompts are as they are.
+        fallback_models: The models that are asked, in this order, if one is retired or refuses a prompt,
+            each at its own price: a refusal of the safety check is paid, too. Empty: none is.
         on_unknown: Deprecated: resend is `unknown` in ask_again.
         retry_warnings: Deprecated: `warnings` in ask_again.
         retry_failed: Deprecated: `failed` in ask_again.
@@ -98,6 +101,7 @@ def generate_images(
         approve_above,
         budget,
         of_this_day(template),
+        tuple(fallback_models),
     )
     if not dry_run:
         allowed = approved(call, batch, approve_within_seconds)

@@ -52,6 +52,7 @@ def generate_in_parts(
     approve_within_seconds: Annotated[int, Field(gt=0)] = APPROVE_WITHIN_SECONDS,
     budget: NanoBananaBudget | None = None,
     template: PromptTemplate | None = None,
+    fallback_models: list[str] = [],  # noqa: B006  # likewise
 ) -> RunReport:
     """Have images made for a list of prompts by several flow runs, as generate_images does by one.
 
@@ -83,6 +84,8 @@ def generate_in_parts(
         budget: The Nano Banana Budget block, saved: what all runs that name it may spend together in a
             day, a week or a month. Empty for none.
         template: Makes prompts of texts with variables, as for generate_images.
+        fallback_models: The models that are asked, in this order, if one is retired or refuses a prompt,
+            each at its own price: a refusal of the safety check is paid, too. Empty: none is.
 
     Returns:
         The report of the run, parts included.
@@ -108,6 +111,7 @@ def generate_in_parts(
         approve_above,
         budget,
         of_this_day(template),
+        tuple(fallback_models),
     )
     given: dict[str, Any] = {
         "prompts": [p if isinstance(p, str) else p.model_dump(mode="json") for p in prompts],
@@ -115,6 +119,7 @@ def generate_in_parts(
         "generator": _reference(generator, "generator"),
         "bucket": _reference(bucket, "bucket"),
         "ask_again": list(ask_again),
+        "fallback_models": list(fallback_models),
         "storage": storage.model_dump(mode="json"),
         "budget": _reference(budget, "budget") if budget is not None else None,
         "template": call.template.model_dump(mode="json") if call.template is not None else None,
@@ -147,6 +152,7 @@ def generate_part(
     storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
     budget: NanoBananaBudget | None = None,
     template: PromptTemplate | None = None,
+    fallback_models: list[str] = [],  # noqa: B006  # likewise
 ) -> RunReport:
     """Do one part of a batch: generate_in_parts starts this, and publishes what comes of it.
 
@@ -161,6 +167,7 @@ def generate_part(
         storage: Likewise.
         budget: Likewise.
         template: Likewise, with the day of the run that started this one.
+        fallback_models: As generate_in_parts was given it.
 
     Returns:
         What this part did. It is green whatever became of single prompts: generate_in_parts judges.
@@ -182,6 +189,7 @@ def generate_part(
         get_run_logger(),
         budget=budget,
         template=template,
+        fallback_models=tuple(fallback_models),
     )
     try:
         work = Work(call, Ledger.open(store, batch, part.asked_by, part.caller), part=part)

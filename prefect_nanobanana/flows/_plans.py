@@ -34,6 +34,7 @@ def plan_images(
     approve_above: Annotated[int, Field(ge=0)] | None = None,
     budget: NanoBananaBudget | None = None,
     template: PromptTemplate | None = None,
+    fallback_models: list[str] = [],  # noqa: B006  # likewise
 ) -> Plan:
     """Say what `generate_images` would do with the same parameters, and what that would cost.
 
@@ -55,6 +56,8 @@ def plan_images(
         budget: The Nano Banana Budget block: the plan says what is left of it.
         template: Makes prompts of texts with variables, as {product} on {desk}, of the list's columns or
             of every combination of a matrix. Empty: the prompts are as they are.
+        fallback_models: The models that are asked, in this order, if one is retired or refuses a prompt,
+            each at its own price: a refusal of the safety check is paid, too. Empty: none is.
 
     Returns:
         The plan, prompt by prompt, with the totals by model and the balance.
@@ -77,6 +80,7 @@ def plan_images(
         approve_above,
         budget,
         of_this_day(template),
+        tuple(fallback_models),
     )
     plan = Work.of_flow_run(call, batch, dry=True).plan()
     # The final state carries the message; a caller of the flow gets the plan out of it.

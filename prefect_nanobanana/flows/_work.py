@@ -49,7 +49,7 @@ class Work:
         self._ledger = ledger
         with Fetcher(call.generator.credentials.trusted_hosts, connections=1) as fetcher:
             listed = gather_prompts(
-                call.prompts, call.prompts_from, call.store.read_uri, fetcher, call.template
+                call.prompts, call.prompts_from, call.store.uris.read, fetcher, call.template
             )
         credentials, priced = call.generator.credentials, call.bound is not None
         self._account = Account(credentials, call.logger, dry=dry, priced=priced)
@@ -62,6 +62,7 @@ class Work:
             max_credits=call.max_credits,
             bound=call.bound,
             ask_again=call.ask_again,
+            fallback_models=call.fallback_models,
             logger=call.logger,
             retried=retried,
             part=part,
@@ -96,7 +97,7 @@ class Work:
     def plan(self) -> Plan:
         """Say and show what is to be done, and what that costs; of a call that only plans."""
         preview, bound = self.preview(), self._call.approve_above
-        if bound is not None and (preview.price is None or preview.price > bound):
+        if bound is not None and (preview.worst_price is None or preview.worst_price > bound):
             needs = f"it needs a person's approval, as it costs more than {bound} (approve_above)"
             preview = preview.model_copy(update={"warnings": (*preview.warnings, needs)})
         self._publisher.say_plan(preview)

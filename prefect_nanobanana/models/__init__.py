@@ -25,6 +25,7 @@ from prefect_nanobanana.models.outcomes import (
     OutcomeStatus,
     PendingReport,
     RunReport,
+    Try,
 )
 from prefect_nanobanana.models.parts import Part
 from prefect_nanobanana.models.plans import ModelTotal, Plan, PlannedPrompt, PlannedStep, sum_credits
@@ -74,6 +75,7 @@ __all__ = [
     "StoredImage",
     "Submission",
     "Text",
+    "Try",
     "clean_reference_urls",
     "describe_errors",
     "exact_credits",

@@ -26,28 +26,34 @@ class Caller:
     account: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
     """What one request has cost.
 
     Attributes:
         asked_at: When it left, UTC.
         caller: Who asked.
+        asked_by: The call that sent it, as records name it.
+        attempt: Tells it from all other requests.
         model: Which model.
         status: What became of it: `stored`, `waiting` (its images are not in S3 yet), `warning`,
             `failed` (no images, or lost ones), `unknown` (maybe paid), or `earlier` (nobody kept it).
         credits: What it has cost, in credits.
+        estimated: Whether that is an estimate, as the API did not say.
         at_risk: What it may have cost besides, at the price that was known when it left.
         images: How many images it has yielded that are in S3.
         quantity: How many were asked for.
     """
 
-    asked_at: datetime | None
-    caller: Caller
+    asked_at: datetime | None = None  # records leave out what is None
+    caller: Caller = Caller()
+    asked_by: str | None = None
+    attempt: str | None = None
     model: str
     status: ChargeStatus
     credits: Credits
-    at_risk: Credits
+    estimated: bool = False
+    at_risk: Credits = 0
     images: int
     quantity: int
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from prefect_nanobanana.models.base import Credits, Frozen
+from prefect_nanobanana.models.charges import ChargeStatus
 from prefect_nanobanana.models.generations import Generation, StoredImage
 from prefect_nanobanana.models.prompts import ImagePrompt
 
@@ -15,6 +16,24 @@ CEILING_REACHED = "max_credits is reached"
 
 BUDGET_SPENT = "the budget does not suffice"
 """What the message begins with of prompts that were skipped for the sake of a shared budget."""
+
+
+class Try(Frozen):
+    """One of several requests for a prompt.
+
+    Attributes:
+        model: Which model was asked.
+        status: What became of it.
+        credits_used: What it cost, in credits.
+        credits_at_risk: What it may have cost besides.
+        images: How many images it yielded that are in S3.
+    """
+
+    model: str
+    status: ChargeStatus
+    credits_used: Credits
+    credits_at_risk: Credits = 0
+    images: int = 0
 
 
 class Outcome(Frozen):
@@ -34,6 +53,7 @@ class Outcome(Frozen):
         reused: Whether it was another run of the batch that asked for it.
         by_other_run: Whether that run was at work at the same time.
         message: Why, for everything but `stored`.
+        tries: All requests for it, where there were several: as it was asked again, or of other models.
     """
 
     position: int
@@ -47,6 +67,7 @@ class Outcome(Frozen):
     reused: bool = False
     by_other_run: bool = False
     message: str | None = None
+    tries: tuple[Try, ...] = ()
 
     @property
     def held_back(self) -> bool:

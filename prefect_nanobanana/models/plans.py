@@ -26,6 +26,10 @@ class PlannedPrompt(Frozen):
         references: How many images it starts from.
         price: What asking for it costs in credits, by the catalogue and by what answers have told; 0 if
             it is not asked for; None if the catalogue does not say.
+        fallbacks: The models that are asked after that one, in this order, each if the one before it is
+            refused.
+        fallback_price: What it costs besides if all of them are asked, and paid; None if the catalogue
+            does not say.
     """
 
     position: int
@@ -37,6 +41,13 @@ class PlannedPrompt(Frozen):
     aspect_ratio: str
     references: int
     price: Credits | None
+    fallbacks: tuple[str, ...] = ()
+    fallback_price: Credits | None = 0
+
+    @property
+    def worst_price(self) -> Credits | None:
+        """What it costs in credits if all models are asked, and paid; None if that is not known."""
+        return sum_credits([self.price, self.fallback_price])
 
     @property
     def asked(self) -> bool:
@@ -92,6 +103,11 @@ class Plan(Frozen):
     def price(self) -> Credits | None:
         """What all of it costs in credits, as far as is known; None if some price is not known."""
         return sum_credits([planned.price for planned in self.prompts if planned.asked])
+
+    @property
+    def worst_price(self) -> Credits | None:
+        """The same if all fallback models are asked, and paid, for each prompt."""
+        return sum_credits([planned.worst_price for planned in self.prompts])
 
     @property
     def balance_after(self) -> Credits | None:

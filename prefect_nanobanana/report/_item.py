@@ -9,7 +9,7 @@ from typing import Any
 from prefect_nanobanana._common.addresses import without_signature
 from prefect_nanobanana._common.text import pictures_note, well_formed, without_signatures
 from prefect_nanobanana._common.untrusted import is_preview
-from prefect_nanobanana.models import Charge, Outcome, unsigned_prompt
+from prefect_nanobanana.models import Charge, Credits, Outcome, unsigned_prompt
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class GalleryItem:
         thumbnails: Small pictures as `data:` URLs, one per image of the outcome; "" where there is none.
         quantity: How many images the API was asked for; None if that is not known.
         charges: What each request for it has cost, those of earlier runs included.
+        spent_before: The part of its cost that requests before the last one had, which yielded nothing.
     """
 
     outcome: Outcome
     thumbnails: tuple[str, ...] = ()
     quantity: int | None = None
     charges: tuple[Charge, ...] = ()
+    spent_before: Credits = 0
 
     def __post_init__(self) -> None:
         images = self.outcome.images
@@ -64,7 +66,8 @@ class GalleryItem:
         if not self.outcome.images:
             return cost
         lacking = max(0, (self.quantity or 0) - self.delivered)
-        return cost * Fraction(lacking, self.quantity or 1)
+        before = Fraction(self.spent_before)
+        return before + (cost - before) * Fraction(lacking, self.quantity or 1)
 
 
 def _presentable(outcome: Outcome) -> Outcome:

@@ -62,7 +62,10 @@ def _prompt(planned: PlannedPrompt) -> str:
     images = str(planned.quantity) if planned.asked else ""
     price = _cell(planned.price) if planned.asked else ""
     step = STEPS[planned.step]
-    return _row(str(planned.position), plain(text), step, plain(planned.model), images, price)
+    models = " / ".join((planned.model, *planned.fallbacks))
+    if planned.fallbacks:
+        price += f" (at worst {_cell(planned.worst_price)})"
+    return _row(str(planned.position), plain(text), step, plain(models), images, price)
 
 
 def _row(*cells: str) -> str:

@@ -83,7 +83,7 @@ def manifest(items: Sequence[GalleryItem]) -> bytes:
 def _row(outcome: Outcome) -> dict[str, Any]:
     row = outcome.model_dump(mode="json", exclude_none=True)
     # Said only where it is so: the rows of most batches have the form of earlier versions.
-    for flag in ("credits_estimated", "by_other_run"):
+    for flag in ("credits_estimated", "by_other_run", "tries"):
         if not row[flag]:
             del row[flag]
     return row

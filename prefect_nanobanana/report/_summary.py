@@ -60,11 +60,14 @@ def _plan(plan: Plan) -> str:
     price, after = plan.price, plan.balance_after
     line = f"{counted(len(plan.prompts), 'prompt')}: {steps}; "
     line += "an unknown price" if price is None else in_credits(price)
+    if price is not None and plan.worst_price != price:
+        worst = "an unknown price" if plan.worst_price is None else number(plan.worst_price)
+        line += f", at worst {worst} with fallback models"
     line += f"; {number(plan.balance)} in the account"
     if after is not None:
         line += f", {number(after)} after" if after >= 0 else f", {number(-after)} too few"
     for what, bound in (("max_credits", plan.max_credits), ("the budget", plan.budget_left)):
-        if bound is not None and (price is None or price > bound):
+        if bound is not None and (price is None or (plan.worst_price or price) > bound):
             line += f"; {what} ends it at {number(bound)}"
     if plan.warnings:
         line += f"; {counted(len(plan.warnings), 'warning')}"

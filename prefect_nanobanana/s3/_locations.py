@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
 from typing import Any
@@ -47,12 +48,12 @@ def _not_of_links(_: logging.LogRecord) -> bool:
 logging.getLogger("botocore.auth").addFilter(_not_of_links)
 
 
-def presigned(client: Any, bucket: str, key: str) -> str:
-    """A link with which whoever has it may read an object, until it ends."""
+def presigned(client: Any, bucket: str, key: str, seconds: float = SIGNED_SECONDS) -> str:
+    """A link with which whoever has it may read an object, for so many seconds."""
     _signing.link = True
     try:
         link: str = client.generate_presigned_url(
-            "get_object", {"Bucket": bucket, "Key": key}, ExpiresIn=SIGNED_SECONDS
+            "get_object", {"Bucket": bucket, "Key": key}, ExpiresIn=max(1, math.ceil(seconds))
         )
         return link
     finally:

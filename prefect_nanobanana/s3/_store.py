@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError, FlexibleChecksumError
 
-from prefect_nanobanana.errors import InvalidInput, StorageError
+from prefect_nanobanana.errors import StorageError
 from prefect_nanobanana.s3._capabilities import Capabilities, condition_failed
 from prefect_nanobanana.s3._connection import FAILURES, Connection
 from prefect_nanobanana.s3._errors import (
@@ -24,8 +24,9 @@ from prefect_nanobanana.s3._errors import (
     status_of,
     text,
 )
-from prefect_nanobanana.s3._locations import is_aws, object_url, presigned, split_uri
+from prefect_nanobanana.s3._locations import is_aws, object_url, presigned
 from prefect_nanobanana.s3._objects import ListedObject, StoredObject, few_keys, pages
+from prefect_nanobanana.s3._uris import Uris
 from prefect_nanobanana.storage_options import Kind, StorageOptions
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ class ObjectStore:
         self.folder = block.bucket_folder.strip("/")
         self.options = options or StorageOptions()
         self._connection = Connection(block, capabilities or Capabilities())
+
+    @property
+    def uris(self) -> Uris:
+        """What can be done with `s3://` addresses, of whatever bucket, with the block's credentials."""
+        return Uris(self._connection)
 
     def __repr__(self) -> str:
         return f"ObjectStore({self.name!r}, {self.folder!r})"
@@ -238,31 +244,6 @@ class ObjectStore:
     def few(self, prefix: str) -> set[str] | None:
         """The keys that begin with a prefix, if one request finds them all."""
         return few_keys(self._connection, prefix)
-
-    def read_uri(self, uri: str, max_bytes: int | None = None) -> bytes:
-        """Read an `s3://bucket/key` address with this block's credentials.
-
-        Args:
-            uri: The address.
-            max_bytes: Of what is there, no more than its first bytes; by default all.
-
-        Raises:
-            InvalidInput: If it cannot be read.
-            StorageError: If the store cannot be used.
-        """
-        place = split_uri(uri)
-        if place is None:
-            raise InvalidInput(f"prompts_from: {text(uri)} is no S3 address: write s3://bucket/key")
-        try:
-            answer = self._connection.call("get_object", Bucket=place[0], Key=place[1])
-            return bytes(answer["Body"].read(max_bytes))
-        except ClientError as error:
-            raise InvalidInput(
-                f"prompts_from: {text(uri)} cannot be read ({answer_of(error)}): check the address, and "
-                "that the bucket block's credentials may read it"
-            ) from None
-        except FAILURES as error:
-            raise self._connection.problem(error) from None
 
     def _send(self, kind: Kind, request: dict[str, Any]) -> StoredObject:
         # Whoever copies an image sends it again, and for longer.

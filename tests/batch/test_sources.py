@@ -20,13 +20,9 @@ from prefect_aws import S3Bucket
 from servers import Reply, Scripted, Seen
 
 from prefect_nanobanana import InvalidInput
+from prefect_nanobanana.batch._local_files import FOLDERS_VARIABLE, started_by_worker
 from prefect_nanobanana.batch._prompts import gather_prompts
-from prefect_nanobanana.batch._sources import (
-    FOLDERS_VARIABLE,
-    MAX_LIST_BYTES,
-    WEB_SECONDS,
-    started_by_worker,
-)
+from prefect_nanobanana.batch._sources import MAX_LIST_BYTES, WEB_SECONDS
 from prefect_nanobanana.images import Fetcher
 from prefect_nanobanana.s3 import ObjectStore
 
@@ -172,7 +168,7 @@ def test_from_s3(make_bucket: Callable[..., S3Bucket], moto_url: str) -> None:
     for key, text in (("a#b?.txt", "a cat"), ("packed.csv", "a dog")):
         for scheme in ("s3", "S3"):
             address = f"{scheme}://{store.name}/lists/{key}"
-            (found,) = gather_prompts([], address, store.read_uri, NO_WEB)
+            (found,) = gather_prompts([], address, store.uris.read, NO_WEB)
             assert found.prompt.prompt == text
 
 
@@ -183,7 +179,7 @@ def test_objects_have_a_bound(make_bucket: Callable[..., S3Bucket], moto_url: st
     read: list[int] = []
 
     def counted(uri: str, max_bytes: int) -> bytes:
-        content = store.read_uri(uri, max_bytes)
+        content = store.uris.read(uri, max_bytes)
         read.append(len(content))
         return content
 

@@ -856,7 +856,7 @@ def test_prompts_from_s3(
 
 def test_a_store_that_goes_away_while_a_list_is_read(make_bucket: MakeBucket) -> None:
     with pytest.raises(StorageError, match="cannot be reached"):
-        ObjectStore(make_bucket(endpoint_url="http://127.0.0.1:1")).read_uri("s3://pictures/p.csv")
+        ObjectStore(make_bucket(endpoint_url="http://127.0.0.1:1")).uris.read("s3://pictures/p.csv")
 
 
 def test_an_interrupted_run_keeps_what_it_paid_for(

@@ -289,7 +289,7 @@ def test_an_access_point_is_a_bucket(arn: str) -> None:
         block = S3Bucket(bucket_name=arn, bucket_folder="f", credentials=credentials)
         opened = ObjectStore(block)
         opened.put(opened.key("a.json"), b"{}", JSON, IfNoneMatch="*")
-        assert opened.read_uri(opened.uri("f/prompts.txt")) == b"a cat\n"
+        assert opened.uris.read(opened.uri("f/prompts.txt")) == b"a cat\n"
     host = ARNS[arn]
     assert [request.path for request in seen] == [
         f"http://{host}/f/a.json",
@@ -309,4 +309,4 @@ def test_an_access_point_is_a_bucket(arn: str) -> None:
 @pytest.mark.parametrize("uri", ["s3://", "s3://b", f"s3://{ARN}", f"s3://{ARN}/", "s3:///x"])
 def test_addresses_without_a_key(make_bucket: MakeBucket, uri: str) -> None:
     with pytest.raises(InvalidInput, match="is no S3 address: write s3://bucket/key"):
-        ObjectStore(make_bucket()).read_uri(uri)
+        ObjectStore(make_bucket()).uris.read(uri)

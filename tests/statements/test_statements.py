@@ -73,6 +73,9 @@ def charge(**changes: Any) -> Charge:
     fields = {
         "asked_at": datetime.now(UTC),
         "caller": Caller("generate_images", ACCOUNT),
+        "asked_by": None,
+        "attempt": None,
+        "estimated": False,
         "model": "nano-banana",
         "status": "stored",
         "credits": 1,
@@ -347,6 +350,21 @@ def test_the_record_knows_whom_it_was_sent_for(
     (record,) = Ledger(ObjectStore(bucket), "b").read_others(()).values()
     assert record.caller == Caller("generate_images", credentials.account)
     assert record.price == 1
+
+
+def test_a_record_of_requests_that_nobody_noted_is_read_again(
+    run: Run, bucket: S3Bucket, sandbox: Sandbox
+) -> None:
+    """What is not known is left out of records."""
+    sandbox.faults.queue("warning")
+    run("a", fail_on="never")
+    ledger = Ledger(ObjectStore(bucket), "b")
+    (record,) = ledger.read_others(()).values()
+    ledger.write_once(record.model_copy(update={"caller": None, "asked_at": None, "credits_before": 4}))
+    assert run("a", ask_again=["warnings"]).stored == 1
+    assert run("a").stored == 1
+    (record,) = ledger.read_others(()).values()
+    assert [(c.status, c.credits) for c in record.earlier or ()] == [("earlier", 4), ("warning", 1)]
 
 
 def test_a_run_that_turns_red_is_counted(

@@ -1,0 +1,110 @@
+"""Decides what a run does with each prompt of its list."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from prefect_nanobanana.batch._checks import problems_of, warnings_of
+from prefect_nanobanana.batch._fallbacks import FallbackModels, untried
+from prefect_nanobanana.batch._ledger import Ledger
+from prefect_nanobanana.batch._planned import Fallback, Planned, action_of
+from prefect_nanobanana.batch._prices import Prices
+from prefect_nanobanana.batch._prompts import Listed
+from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.models import AskAgain, ImageModel, ImageRequest
+
+_NOT_IN_PRICE = "it is asked again, and paid again, if its end cannot be had: not in the price"
+
+
+class Planner:
+    """Decides what a run does with each prompt, and gathers what is wrong or may not work.
+
+    Args:
+        ledger: What earlier runs have asked, paid and stored.
+        catalogue: The API's models by name; None if they could not be read.
+        prices: What requests cost.
+        ask_again: What is asked, and may be paid, again.
+        bounded: Whether what is spent has a bound.
+        fallbacks: The models that are asked if others refuse.
+        answer_within_seconds: A request without an answer that is younger may still get one.
+
+    Attributes:
+        problems: What cannot be asked for, with its place.
+        warnings: What may not work, with the places that it is true of.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        catalogue: Mapping[str, ImageModel] | None,
+        prices: Prices,
+        ask_again: Collection[AskAgain],
+        *,
+        bounded: bool,
+        fallbacks: FallbackModels,
+        answer_within_seconds: float,
+    ) -> None:
+        self._ledger = ledger
+        self._catalogue = catalogue
+        self._prices = prices
+        self._ask_again = ask_again
+        self._bounded = bounded
+        self._fallbacks = fallbacks
+        self._answer_within = answer_within_seconds
+        self.problems: list[str] = []
+        self.warnings: dict[str, list[str]] = {}
+
+    def plan(
+        self, position: int, item: Listed, request: ImageRequest, key: str, found: Record | None
+    ) -> Planned:
+        """Decide what to do with a prompt.
+
+        Args:
+            position: Its place in the list, from 1.
+            item: The prompt.
+            request: The same with the generator's settings filled in.
+            key: What its record is found by.
+            found: Its record, if there is one.
+        """
+        ledger = self._ledger
+        record = found or Record(key=key, prompt=item.prompt, request=request)
+        record = record.listed(position, item.prompt, request)
+        chain, told = self._fallbacks.chain(request)
+        action = action_of(record, ledger.asked_by, self._ask_again, self._answer_within)
+        if action != "ask" or record.safe_to_send:  # else it is asked again from the first model on
+            chain = untried(record, chain)
+        if record.state == "warning" and self._fallbacks and chain:
+            action = "ask"
+        if action != "reuse" and found is not None:  # what will be written again is read itself
+            record = ledger.whole(record).listed(position, item.prompt, request)
+        first = request
+        if action == "ask":
+            first, *chain = chain or [request]
+            self._check(item.place, first, told)
+        resend = "unknown" in self._ask_again and not record.ever_asked_in(ledger.asked_by)
+        price = self._prices.of(first)
+        again = action == "await_end" and resend and (not self._bounded or bool(price))
+        if again:
+            self._warn(_NOT_IN_PRICE, item.place)
+        return Planned(
+            position=position,
+            record=record,
+            prompt=item.prompt,
+            request=first,
+            price=price,
+            action=action,
+            ledger=ledger,
+            again=again,
+            place=item.place,
+            fallbacks=tuple(Fallback(other, self._prices.of(other)) for other in chain),
+            first=request,
+        )
+
+    def _check(self, place: str, request: ImageRequest, told: str | None) -> None:
+        # What is paid already needs its model no more.
+        self.problems += [f"{place}: {text}" for text in problems_of(request, self._catalogue)]
+        for text in (*([told] if told else []), *warnings_of(request, self._catalogue)):
+            self._warn(text, place)
+
+    def _warn(self, text: str, place: str) -> None:
+        self.warnings.setdefault(text, []).append(place)
