@@ -105,6 +105,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default=[],
         help="a model that is asked if the others refuse, each at its price; may be repeated",
     )
+    parser.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        help="an image to start from: a web address, an s3:// address, or a file as ./cat.png; may be "
+        "repeated",
+    )
     parser.add_argument("--model", default="nano-banana", help="default: nano-banana")
     parser.add_argument("--aspect-ratio", default="default", help="as 16:9")
     parser.add_argument("--quantity", type=int, default=1, help="images per prompt, 1 to 4")
@@ -154,6 +161,7 @@ def main(argv: list[str] | None = None) -> int:
             mode=options.mode,
             aspect_ratio=options.aspect_ratio,
             quantity=options.quantity,
+            reference_image_urls=options.reference,
         )
         bucket = S3Bucket(
             bucket_name=options.bucket,

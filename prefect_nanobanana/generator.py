@@ -40,7 +40,7 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
         mode: How the API is asked: `sync`, `async` or `stream`.
         aspect_ratio: As `16:9`.
         quantity: How many images per prompt, 1 to 4.
-        reference_image_urls: Images to start from.
+        reference_image_urls: Images to start from; see `ImagePrompt`.
 
     Example:
         Load a stored generator and have an image made:
@@ -94,7 +94,7 @@ class NanoBananaGenerator(JobBlock):  # type: ignore[type-arg]  # a parametrized
     reference_image_urls: list[str] = Field(
         default_factory=list,
         title="Reference images",
-        description="Web addresses of images to start from; the API must be able to fetch them.",
+        description="Images to start from: web addresses, or s3:// ones that the bucket block can read.",
     )
 
     @field_validator("model", "aspect_ratio")

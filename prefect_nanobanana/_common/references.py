@@ -1,4 +1,4 @@
-"""Addresses of reference images, which the API fetches itself."""
+"""Addresses of reference images: those that the API fetches itself, and those that it is offered."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from prefect_nanobanana._common.characters import control_problem, invisible_pro
 from prefect_nanobanana._common.public import Address, is_public
 
 _SHOWN = 120
+_PATH = re.compile(r"file:///|[/~]|\.{1,2}[/\\]|[a-z]:[/\\]", re.IGNORECASE)
+_HASH_MARK = "#sha256="
 _TWO = re.compile(r"[\s,;|]+https?://", re.IGNORECASE)
 _NUMBERS = re.compile(r"(0x[0-9a-f]*|\d+)(\.(0x[0-9a-f]*|\d+))*", re.IGNORECASE)
 """What some clients take for an IPv4 address, though only four decimal numbers are one."""
@@ -20,11 +22,32 @@ _PRIVATE = re.compile(r"(.*\.)?(localhost|local|internal|intranet|lan|home|corp|
 """Names that nobody outside a network can resolve (RFC 6761, 6762, 8375; reserved by ICANN)."""
 
 
+def is_private(url: str) -> bool:
+    """Whether a reference is an object in S3 or a local file, which the API must be given a way to."""
+    return url.startswith("s3://") or is_path(url)
+
+
+def is_path(url: str) -> bool:
+    """Whether a reference is a local file: a path with its folder, as `./cat.png`, or `file:///`."""
+    return bool(_PATH.match(url))
+
+
+def with_hash(uri: str, sha256: str) -> str:
+    """A private reference and what it holds: what prompts are known by, and records keep."""
+    return f"{uri}{_HASH_MARK}{sha256}"
+
+
+def split_hash(url: str) -> tuple[str, str]:
+    """An address, and the hash of what it holds; empty if that is not in it."""
+    uri, mark, sha256 = url.rpartition(_HASH_MARK)
+    return (uri, sha256) if mark and is_private(uri) else (url, "")
+
+
 def reference_problem(url: str) -> str | None:
     """Say why the API cannot fetch a reference image from an address, if that can be seen of it.
 
     Args:
-        url: The address.
+        url: The address, or where a private reference is.
 
     Returns:
         What is wrong and the cure, without what is secret in the address; None if nothing is.
@@ -34,10 +57,15 @@ def reference_problem(url: str) -> str | None:
 
 
 def _problem(url: str) -> str | None:
+    if url.startswith("s3://"):
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        return None if bucket and key else "names no object: write s3://bucket/key"
+    if is_path(url):
+        return None
     if not url.lower().startswith(("http://", "https://")):
         return (
-            "is not a web address: the API fetches references itself, so each must be an http:// or "
-            "https:// URL that it can reach"
+            "is not a web address: write an http:// or https:// URL that the API can reach, an s3:// "
+            "address, or a path as ./cat.png"
         )
     if _TWO.search(url) or url.endswith((",", ";", "|")):
         return "is more than one address: separate them with blanks, or give each a text of its own"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from uuid import uuid4
@@ -120,6 +121,10 @@ class Job(GenerationHooks):
         if following is not None:
             self.planned, self._refused = following, False
         return following is not None
+
+    def reference_urls(self, urls: Sequence[str]) -> Sequence[str]:  # noqa: ARG002
+        """Where the API can fetch the references from: of private ones, addresses made this moment."""
+        return self.planned.reference_urls()
 
     def sending(self) -> None:
         """Write down that a request leaves.

@@ -20,6 +20,7 @@ from prefect_nanobanana.s3 import ObjectStore
 _MAX_BATCH_CHARACTERS = 200
 _OURS = ("images", "records", "records.jsonl", "manifest.jsonl", "index.html")
 """What a batch's own folder holds."""
+_OWN_REFERENCE = re.compile(r"s3://.+/references/([0-9a-f]{64})\.[a-z0-9]{1,8}#sha256=\1")
 _BEFORE = re.compile(r"[\w.\-/ ]+")
 """What names of batches consisted of before version 0.2."""
 
@@ -101,8 +102,14 @@ def _unsigned(asked: dict[str, Any], *, as_before: bool = False) -> dict[str, An
     references = asked.get("reference_image_urls")
     if not references:
         return asked
-    bare = [unsigned(url, as_before=as_before) for url in references]
+    bare = [_bare(url, as_before) for url in references]
     return asked | {"reference_image_urls": bare}
+
+
+def _bare(url: str, as_before: bool) -> str:
+    """A reference as far as it says which picture it is; where a batch keeps its own plays no part."""
+    own = _OWN_REFERENCE.fullmatch(url)
+    return f"#sha256={own[1]}" if own else unsigned(url, as_before=as_before)
 
 
 def _unsigned_first(bare: Sequence[str], whole: Sequence[str]) -> list[int]:

@@ -19,6 +19,7 @@ from prefect_nanobanana.batch._preview import planned_outcome, planned_prompt
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._prompts import Listed
 from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.batch._references import OFFERED_BEYOND_SECONDS, References
 from prefect_nanobanana.batch._spending import last_of
 from prefect_nanobanana.batch._timing import TIMING
 from prefect_nanobanana.errors import InvalidInput
@@ -167,6 +168,7 @@ def make_plan(
     bound: str | None = None,
     ask_again: Collection[AskAgain],
     fallback_models: Sequence[str] = (),
+    local_files: bool = True,
     logger: Any,
     retried: bool = False,
     part: Part | None = None,
@@ -183,6 +185,7 @@ def make_plan(
         bound: The parameter that bounds what is spent, so that prices must be known; None if none does.
         ask_again: What is asked, and may be paid, again: `warnings`, `failed`, `unknown`.
         fallback_models: The models that are asked, in this order, if others refuse.
+        local_files: Whether references may be files on this machine.
         logger: Is told what the store does not do.
         retried: Whether there may have been earlier attempts of this run, with another list.
         part: Which of the prompts are meant, if not all of them.
@@ -195,7 +198,9 @@ def make_plan(
     """
     catalogue = None if models is None else {model.name: model for model in models}
     prices = Prices(catalogue or {})
-    requests = requests_of(listed, generator)
+    references = References.of(listed, generator, ledger, local_files=local_files)
+    listed = [replace(item, prompt=references.unsent(item.prompt)) for item in listed]
+    requests = references.known(requests_of(listed, generator))
     # A request without an answer that is younger may still get one.
     answer_within = max(TIMING.get().settle_after, generator.credentials.request_timeout_seconds)
     keys = prompt_keys([item.prompt for item in listed], requests)
@@ -209,6 +214,8 @@ def make_plan(
         bounded=bound is not None,
         fallbacks=FallbackModels(fallback_models, catalogue),
         answer_within_seconds=answer_within,
+        references=references,
+        offered_seconds=generator.credentials.request_timeout_seconds + OFFERED_BEYOND_SECONDS,
     )
     planned = [
         planner.plan(position, item, request, key.key, found.get(key))
@@ -229,6 +236,8 @@ def make_plan(
         check_prices(plan.prompts, bound)
     first = next((each for each in planned if each.action == "ask"), None)
     if first is not None and not dry:
+        asked = (request for each in planned if each.action == "ask" for request, _ in each.asked_for)
+        references.offer(url for request in asked for url in request.reference_image_urls)
         _try_the_bucket(first.record, ledger, logger)
     return plan
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from prefect_nanobanana._common.references import is_private, split_hash
 from prefect_nanobanana.batch._charges import charges_before, charges_of
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._prices import Prices
@@ -48,6 +49,7 @@ class Planned:
         fallbacks: What is asked for next, in this order, each if the one before it is refused.
         first: What the list asks for, if `request` is a fallback.
         own_charges: What requests of this call have cost, since it began, before the last one.
+        offered_seconds: How long the API may fetch private references after a request has left.
     """
 
     position: int
@@ -63,11 +65,20 @@ class Planned:
     fallbacks: tuple[Fallback, ...] = ()
     first: ImageRequest | None = None
     own_charges: tuple[Charge, ...] = ()
+    offered_seconds: float = 0.0
 
     @property
     def listed(self) -> ImageRequest:
         """What the list asks for, whichever model is asked."""
         return self.first or self.request
+
+    def reference_urls(self) -> list[str]:
+        """Where the API can fetch the references from, for a request that leaves now."""
+        uris, seconds = self.ledger.store.uris, self.offered_seconds
+        return [
+            uris.presign(split_hash(url)[0], seconds) if is_private(url) else url
+            for url in self.request.reference_image_urls
+        ]
 
     @property
     def asked_prompt(self) -> ImagePrompt:

@@ -11,6 +11,7 @@ from prefect_nanobanana.batch._planned import Fallback, Planned, action_of
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._prompts import Listed
 from prefect_nanobanana.batch._record import Record
+from prefect_nanobanana.batch._references import References
 from prefect_nanobanana.models import AskAgain, ImageModel, ImageRequest
 
 _NOT_IN_PRICE = "it is asked again, and paid again, if its end cannot be had: not in the price"
@@ -27,6 +28,8 @@ class Planner:
         bounded: Whether what is spent has a bound.
         fallbacks: The models that are asked if others refuse.
         answer_within_seconds: A request without an answer that is younger may still get one.
+        references: What private references hold.
+        offered_seconds: How long the API may fetch them.
 
     Attributes:
         problems: What cannot be asked for, with its place.
@@ -43,6 +46,8 @@ class Planner:
         bounded: bool,
         fallbacks: FallbackModels,
         answer_within_seconds: float,
+        references: References,
+        offered_seconds: float,
     ) -> None:
         self._ledger = ledger
         self._catalogue = catalogue
@@ -51,6 +56,8 @@ class Planner:
         self._bounded = bounded
         self._fallbacks = fallbacks
         self._answer_within = answer_within_seconds
+        self._references = references
+        self._offered_seconds = offered_seconds
         self.problems: list[str] = []
         self.warnings: dict[str, list[str]] = {}
 
@@ -98,11 +105,14 @@ class Planner:
             place=item.place,
             fallbacks=tuple(Fallback(other, self._prices.of(other)) for other in chain),
             first=request,
+            offered_seconds=self._offered_seconds,
         )
 
     def _check(self, place: str, request: ImageRequest, told: str | None) -> None:
         # What is paid already needs its model no more.
-        self.problems += [f"{place}: {text}" for text in problems_of(request, self._catalogue)]
+        problems = problems_of(request, self._catalogue)
+        problems += self._references.problems(request.reference_image_urls)
+        self.problems += [f"{place}: {text}" for text in problems]
         for text in (*([told] if told else []), *warnings_of(request, self._catalogue)):
             self._warn(text, place)
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from prefect_nanobanana._common.adjustable import Adjustable
 from prefect_nanobanana._common.characters import quoted
+from prefect_nanobanana._common.references import is_path
 from prefect_nanobanana.batch._sources import ReadS3, read_list
 from prefect_nanobanana.batch._tables import COLUMNS, rows_of, unknown_column
 from prefect_nanobanana.batch._templates import Templates
@@ -60,7 +61,7 @@ def gather_prompts(
     templates = Templates(template, most)
     given = _rows(prompts, (prompts_from or "").strip(), read_s3, fetcher, templates)
     made = _filled(given, templates, problems)
-    for place, row in islice(made, templates.limit):
+    for place, row, elsewhere in islice(made, templates.limit):
         rows += 1
         if rows > most:
             raise InvalidInput(f"{place}: there are more than {most} prompts: split the list")
@@ -71,7 +72,7 @@ def gather_prompts(
         except InvalidInput as error:
             found = list(error.problems)
         else:
-            found = prompt_problems(prompt)
+            found = prompt_problems(prompt) + (_local_files(prompt) if elsewhere else [])
             listed.append(Listed(place, prompt))
         problems += [f"{place}: {text}" for text in found]
     problems += _twice_named(listed)
@@ -87,12 +88,13 @@ def gather_prompts(
 
 
 def _filled(
-    rows: Iterator[tuple[str, Any]], templates: Templates, problems: list[str]
-) -> Iterator[tuple[str, Any]]:
+    rows: Iterator[tuple[str, Any, bool]], templates: Templates, problems: list[str]
+) -> Iterator[tuple[str, Any, bool]]:
     """The prompts that rows make; what is wrong with a row is noted, and the others go on."""
-    for place, row in rows:
+    for place, row, elsewhere in rows:
         try:
-            yield from templates.fill(place, row)
+            for made in templates.fill(place, row):
+                yield (*made, elsewhere)
         except InvalidInput as error:
             problems += [f"{place}: {text}" for text in error.problems]
 
@@ -103,20 +105,30 @@ def _rows(
     read_s3: ReadS3,
     fetcher: Fetcher,
     templates: Templates,
-) -> Iterator[tuple[str, Any]]:
+) -> Iterator[tuple[str, Any, bool]]:
+    """Where each row stands, the row, and whether it comes from another machine."""
     for number, given in enumerate(prompts, 1):
-        yield f"prompts, row {number}", given
+        yield f"prompts, row {number}", given, False
     if not source:
         if not prompts and templates.text:
-            yield "template", {"prompt": ""}
+            yield "template", {"prompt": ""}, False
         return
     name, content = read_list(source, read_s3, fetcher)
     found = False
     for line, row in rows_of(name, content, templates.text):
         found = True
-        yield f"{name}, line {line}", row
+        yield f"{name}, line {line}", row, "://" in source
     if content.strip() and not found:
         raise InvalidInput(f"{name}: there are no prompts in it: add some, or leave prompts_from empty")
+
+
+def _local_files(prompt: ImagePrompt) -> list[str]:
+    """Who writes a list that comes from elsewhere has no right to the pictures on this machine."""
+    return [
+        f"reference_image_urls: {quoted(url)} is a local file, and the list is not: give a web "
+        "address or an s3:// address"
+        for url in filter(is_path, prompt.reference_image_urls or ())
+    ]
 
 
 def _prompt(row: Any) -> ImagePrompt:

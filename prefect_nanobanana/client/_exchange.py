@@ -17,6 +17,7 @@ from prefect_nanobanana.client._gate import Gate, Open
 from prefect_nanobanana.client._payload import Answer, kept, one_line
 from prefect_nanobanana.client._receiving import Receiver
 from prefect_nanobanana.client._refusals import PROXY_CURE, PROXY_REFUSES
+from prefect_nanobanana.client._secrets import Secrets
 from prefect_nanobanana.client._steps import Ask, Overbooked
 from prefect_nanobanana.client._timings import TIMINGS, Timings
 from prefect_nanobanana.errors import (
@@ -56,6 +57,7 @@ class Exchange:
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self._api_key = api_key
+        self._secrets = Secrets(api_key)
         self._base_url = base_url.rstrip("/")
         self._timeout = request_timeout_seconds
         self._retry_for = retry_for_seconds
@@ -114,13 +116,13 @@ class Exchange:
             response.headers,
             base_url=self._base_url,
             max_bytes=self._max_answer_bytes,
-            secret=self._api_key,
+            secrets=self._secrets,
             stream=ask.stream,
         )
 
     def _fault(self, ask: Ask, error: Exception) -> ApiError:
         """Say what a transport's fault means for money."""
-        words = one_line(str(error).replace(self._api_key, "[key]"))
+        words = one_line(self._secrets.removed_from_text(str(error)))
         what = f"{type(error).__name__}: {words}" if words else type(error).__name__
         # Only these are raised before the first byte of the request is written.
         if isinstance(error, httpx.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in words:
@@ -177,6 +179,8 @@ class Exchange:
             return
         if ask.submits and self._gate.in_flight.overbooked():
             raise Overbooked
+        if ask.references:
+            self._secrets.add(ask.offer(ask.hooks.reference_urls(ask.references)))
         ask.hooks.sending()
         try:
             yield

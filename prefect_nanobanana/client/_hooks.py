@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from prefect_nanobanana.errors import NotCharged
+from collections.abc import Sequence
+
+from prefect_nanobanana._common.characters import quoted
+from prefect_nanobanana._common.references import is_private
+from prefect_nanobanana.errors import InvalidInput, NotCharged
 from prefect_nanobanana.models import Generation, Submission
 
 
 class GenerationHooks:
     """Is told of every step that concerns money, as it happens; the ledger is one."""
+
+    def reference_urls(self, urls: Sequence[str]) -> Sequence[str]:
+        """Say where the API can fetch references from; it is called as a request is about to leave.
+
+        Raises:
+            InvalidInput: If one is not on the web; nothing is sent.
+        """
+        private = next(filter(is_private, urls), None)
+        if private is not None:
+            raise InvalidInput(
+                f"reference_image_urls: {quoted(private)} is not on the web: only the flows of this "
+                "package, which have a bucket, can offer it to the API"
+            )
+        return urls
 
     def sending(self) -> None:
         """A request that may be charged is about to leave; raising keeps it from leaving."""

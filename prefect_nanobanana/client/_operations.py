@@ -71,6 +71,9 @@ class Operations(Ends):
     ) -> Steps[Generation]:
         """Have images made."""
         hooks, stopwatch, quantity = hooks or GenerationHooks(), Stopwatch(), settings["quantity"]
+        hooks.reference_urls(
+            settings["reference_image_urls"]
+        )  # what cannot be offered waits for no slot
         try:
             if mode == "async":
                 return (yield from self._in_flight(prompt, model=model, hooks=hooks, **settings))
@@ -96,7 +99,7 @@ class Operations(Ends):
     ) -> Steps[Generation | Submission]:
         """Ask and have the answer in the same request; ask again only where nothing was charged."""
         request = self._generate_request(prompt, model=model, mode=mode, **settings)
-        stream = EventStream(self._api_key, model, hooks) if mode == "stream" else None
+        stream = EventStream(self._secrets, model, hooks) if mode == "stream" else None
 
         def read(answer: Answer) -> Generation | Submission:
             if stream is not None and stream.seen:
@@ -112,7 +115,9 @@ class Operations(Ends):
         backoff = self._backoff(self._retry_for)
         while True:
             try:
-                found: Generation | Submission = yield Ask(request, read, hooks, stream)
+                found: Generation | Submission = yield Ask(
+                    request, read, hooks, stream, references=settings["reference_image_urls"]
+                )
                 return found
             except NotCharged as error:
                 delay = backoff.delay_seconds(error)
@@ -135,6 +140,7 @@ class Operations(Ends):
     ) -> Steps[Submission | Generation]:
         """Submit and do not wait; how many are in flight is then not known here."""
         hooks = hooks or GenerationHooks()
+        hooks.reference_urls(settings["reference_image_urls"])
         found = yield from self._submit(prompt, model=model, hooks=hooks, **settings)
         self._gate.in_flight.ended()
         return found
@@ -161,7 +167,13 @@ class Operations(Ends):
                 yield Acquire(first=refused)
                 acquired = True
                 try:
-                    found: Submission | Generation = yield Ask(request, read, hooks, submits=True)
+                    found: Submission | Generation = yield Ask(
+                        request,
+                        read,
+                        hooks,
+                        submits=True,
+                        references=settings["reference_image_urls"],
+                    )
                     self._gate.in_flight.accepted()
                     return found
                 except Overbooked:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from prefect_nanobanana.client._payload import Answer, kept, without_key
+from prefect_nanobanana.client._payload import Answer, kept
+from prefect_nanobanana.client._secrets import Secrets
 from prefect_nanobanana.client._streams import EventStream
 from prefect_nanobanana.errors import AnswerNotUnderstood, UnknownOutcome
 
@@ -76,7 +77,7 @@ class Receiver:
         headers: With names in lower case.
         base_url: Who was asked.
         max_bytes: More than this is no answer.
-        secret: Is taken out of headers and body.
+        secrets: Are taken out of headers and body.
         stream: Takes the body as it arrives, if it is the event stream that was asked for.
 
     Attributes:
@@ -90,14 +91,14 @@ class Receiver:
         *,
         base_url: str,
         max_bytes: int,
-        secret: str,
+        secrets: Secrets,
         stream: EventStream | None = None,
     ) -> None:
         self.status = status
-        self._headers = {name: value.replace(secret, "[key]") for name, value in headers.items()}
+        self._headers = {name: secrets.removed_from_text(value) for name, value in headers.items()}
         self._base_url = base_url
         self._max_bytes = max_bytes
-        self._secret = secret.encode()
+        self._secrets = secrets
         is_events = headers.get("content-type", "").lower().startswith("text/event-stream")
         self._stream = stream if 200 <= status < 300 and is_events else None
         self._content = bytearray()
@@ -137,7 +138,7 @@ class Receiver:
 
     def _without_key(self) -> bytes:
         # Should a server send the key back, it goes no further than this: not into a message either.
-        return without_key(bytes(self._content), self._secret)
+        return self._secrets.removed_from(bytes(self._content))
 
     def _rest(self, layer: int) -> Iterator[bytes]:
         """What the layers hold back of a body of a few bytes."""

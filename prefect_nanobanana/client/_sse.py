@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from prefect_nanobanana.client._payload import parse, without_key
+from prefect_nanobanana.client._payload import parse
+from prefect_nanobanana.client._secrets import Secrets
 
 MAX_EVENT_BYTES = 256 * 1024 * 1024
 """An event may hold images as `data:` URLs; more than this is none."""
@@ -21,12 +22,12 @@ class EventReader:
     Comments, heartbeats and anything that is no JSON object are passed over.
 
     Args:
-        secret: Is taken out of everything that is read.
+        secrets: Are taken out of everything that is read.
         max_bytes: A larger event is dropped.
     """
 
-    def __init__(self, secret: str = "", max_bytes: int = MAX_EVENT_BYTES) -> None:
-        self._secret = secret.encode()
+    def __init__(self, secrets: Secrets | None = None, max_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._secrets = secrets or Secrets()
         self._max_bytes = max_bytes
         self._line: list[bytes] = []
         """The pieces of a line that has not ended yet."""
@@ -68,7 +69,7 @@ class EventReader:
     def _event(self) -> dict[str, Any] | None:
         body = b"\n".join(self._data)
         self._data, self._size = [], 0
-        body = without_key(body, self._secret)
+        body = self._secrets.removed_from(body)
         try:
             event = parse(body)
         except ValueError:

@@ -7,6 +7,7 @@ from typing import Any
 from prefect_nanobanana.client._generations import event_id, read_last_event
 from prefect_nanobanana.client._hooks import GenerationHooks
 from prefect_nanobanana.client._payload import one_line, text_of, whole_number
+from prefect_nanobanana.client._secrets import Secrets
 from prefect_nanobanana.client._sse import EventReader
 from prefect_nanobanana.errors import UnknownOutcome
 from prefect_nanobanana.models import Generation, Submission
@@ -16,15 +17,15 @@ class EventStream:
     """What is seen of one event stream.
 
     Args:
-        api_key: Is taken out of what the events say.
+        secrets: Are taken out of what the events say.
         model: The model that was asked.
         hooks: Is told of the generation's id and its progress.
     """
 
-    def __init__(self, api_key: str, model: str, hooks: GenerationHooks) -> None:
+    def __init__(self, secrets: Secrets, model: str, hooks: GenerationHooks) -> None:
         self._model = model
         self._hooks = hooks
-        self._reader = EventReader(api_key)
+        self._reader = EventReader(secrets)
         self._percent = -1
         self.generation_id: str | None = None
         self.last: dict[str, Any] | None = None

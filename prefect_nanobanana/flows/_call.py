@@ -32,6 +32,7 @@ class Call:
         approve_above: A person must approve what costs more, in credits; None for no bound.
         budget: What the call shares with others; None without one.
         fallback_models: The models that are asked, in this order, if others refuse.
+        local_files: Whether references may be files on this machine.
         template: What makes prompts of texts with variables; None if they are prompts themselves.
     """
 
@@ -46,6 +47,7 @@ class Call:
     budget: NanoBananaBudget | None = None
     template: PromptTemplate | None = None
     fallback_models: tuple[str, ...] = ()
+    local_files: bool = True
 
     @property
     def bound(self) -> str | None:

@@ -112,6 +112,7 @@ def generate_in_parts(
         budget,
         of_this_day(template),
         tuple(fallback_models),
+        local_files=False,
     )
     given: dict[str, Any] = {
         "prompts": [p if isinstance(p, str) else p.model_dump(mode="json") for p in prompts],
@@ -190,6 +191,7 @@ def generate_part(
         budget=budget,
         template=template,
         fallback_models=tuple(fallback_models),
+        local_files=False,
     )
     try:
         work = Work(call, Ledger.open(store, batch, part.asked_by, part.caller), part=part)

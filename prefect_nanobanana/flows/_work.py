@@ -63,6 +63,7 @@ class Work:
             bound=call.bound,
             ask_again=call.ask_again,
             fallback_models=call.fallback_models,
+            local_files=call.local_files,
             logger=call.logger,
             retried=retried,
             part=part,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import re
@@ -17,6 +18,7 @@ from prefect_nanobanana.errors import ImageNotCopied, InvalidInput
 from prefect_nanobanana.images._addresses import Addresses
 from prefect_nanobanana.images._download import TransientDownloadError
 from prefect_nanobanana.images._fetcher import Fetched, Fetcher
+from prefect_nanobanana.images._picture import NotAPicture, Picture, inspect
 from prefect_nanobanana.images._upload import Uploader
 from prefect_nanobanana.images._urls import shown
 from prefect_nanobanana.models import StoredImage
@@ -75,6 +77,18 @@ class Copier:
             Uploader(store, expected_images),
             store.options.retry_for_seconds,
         )
+
+    @staticmethod
+    def check_picture(content: bytes) -> Picture:
+        """Check that bytes are a whole picture, of a kind that can be decoded here.
+
+        Raises:
+            ValueError: If they are none; says why.
+        """
+        try:
+            return inspect(io.BytesIO(content), thumbnail=False)
+        except NotAPicture as error:
+            raise ValueError(str(error)) from None
 
     def __enter__(self) -> Copier:
         return self

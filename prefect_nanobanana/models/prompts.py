@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from prefect_nanobanana._common.addresses import without_signature
 from prefect_nanobanana._common.characters import can_be_seen, control_problem
-from prefect_nanobanana._common.references import reference_problem
+from prefect_nanobanana._common.references import is_private, reference_problem
 from prefect_nanobanana.models.base import Credits, Frozen, Text
 
 DEFAULT_MODEL = "nano-banana"
@@ -24,14 +24,14 @@ _TIME = re.compile(r"0\d:\d\d|\d\d?:0\d|\d\d?:\d\d(:\d\d|\s*[AP]M)+", re.IGNOREC
 
 
 def clean_reference_urls(urls: list[str]) -> list[str]:
-    """Strip the URLs and check that each is http(s).
+    """Strip the URLs and check that each is one of the web, an `s3://` address, or a local path.
 
     Raises:
-        ValueError: If one is not an http(s) URL; the message says which and what is expected.
+        ValueError: If one is not; the message says which and what is expected.
     """
     cleaned = [url.strip() for url in urls]
     for url in cleaned:
-        if not url.lower().startswith(("http://", "https://")):
+        if not url.lower().startswith(("http://", "https://")) and not is_private(url):
             raise ValueError(reference_problem(url))
     return cleaned
 
@@ -46,7 +46,8 @@ class ImagePrompt(Frozen):
         model: Overrides the generator's model.
         aspect_ratio: Overrides the generator's aspect ratio.
         quantity: Overrides the generator's number of images (1 to 4).
-        reference_image_urls: Overrides the generator's reference images.
+        reference_image_urls: Overrides the generator's reference images: web addresses that the API can
+            fetch; in the flows also `s3://` addresses and local files, as `./cat.png`.
     """
 
     # Prefect's form shows this, else all of the docstring.
@@ -73,7 +74,7 @@ class ImagePrompt(Frozen):
     reference_image_urls: list[Text] | None = Field(
         default=None,
         title="Reference images",
-        description="Instead of the generator's; web addresses that the API can fetch.",
+        description="Instead of the generator's: web addresses that the API can fetch, or s3:// ones.",
     )
 
     @field_validator("prompt")

@@ -16,6 +16,7 @@ from prefect_nanobanana.sandbox.account import Account, GenerationRow, OutOfCred
 from prefect_nanobanana.sandbox.bodies import read_request, result_body, status_body, submitted_body
 from prefect_nanobanana.sandbox.faults import Faults
 from prefect_nanobanana.sandbox.pictures import FORMATS
+from prefect_nanobanana.sandbox.references import unreadable
 from prefect_nanobanana.sandbox.wire import HTML, WireHandler
 
 _LIBRARY_AGENTS = re.compile(
@@ -128,6 +129,9 @@ class ApiHandler(WireHandler):
         asked = read_request(body, account.models)
         if isinstance(asked, str):
             self.answer(400, {"error": asked})
+            return
+        if (url := unreadable(asked["references"])) is not None:
+            self.answer(400, {"error": f"The reference image cannot be loaded: {url}"})
             return
         try:
             account.take_slot()

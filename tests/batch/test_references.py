@@ -53,6 +53,8 @@ REFERENCES = {
     "https://nas.local/a.png": "is a private address",
     "https://files.corp/a.png": "is a private address",
     "https://metadata.google.internal/": "is a private address",
+    "s3://bucket": "names no object: write s3://bucket/key",
+    "s3:///key.png": "names no object",
     "ftp://host.example/a.png": "is not a web address",
     "host.example/a.png": "is not a web address",
 }

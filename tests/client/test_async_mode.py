@@ -27,6 +27,7 @@ from prefect_nanobanana import (
 )
 from prefect_nanobanana.client import AsyncNanoBananaClient, GenerationHooks, NanoBananaClient
 from prefect_nanobanana.client._polling import Durations, durations_of
+from prefect_nanobanana.client._secrets import Secrets
 from prefect_nanobanana.client._sse import EventReader
 from prefect_nanobanana.client._timings import Timings
 from prefect_nanobanana.sandbox import Sandbox
@@ -355,7 +356,7 @@ def test_an_event_whose_end_is_the_streams_end() -> None:
 
 
 def test_an_event_without_end_is_dropped() -> None:
-    reader = EventReader("secret", max_bytes=100)
+    reader = EventReader(Secrets("secret"), max_bytes=100)
     assert list(reader.feed(b"data: " + b"x" * 200)) == []
     assert list(reader.feed(b'\n\ndata: {"a": "secret"}\n\n')) == [{"a": "[key]"}]
 

@@ -14,10 +14,19 @@ from typing import Any
 import pytest
 from clusters import dask, processes_connected_to, processes_of_workers, ray
 from prefect import flow, unmapped
+from prefect_aws import S3Bucket
 
-from prefect_nanobanana import NanoBananaGenerator, RunFailed, RunReport, generate_image
+from prefect_nanobanana import (
+    ImagePrompt,
+    NanoBananaGenerator,
+    RunFailed,
+    RunReport,
+    generate_image,
+)
 from prefect_nanobanana.flows import generate_images
+from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
+from prefect_nanobanana.sandbox.pictures import draw
 
 pytestmark = [
     pytest.mark.engines,
@@ -46,7 +55,7 @@ def begin(runner: Any, generator: NanoBananaGenerator, bucket: Any, sandbox: San
     """Begins the main job, in a thread beside the test."""
     pool = ThreadPoolExecutor(1)
 
-    def work(prompts: list[str], changes: dict[str, Any]) -> RunReport:
+    def work(prompts: list[Any], changes: dict[str, Any]) -> RunReport:
         settings = {"generator": generator, "bucket": bucket, "batch": "b", **changes}
         try:
             report: Any = generate_images.with_options(task_runner=runner)(prompts=prompts, **settings)
@@ -55,7 +64,7 @@ def begin(runner: Any, generator: NanoBananaGenerator, bucket: Any, sandbox: San
         assert isinstance(report, RunReport)
         return report
 
-    def begin(*prompts: str, **changes: Any) -> Future[RunReport]:
+    def begin(*prompts: Any, **changes: Any) -> Future[RunReport]:
         return pool.submit(contextvars.copy_context().run, work, list(prompts), changes)
 
     yield begin
@@ -94,6 +103,21 @@ def test_workers_do_the_work(begin: Begin, sandbox: Sandbox, folder: Path, wait_
 def test_a_ceiling_holds(begin: Begin, sandbox: Sandbox) -> None:
     report = begin(*_cats(6), max_credits=4).result()
     assert (report.stored, report.skipped, sandbox.account.charged) == (4, 2, 4)
+
+
+def test_workers_fall_back_and_offer_private_references(
+    begin: Begin, sandbox: Sandbox, bucket: S3Bucket
+) -> None:
+    """What is asked of another model, and what signs an address, is made in the worker."""
+    store = ObjectStore(bucket)
+    store.put(store.key("cat.png"), draw("cat", seed="cat", longest=64), "image/png")
+    prompt = ImagePrompt(prompt="a", reference_image_urls=[store.uri(store.key("cat.png"))])
+    sandbox.faults.queue("warning")
+    report = begin(prompt, fallback_models=["nanobanan-2"]).result()
+    assert (report.stored, report.credits_used, sandbox.account.charged) == (1, 3, 3)
+    assert [each.model for each in report.outcomes[0].tries] == ["nano-banana", "nanobanan-2"]
+    assert all("X-Amz-Signature" in row.references[0] for row in sandbox.account.rows)
+    assert begin(prompt, fallback_models=["nanobanan-2"]).result().credits_used == 0
 
 
 def test_a_killed_worker_pays_nothing_twice(begin: Begin, sandbox: Sandbox, wait_for: WaitFor) -> None:

@@ -331,6 +331,21 @@ def test_a_right_that_is_lost_in_mid_run(
     assert len(store.images(block)) == again.images
 
 
+def test_a_private_reference_is_fetched_from_the_store(
+    store: Store, generator: NanoBananaGenerator, sandbox: Sandbox, prefect_server: None
+) -> None:
+    """The sandbox fetches it as the API would, by its signed address, which the store checks."""
+    block = store.block()
+    opened = ObjectStore(block)
+    content = draw("cat", seed="cat", longest=64)
+    opened.put(opened.key("cat & co.png"), content, "image/png")
+    prompt = ImagePrompt(prompt="a", reference_image_urls=[opened.uri(opened.key("cat & co.png"))])
+    for _ in range(2):
+        report = generate_images(prompts=[prompt], generator=generator, bucket=block, batch="b")
+        assert report.stored == 1
+    assert sandbox.account.posts == 1
+
+
 def test_a_session_token_that_expires(
     store: Store, generator: NanoBananaGenerator, sandbox: Sandbox, prefect_server: None
 ) -> None:
