@@ -48,7 +48,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "prompts_from",
         nargs="?",
         metavar="FILE",
-        help="a .txt, .csv, .tsv, .json or .jsonl file with prompts: a path, an s3:// address or a web "
+        help="a .txt, .csv, .tsv, .json, .jsonl or .parquet file: a path, an s3:// address or a web "
         "address",
     )
     parser.add_argument("--prompt", action="append", default=[], help="a prompt; may be repeated")

@@ -13,7 +13,7 @@ from prefect_nanobanana._common.adjustable import Adjustable
 from prefect_nanobanana._common.characters import quoted
 from prefect_nanobanana._common.references import is_path
 from prefect_nanobanana.batch._sources import ReadS3, read_list
-from prefect_nanobanana.batch._tables import COLUMNS, rows_of, unknown_column
+from prefect_nanobanana.batch._tables import COLUMNS, is_parquet, rows_of, unknown_column
 from prefect_nanobanana.batch._templates import Templates
 from prefect_nanobanana.errors import MAX_PROBLEMS, InvalidInput
 from prefect_nanobanana.images import Fetcher
@@ -117,7 +117,7 @@ def _rows(
     found = False
     for line, row in rows_of(name, content, templates.text):
         found = True
-        yield f"{name}, line {line}", row, "://" in source
+        yield f"{name}, {'row' if is_parquet(name) else 'line'} {line}", row, "://" in source
     if content.strip() and not found:
         raise InvalidInput(f"{name}: there are no prompts in it: add some, or leave prompts_from empty")
 

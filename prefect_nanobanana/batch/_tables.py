@@ -6,7 +6,6 @@ import codecs
 import csv
 import difflib
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ from pathlib import PurePath
 from typing import Any
 
 from prefect_nanobanana._common.characters import quoted
+from prefect_nanobanana.batch._json import json_rows
+from prefect_nanobanana.batch._parquet import ParquetRows
 from prefect_nanobanana.errors import MAX_PROBLEMS, InvalidInput
 from prefect_nanobanana.models import ImagePrompt
 
@@ -29,13 +30,13 @@ _OTHER_NAMES = {
 }
 """What other tools call a column."""
 _SAME = {other: ours for ours, others in _OTHER_NAMES.items() for other in others.split()}
-_FORMATS = ".txt, .csv, .tsv, .json, .jsonl"
+_FORMATS = ".txt, .csv, .tsv, .json, .jsonl, .parquet"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 """Not what splitlines() takes for one: texts may hold form feeds, U+2028 and their like."""
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\0])"?[,;\t|]*', re.IGNORECASE)
-_SPACE = re.compile(r"\s*")
 _NAMED = re.compile(r"\{([^{}\n]*)\}")
 _DELIMITERS = ",;\t|"
+_PARQUET = (".parquet", ".pq")
 _WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 _ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 _PACKED = (b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh91AY&SY")
@@ -57,7 +58,6 @@ _NO_LISTS = {
 _ERRORS = {"#REF!", "#NAME?", "#N/A", "#VALUE!", "#DIV/0!", "#NULL!", "#NUM!", "#SPILL!", "#CALC!"}
 """What a spreadsheet saves for a formula that it could not work out, as `- a cat` may look to it."""
 _CSV_CURE = "put quotes around the whole cell, and write each that is inside of it twice"
-_JSON_CURE = "double quotes around texts, commas between values and none behind the last, no comments"
 
 
 class TableRow(dict[str, Any]):
@@ -82,6 +82,8 @@ def rows_of(name: str, content: bytes, template: str | None = None) -> Iterator[
     kind = PurePath(name).suffix.lower()
     if kind in _WORKBOOKS or content.startswith((_ZIP, _OLE)):
         raise InvalidInput(f"{name}: is a workbook or an archive: save the sheet as CSV UTF-8")
+    if is_parquet(name):
+        return _parquet(name, content, template)
     if kind not in _READERS:
         raise InvalidInput(f"{name}: cannot be read as prompts: use a {_FORMATS} file")
     if content.startswith(_PACKED):
@@ -92,6 +94,11 @@ def rows_of(name: str, content: bytes, template: str | None = None) -> Iterator[
         if re.match(begins, start, re.IGNORECASE | re.DOTALL):
             raise InvalidInput(f"{name}: {told}")
     return _READERS[kind](name, _decoded(name, content, encoding), template)
+
+
+def is_parquet(name: str) -> bool:
+    """Whether a list has rows without lines."""
+    return PurePath(name).suffix.lower() in _PARQUET
 
 
 def unknown_column(column: str) -> str:
@@ -133,80 +140,6 @@ def _is_table(first_line: str) -> bool:
         return True
     names = [[cell.strip(' "').lower() for cell in first_line.split(d)] for d in _DELIMITERS]
     return any(len(found) > 1 and "prompt" in found and {*COLUMNS, ""} >= {*found} for found in names)
-
-
-class _Json:
-    """Reads one JSON value after another, and knows the line of each."""
-
-    def __init__(self, name: str, text: str) -> None:
-        self._name, self._text = name, text
-        self._at, self._line, self._counted = 0, 1, 0
-        self._decoder = json.JSONDecoder(object_pairs_hook=_once)
-
-    def peek(self) -> str:
-        """The next character that is no white space; empty at the end."""
-        space = _SPACE.match(self._text, self._at)
-        self._at = space.end() if space else self._at
-        return self._text[self._at : self._at + 1]
-
-    def skip(self) -> None:
-        """Pass a character."""
-        self._at += 1
-
-    def value(self) -> Row:
-        """Read a value, and say at which line it begins."""
-        self.peek()
-        try:
-            value, end = self._decoder.raw_decode(self._text, self._at)
-        except json.JSONDecodeError as error:
-            self._at = error.pos
-            raise self.wrong(f"is not JSON: {error.msg}: write {_JSON_CURE}") from None
-        except RecursionError:
-            raise self.wrong("is nested too deeply: give a text or an object for each prompt") from None
-        except ValueError as error:
-            raise self.wrong(str(error)) from None
-        line, self._at = self._line_here(), end
-        return line, value
-
-    def wrong(self, why: str) -> InvalidInput:
-        """What is wrong here."""
-        return InvalidInput(f"{self._name}, line {self._line_here()}: {why}")
-
-    def _line_here(self) -> int:
-        self._line += len(_LINE_END.findall(self._text, self._counted, self._at))
-        self._counted = self._at
-        return self._line
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = Counter(name for name, _ in pairs)
-        raise ValueError(f"{quoted(names.most_common(1)[0][0])} is there twice: remove one")
-    return found
-
-
-def _json(name: str, text: str, _: str | None) -> Iterator[Row]:
-    """The values of an array, or those that stand one after another, as in JSON Lines."""
-    found = _Json(name, text)
-    if found.peek() != "[":
-        while found.peek():
-            yield found.value()
-        return
-    after = "["
-    while after != "]":
-        found.skip()
-        if after == "[" and found.peek() == "]":
-            found.skip()
-            break
-        yield found.value()
-        after = found.peek()
-        if after not in (",", "]") or not after:
-            raise found.wrong("is not JSON: a comma or the ] at the end is missing")
-    else:
-        found.skip()
-    if found.peek():
-        raise found.wrong("is not JSON: nothing may follow the array")
 
 
 def _table(name: str, text: str, template: str | None) -> Iterator[Row]:
@@ -282,12 +215,25 @@ def _row(place: str, columns: list[str], cells: list[str]) -> TableRow:
     return row
 
 
+def _parquet(name: str, content: bytes, template: str | None) -> Iterator[Row]:
+    file = ParquetRows(name, content)
+    named = {*file.columns}
+    if template is None:
+        texts = [column for column in file.columns if column in COLUMNS]
+        values = (str(value) for _, row in file.values(texts) for value in row.values() if value)
+        named = {found.strip() for text in values for found in _NAMED.findall(text)}
+    _check_columns(name, file.columns, named.intersection(file.columns), has_text=bool(template))
+    for number, values_of_row in file.values(file.columns):
+        ours = {c: v for c, v in values_of_row.items() if v is not None or c not in COLUMNS}
+        yield number, TableRow({"prompt": "", **ours})
+
+
 _READERS: dict[str, Callable[[str, str, str | None], Iterator[Row]]] = {
     ".txt": _lines,
     ".csv": _table,
     ".tsv": _table,
     ".tab": _table,
-    ".json": _json,
-    ".jsonl": _json,
-    ".ndjson": _json,
+    ".json": json_rows,
+    ".jsonl": json_rows,
+    ".ndjson": json_rows,
 }

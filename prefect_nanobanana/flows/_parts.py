@@ -62,8 +62,8 @@ def generate_in_parts(
 
     Args:
         prompts: The prompts, one per row: plain text, or a form with settings of its own.
-        prompts_from: A .txt, .csv, .tsv, .json or .jsonl file with more prompts: an s3:// address, a web
-            address, or a path that leads to the same file wherever a part runs.
+        prompts_from: A .txt, .csv, .tsv, .json, .jsonl or .parquet file with more prompts: an s3:// address,
+            a web address, or a path that leads to the same file wherever a part runs.
         generator: The Nano Banana Generator block, saved: which account pays, and how images are made.
         bucket: The S3 Bucket block, saved: where the images go.
         batch: The name of this piece of work, and its folder in the bucket. The same name again
