@@ -48,6 +48,12 @@ def charges_before(record: Record) -> tuple[Charge, ...]:
     return earlier
 
 
+def models_since(before: Record, now: Record) -> set[str]:
+    """The models that have been charged for between two states of a record."""
+    known = {charge.attempt for charge in charges_of(before)}
+    return {charge.model for charge in charges_of(now) if charge.attempt not in known}
+
+
 def _last(record: Record) -> Charge:
     at_risk = (record.price or 0) if record.open and not record.credits_used else 0
     return Charge(

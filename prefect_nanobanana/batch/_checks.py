@@ -66,8 +66,7 @@ def check_prices(prompts: Iterable[Planned], bound: str) -> None:
     Raises:
         InvalidInput: If it cannot, as the price of something to ask for is not listed, or not credible.
     """
-    asked = (planned for planned in prompts if planned.action == "ask")
-    for request, price in (each for planned in asked for each in planned.asked_for):
+    for request, price in (each for planned in prompts for each in planned.may_be_asked):
         model = request.model
         if price is not None and price > 0:
             continue

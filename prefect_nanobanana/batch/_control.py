@@ -64,7 +64,7 @@ class RunControl:
         for planned in plan.prompts:
             if planned.asked_before:
                 record, asked_by = planned.record, planned.ledger.asked_by
-                last = last_of(asked_by, record, planned.price)
+                last = last_of(asked_by, record, plan.prices.of(record.request))
                 self._count(planned.position, record, last, record.paid_before_by(asked_by))
         self._admitted_for = grants.holds_for if grants is not None else None
         self._lines = LogLines(logger, len(plan.prompts))
@@ -121,9 +121,9 @@ class RunControl:
             counted(under_way, "request") + " and copies",
         )
 
-    def price(self, job: Job) -> Credits | None:
-        """What the job's request costs in credits, by all that is known now."""
-        return self._prices.of(job.record.request)
+    def price(self, request: ImageRequest) -> Credits | None:
+        """What a request costs in credits, by all that is known now."""
+        return self._prices.of(request)
 
     def begin(self, job: Job) -> None:
         """Wait until it is a job's turn to have its task run begin."""
@@ -144,7 +144,7 @@ class RunControl:
         if job.planned.asked_before and job.planned.action != "ask":
             return  # counted already, and not asked again
         free = job.reused or job.record.safe_to_send
-        spending = Spending() if free else job.spending(self.price(job))
+        spending = Spending() if free else job.spending(self.price(job.record.request))
         earlier = job.record.paid_before_by(job.planned.ledger.asked_by)
         self._count(job.planned.position, job.record, spending, earlier)
 
@@ -243,9 +243,8 @@ class RunControl:
     def end(self, job: Job, status: OutcomeStatus, message: str | None) -> Ended:
         """Say the end of a job."""
         confirmed = self._prices.confirmed(job.record.request.model)
-        ended = end_of(job, status, message, self.price(job), price_confirmed=confirmed)
-        if not job.reused:
-            self._add(job.spent_here(None))
+        ended = end_of(job, status, message, self.price(job.record.request), price_confirmed=confirmed)
+        self._add(job.spent_here(None))
         outcome, record = ended.item.outcome, job.record
         note = f": {message}" if message else f", {counted(len(outcome.images), 'image')}"
         cost = in_credits(outcome.credits_used) + (" paid earlier" if job.reused else "")
@@ -255,7 +254,7 @@ class RunControl:
             record.prompt.prompt,
             status,
             images=len(outcome.images),
-            credits=0 if job.reused else outcome.credits_used,
+            credits=outcome.credits_own if job.reused else outcome.credits_used,
             asked=record.asked_in(job.planned.ledger.asked_by) and not job.reused,
             expected=self._expected.get(job.planned.position, 0),
         )

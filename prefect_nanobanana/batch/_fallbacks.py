@@ -5,13 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from prefect_nanobanana.batch._charges import charges_of
+from prefect_nanobanana.batch._charges import charges_before, charges_of
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.errors import BadRequest, InvalidInput, ModelNotAllowed
 from prefect_nanobanana.models import DEFAULT_MODEL, ImageModel, ImageRequest
 
-_OF_THE_MODEL = re.compile(r"\bmodel\b|\u6a21\u578b", re.IGNORECASE)
-"""Words of the API's refusals; it answers in Chinese, too (vendor's documentation)."""
+_WORDS = (
+    r"unknown|invalid|unavailable|unsupported|deprecated|retired|removed|disabled|discontinued|"
+    r"no longer|not (found|available|supported|exist|valid|offered|enabled)|does(n't| not) exist|"
+    r"\u4e0d\u5b58\u5728|\u4e0d\u53ef\u7528|\u4e0d\u652f\u6301|\u4e0b\u7ebf"
+)
+_MODEL = r"(\bmodel\b|\u6a21\u578b)"
+_GONE = re.compile(rf"{_MODEL}.{{0,60}}({_WORDS})|({_WORDS}).{{0,30}}{_MODEL}", re.IGNORECASE)
+"""How APIs say that they have no such model; this one speaks Chinese, too (vendor's documentation)."""
+_ADDRESS = re.compile(r"\w+://\S+")
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+"""What may be the prompt's own words."""
 
 
 class FallbackModels:
@@ -67,10 +76,43 @@ class FallbackModels:
         return model is None or model.supports_image_input or not request.reference_image_urls
 
 
-def untried(record: Record, chain: Sequence[ImageRequest]) -> list[ImageRequest]:
-    """What of a chain no request has been charged for yet, after the last that was."""
-    tried = {charge.model for charge in charges_of(record)}
+def untried(
+    record: Record, chain: Sequence[ImageRequest], asked_by: str | None = None
+) -> list[ImageRequest]:
+    """What of a chain nothing has been charged for yet.
+
+    Args:
+        record: What is known of the prompt.
+        chain: What is asked for, in this order.
+        asked_by: Count what this call has been charged for alone.
+    """
+    charges = (c for c in charges_of(record) if asked_by is None or c.asked_by == asked_by)
+    tried = {charge.model for charge in charges if charge.status != "earlier"}
     return [request for request in chain if request.model not in tried]
+
+
+def listed_request(record: Record) -> ImageRequest:
+    """What the list has asked for, whichever model was asked last."""
+    refused = next((c for c in charges_before(record) if c.status == "warning"), None)
+    if refused is None:
+        return record.request
+    return record.request.model_copy(update={"model": refused.model})
+
+
+def has_refused(record: Record, request: ImageRequest) -> bool:
+    """Whether the model of a request has refused the prompt, at its price."""
+    charges = charges_of(record)
+    return any(c.status == "warning" and c.model == request.model for c in charges)
+
+
+def from_last(record: Record, chain: Sequence[ImageRequest]) -> list[ImageRequest]:
+    """A chain from the model on that was asked last, if those before it have refused the prompt."""
+    earlier = charges_before(record)
+    refused = {charge.model for charge in earlier if charge.status == "warning"}
+    if not chain or chain[0].model not in refused or record.request.model in refused:
+        return [*chain]
+    last = chain[0].model_copy(update={"model": record.request.model})
+    return [last, *(request for request in untried(record, chain) if request.model != last.model)]
 
 
 def refuses_model(error: Exception | None, model: str) -> bool:
@@ -79,4 +121,6 @@ def refuses_model(error: Exception | None, model: str) -> bool:
         return True
     if not isinstance(error, BadRequest):
         return False
-    return bool(_OF_THE_MODEL.search(error.message)) or model in error.message
+    said = _ADDRESS.sub("", error.message)
+    named = re.search(rf"(?<![\w.-]){re.escape(model)}(?![\w-])", said)
+    return named is not None or _GONE.search(_QUOTED.sub("", said)) is not None

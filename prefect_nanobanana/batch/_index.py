@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from prefect_nanobanana.batch._parser import checked
+from prefect_nanobanana.batch._parser import RecordParser, checked
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.errors import StorageError
 from prefect_nanobanana.s3 import ObjectStore
@@ -43,11 +43,13 @@ class RecordIndex:
     Args:
         store: Where it is.
         path: Its key.
+        parser: Says which records cannot be those of the batch.
     """
 
-    def __init__(self, store: ObjectStore, path: str) -> None:
+    def __init__(self, store: ObjectStore, path: str, parser: RecordParser) -> None:
         self._store = store
         self._path = path
+        self._parser = parser
         self._lock = threading.Lock()
         self._saving = threading.Lock()
         self._lines: dict[str, bytes] = {}
@@ -56,8 +58,8 @@ class RecordIndex:
         self._unsaved = 0
         self._room = THUMBNAIL_BYTES
 
-    def __reduce__(self) -> tuple[type[RecordIndex], tuple[ObjectStore, str]]:
-        return type(self), (self._store, self._path)  # another process writes no index
+    def __reduce__(self) -> tuple[type[RecordIndex], tuple[ObjectStore, str, RecordParser]]:
+        return type(self), (self._store, self._path, self._parser)  # another process writes no index
 
     def current(self, tags: Mapping[str, str]) -> dict[str, Record]:
         """The records that need not be read.
@@ -75,7 +77,7 @@ class RecordIndex:
         for key, tag in tags.items():
             line = lines.get(key)
             record = _current(line, tag) if line and tag else None
-            if record is not None:
+            if record is not None and self._parser.problem(key, record) is None:
                 found[key] = record
         with self._lock:
             self._used |= found.keys()

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from uuid import uuid4
 
-from prefect_nanobanana.batch._charges import charges_before
+from prefect_nanobanana.batch._charges import charges_before, models_since
 from prefect_nanobanana.batch._conflicts import Claimed
 from prefect_nanobanana.batch._planned import Planned
 from prefect_nanobanana.batch._record import Record
@@ -68,7 +68,8 @@ class Job(GenerationHooks):
     @property
     def reused(self) -> bool:
         """Whether what is known of it is another run's doing."""
-        return not self._record.safe_to_send and not self._has_sent(self._record)
+        paid = not self._record.safe_to_send or bool(charges_before(self._record))
+        return paid and not self._has_sent(self._record)
 
     @property
     def cost_told(self) -> bool:
@@ -77,8 +78,10 @@ class Job(GenerationHooks):
 
     def _has_sent(self, record: Record) -> bool:
         """Whether a record is of a request that was sent for this job, here or by a worker."""
-        attempt = record.attempt or ""
-        return attempt.startswith(self.ticket) or attempt == self._paid_already
+        return self._is_own(record.attempt)
+
+    def _is_own(self, attempt: str | None) -> bool:
+        return attempt is not None and attempt.startswith((self.ticket, self._paid_already or "-"))
 
     @property
     def is_news(self) -> bool:
@@ -107,7 +110,7 @@ class Job(GenerationHooks):
     def own_charges(self) -> list[Charge]:
         """What requests of this run have cost before the last one."""
         before = charges_before(self._record)
-        here = (c for c in before if (c.attempt or "").startswith(self.ticket))
+        here = (c for c in before if self._is_own(c.attempt))
         return [*self.planned.own_charges, *here]
 
     @property
@@ -116,8 +119,8 @@ class Job(GenerationHooks):
         return self._refused
 
     def fall_back(self) -> bool:
-        """Have the next model asked, if there is one."""
-        following = self.planned.falling_back()
+        """Have the next model asked, if there is one that nobody has asked since the plan was made."""
+        following = self.planned.falling_back(models_since(self.planned.record, self._record))
         if following is not None:
             self.planned, self._refused = following, False
         return following is not None
@@ -137,8 +140,8 @@ class Job(GenerationHooks):
         self.run.admit(self)
         planned, before = self.planned, self._record
         ledger = planned.ledger
-        paid = spending_of(before, self.run.price(self)).worst
-        record = planned.asking(before, paid, self.ticket)
+        paid = spending_of(before, self.run.price(before.request)).worst
+        record = planned.asking(before, paid, self.ticket, self.run.price(planned.request))
         try:
             ledger.claim(record)
         except Claimed:
@@ -165,7 +168,7 @@ class Job(GenerationHooks):
     def submitted(self, submission: Submission) -> None:
         """Write down the id by which the generation's end can be asked for."""
         # Async generations are paid at submission, the others with their answer.
-        price = self.run.price(self) if submission.mode == "async" else 0
+        price = self.run.price(self._record.request) if submission.mode == "async" else 0
         told = submission.credits_used
         self._cost_told = told is not None
         self._record = self._record.submitted(submission, told if told is not None else price or 0)
@@ -182,7 +185,7 @@ class Job(GenerationHooks):
         """
         told = generation.credits_used
         self._cost_told = told is not None
-        estimate = self._record.credits_used or self.run.price(self) or 0
+        estimate = self._record.credits_used or self.run.price(self._record.request) or 0
         self._record = self._record.answered(generation, told if told is not None else estimate)
         self._refused = generation.status == "warning"
         self.run.paid(self, generation)
@@ -194,6 +197,8 @@ class Job(GenerationHooks):
 
     def take_over(self, told: Told) -> None:
         """Take over what a worker has done for this job."""
+        if told.record.attempt != self._record.attempt:
+            self._before = self._record
         self._record, self._cost_told = told.record, told.cost_told
         self.planned.ledger.learn(told.record.key, told.known, told.record)
         for refusal in told.refusals:
@@ -215,7 +220,8 @@ class Job(GenerationHooks):
         except NanoBananaError as error:
             self.run.stop(str(error), error)
             raise
-        if record is None or not self._has_sent(record):
+        known = (self._record.attempt, self._record.state)
+        if record is None or (record.attempt, record.state) == known or not self._has_sent(record):
             return False
         self._record, self._cost_told = record, not record.credits_estimated
         return True
@@ -236,8 +242,11 @@ class Job(GenerationHooks):
         Raises:
             NanoBananaError: If it could not be written, as another run has taken it in hand meanwhile.
         """
-        why = f"{self._record.message}; the account's balance shows: not charged"
-        record = self._record.not_charged(why)
+        if self._before.safe_to_send:
+            why = f"{self._record.message}; the account's balance shows: not charged"
+            record = self._record.not_charged(why)
+        else:
+            record = self._before  # what was known before it still holds
         self.planned.ledger.claim(record)
         self._record, self._error = record, None
 

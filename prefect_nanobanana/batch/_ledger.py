@@ -53,13 +53,12 @@ class Ledger:
     ) -> None:
         self.store = store
         self.batch = batch
-        self.asked_by = asked_by
-        self.caller = caller
+        self.asked_by, self.caller = asked_by, caller
         self._timing = timing or TIMING.get()
         self._versions, self._attempts = dict[str, str | None](), dict[str, str | None]()
         self._patience = PatientWriter(self.write_once, self._timing.write_again_for)
         self._parser = RecordParser(store, self.key("images"))
-        self.index = RecordIndex(store, self.key("records.jsonl"))
+        self.index = RecordIndex(store, self.key("records.jsonl"), self._parser)
 
     @classmethod
     def open(
@@ -111,10 +110,16 @@ class Ledger:
         known = dict(self._listed())
         return self._read_all({key: known[key] for key in wanted if key in known})
 
-    def read_others(self, wanted: Iterable[str]) -> dict[str, Record]:
-        """Read the records of the batch that are not of these prompts; see `read`."""
-        known = set(wanted)
-        return self._read_all({key: tag for key, tag in self._listed() if key not in known})
+    def read_others(self, wanted: Iterable[str], *, changed: bool = False) -> dict[str, Record]:
+        """Read the records of the batch that are not of these prompts; see `read`.
+
+        Args:
+            wanted: The prompts' keys.
+            changed: Whether to read those of them, too, that are not as this ledger knows them.
+        """
+        known = {key: (self._versions.get(key) if changed else None) or "" for key in wanted}
+        stale = {k: t for k, t in self._listed() if k not in known or (t and known[k] not in ("", t))}
+        return self._read_all(stale)
 
     def read_again(self, key: str) -> Record | None:
         """Read one record as it is now.
@@ -252,11 +257,7 @@ class Ledger:
         return ((each.key.removeprefix(prefix).removesuffix(end), each.etag) for each in found)
 
     def _read_all(self, tags: Mapping[str, str]) -> dict[str, Record]:
-        indexed = {
-            key: record
-            for key, record in self.index.current(tags).items()
-            if self._parser.problem(key, record) is None
-        }
+        indexed = self.index.current(tags)
         for key, record in indexed.items():
             self._versions[key], self._attempts[key] = tags[key], record.attempt
         with ThreadPoolExecutor(POOL_CONNECTIONS // 2) as pool:
@@ -277,8 +278,7 @@ class Ledger:
         return record
 
     def _find(self, key: str) -> Record | None:
-        found = self._parser.find(key, self._path(key))
-        if found is None:
-            return None
-        self._versions[key] = found[1]
-        return found[0]
+        record, tag = self._parser.find(key, self._path(key))
+        if record is not None:
+            self._versions[key] = tag
+        return record

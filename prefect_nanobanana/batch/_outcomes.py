@@ -52,6 +52,19 @@ class Ended:
         return run_name(prompt.name or prompt.prompt)
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What the records of a batch say.
+
+    Attributes:
+        items: The outcomes of prompts.
+        charges: What each request has cost.
+    """
+
+    items: list[GalleryItem]
+    charges: list[Charge]
+
+
 class PreviewRoom:
     """Bounds the small pictures that a run holds until its gallery page is written.
 
@@ -121,7 +134,8 @@ def make_outcome(
         before: What requests of this run before the last one have cost.
     """
     charges, spent_before = charges_of(record), sum(charge.credits for charge in before)
-    earlier = reused and (record.credits_used > 0 or status == "unknown")
+    cost = record.credits_used + record.credits_before
+    earlier = reused and (cost > 0 or status == "unknown")
     generation = record.generation if status != "skipped" else None
     outcome = Outcome(
         position=position,
@@ -129,11 +143,12 @@ def make_outcome(
         status=status,
         generation=generation and _without_data(generation),
         images=tuple(record.images[n] for n in sorted(record.images)),
-        credits_used=record.credits_used + (record.credits_before if earlier else spent_before),
+        credits_used=cost if earlier else record.credits_used + spent_before,
         credits_at_risk=spending.at_risk + sum(charge.at_risk for charge in before),
         credits_estimated=spending.estimated or any(charge.estimated for charge in before),
         reused=earlier,
         by_other_run=earlier and by_other_run,
+        credits_own=spent_before if earlier else 0,
         message=message or (_refused_before(charges) if status == "stored" else None),
         tries=tuple(map(_try, charges)) if len(charges) > 1 else (),
     )
@@ -143,7 +158,7 @@ def make_outcome(
 
 def recorded_outcomes(
     ledger: Ledger, logger: logging.Logger | logging.LoggerAdapter[Any], without: Sequence[Ended] = ()
-) -> list[GalleryItem]:
+) -> Recorded | None:
     """Make outcomes of what earlier runs and lists of the batch left, so that pages go on naming them.
 
     Args:
@@ -152,20 +167,24 @@ def recorded_outcomes(
         without: Prompts to leave out, and to count on after.
 
     Returns:
-        In the order of the lists; what was never asked is left out if others are. Nothing if the records
-        cannot be read.
+        What they left, in the order of the lists, and what all records say of credits; what was never
+        asked is left out if others are. None if the records cannot be read, which is said.
     """
+    known = {ended.key: ended.item.charges for ended in without}
     try:
-        found = ledger.read_others([ended.key for ended in without])
+        found = ledger.read_others(known, changed=True)
     except (StorageError, LedgerError) as error:
         logger.warning("The other records of batch %r could not be read: %s", ledger.batch, error)
-        return []
-    records = sorted(found.values(), key=lambda r: (r.position or sys.maxsize, r.key))
+        return None
+    charges = {**known, **{key: charges_of(record) for key, record in found.items()}}
+    others = (record for key, record in found.items() if key not in known)
+    records = sorted(others, key=lambda r: (r.position or sys.maxsize, r.key))
     kept = [r for r in records if not (without and r.safe_to_send and not r.credits_before)]
-    return [
+    items = [
         make_outcome(position, record, *outcome_of_record(record, None), reused=True)
         for position, record in enumerate(kept, len(without) + 1)
     ]
+    return Recorded(items, [charge for its in charges.values() for charge in its])
 
 
 def _refused_before(charges: Sequence[Charge]) -> str | None:

@@ -26,7 +26,7 @@ class RecordParser:
         self._store = store
         self._images = images
 
-    def find(self, key: str, path: str) -> tuple[Record, str] | None:
+    def find(self, key: str, path: str) -> tuple[Record | None, str]:
         """Read a record from the store.
 
         Args:
@@ -34,7 +34,7 @@ class RecordParser:
             path: Where the record is.
 
         Returns:
-            The record and the tag of its version; nothing if it is not there.
+            The record and the tag of its version; None if it is not there.
 
         Raises:
             BucketNotUsable: If the bucket does not let itself be read.
@@ -46,7 +46,7 @@ class RecordParser:
             raise
         except StorageError as error:
             raise LedgerError(f"a record could not be read, so nothing is spent: {error}") from None
-        return None if found is None else (self.parse(key, path, found[0]), found[1])
+        return (None, "") if found is None else (self.parse(key, path, found[0]), found[1])
 
     def parse(self, key: str, path: str, content: bytes) -> Record:
         """Read a record.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from prefect_nanobanana.batch._checks import check_prices, requests_of
 from prefect_nanobanana.batch._conflicts import Claimed
-from prefect_nanobanana.batch._fallbacks import FallbackModels
+from prefect_nanobanana.batch._fallbacks import FallbackModels, listed_request
 from prefect_nanobanana.batch._keys import PromptKey, identity, prompt_keys, signed_anew
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._parts import ceilings, list_digest, part_numbers, part_of
@@ -122,7 +123,7 @@ class BatchPlan:
     def first_of_unconfirmed(self) -> BatchPlan | None:
         """One prompt of each model whose price no answer has confirmed; None if there is none to ask.
 
-        Several processes that do not know a price would each find out, and together break the ceiling.
+        See `fallbacks_for_parts`.
         """
         asked = (planned for planned in reversed(self.prompts) if planned.action == "ask")
         first = {p.request.model: p for p in asked if not self.prices.confirmed(p.request.model)}
@@ -132,6 +133,16 @@ class BatchPlan:
         others = [planned for planned in self.prompts if planned.position not in places]
         spent = self.spent + sum(planned.spent(self.prices) for planned in others)
         return replace(self, prompts=tuple(first.values()), spent=spent)
+
+    def fallbacks_for_parts(self, names: Sequence[str]) -> list[str]:
+        """The fallback models that parts may ask: below a ceiling those whose price is confirmed.
+
+        Several processes that do not know a price would each find out, and together break the ceiling.
+        What a part leaves for want of a model, the run itself asks for afterwards.
+        """
+        if self.max_credits is None:
+            return [*names]
+        return [*takewhile(self.prices.confirmed, names)]
 
     def parts(self, count: int) -> list[Part]:
         """Divide what is to be done.
@@ -256,7 +267,9 @@ def _records(ledger: Ledger, keys: Sequence[PromptKey]) -> dict[PromptKey, Recor
     found = {key: read[name] for key in keys for name in (*key.former, key.key) if name in read}
     if any(key.former and key not in found for key in keys):
         others = ledger.read_others(read)
-        told = [(name, identity(record.prompt, record.request)) for name, record in others.items()]
+        told = [
+            (name, identity(record.prompt, listed_request(record))) for name, record in others.items()
+        ]
         again = signed_anew(keys, read.keys(), told)
         found |= {key: others[again[key.key]] for key in keys if key.key in again}
     return found

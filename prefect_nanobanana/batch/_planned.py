@@ -87,6 +87,17 @@ class Planned:
         return self.prompt if self.request == self.listed else _with_model(self.prompt, model)
 
     @property
+    def may_be_asked(self) -> tuple[Fallback, ...]:
+        """All that may be asked for as things are: also if what is under way is refused."""
+        match self.action:
+            case "ask":
+                return self.asked_for
+            case "await_end" | "await_other":
+                return self.fallbacks
+            case _:
+                return ()
+
+    @property
     def asked_for(self) -> tuple[Fallback, ...]:
         """All that may be asked for, in this order, with its price."""
         return (Fallback(self.request, self.price), *self.fallbacks)
@@ -103,11 +114,16 @@ class Planned:
         last = self.record.maybe_paid_by(asked_by) and self.record.attempt not in attempts
         return replace(self, of_this_call=last, own_charges=tuple(own))
 
-    def falling_back(self) -> Planned | None:
-        """The same with the next model; None if there is none left."""
-        if not self.fallbacks:
+    def falling_back(self, asked: Collection[str] = ()) -> Planned | None:
+        """The same with the next model; None if there is none left.
+
+        Args:
+            asked: Models that are passed over.
+        """
+        left = [fallback for fallback in self.fallbacks if fallback.request.model not in asked]
+        if not left:
             return None
-        following, *others = self.fallbacks
+        following, *others = left
         return replace(
             self,
             request=following.request,
@@ -117,13 +133,14 @@ class Planned:
             action="ask",
         )
 
-    def asking(self, record: Record, paid: Credits, ticket: str) -> Record:
+    def asking(self, record: Record, paid: Credits, ticket: str, price: Credits | None) -> Record:
         """The record when its request leaves; see `Record.asking`.
 
         Args:
             record: What is known of it.
             paid: What the last request has cost at most, in credits.
             ticket: What the attempt begins with.
+            price: What the request costs, in credits, by all that is known now.
         """
         return record.asking(
             self.prompt,
@@ -132,7 +149,7 @@ class Planned:
             paid,
             ticket,
             caller=self.ledger.caller,
-            price=self.price,
+            price=price,
             earlier=charges_of(record),
         )
 

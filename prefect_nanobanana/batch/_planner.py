@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from prefect_nanobanana.batch._checks import problems_of, warnings_of
-from prefect_nanobanana.batch._fallbacks import FallbackModels, untried
+from prefect_nanobanana.batch._fallbacks import FallbackModels, from_last, has_refused, untried
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._planned import Fallback, Planned, action_of
 from prefect_nanobanana.batch._prices import Prices
@@ -76,18 +76,23 @@ class Planner:
         ledger = self._ledger
         record = found or Record(key=key, prompt=item.prompt, request=request)
         record = record.listed(position, item.prompt, request)
-        chain, told = self._fallbacks.chain(request)
         action = action_of(record, ledger.asked_by, self._ask_again, self._answer_within)
-        if action != "ask" or record.safe_to_send:  # else it is asked again from the first model on
-            chain = untried(record, chain)
+        chain, told = self._chain(record, request, again=action == "ask" and not record.safe_to_send)
         if record.state == "warning" and self._fallbacks and chain:
             action = "ask"
+        elif action == "ask" and not chain:
+            action, chain = ("reuse", []) if has_refused(record, request) else ("ask", [request])
         if action != "reuse" and found is not None:  # what will be written again is read itself
             record = ledger.whole(record).listed(position, item.prompt, request)
         first = request
         if action == "ask":
-            first, *chain = chain or [request]
+            first, *chain = chain
             self._check(item.place, first, told)
+        elif action == "await_end":
+            first = from_last(record, [request])[0]  # if its end cannot be had, and it is asked again
+        if action != "reuse":
+            for other in chain:
+                self._warn_of(other, item.place)
         resend = "unknown" in self._ask_again and not record.ever_asked_in(ledger.asked_by)
         price = self._prices.of(first)
         again = action == "await_end" and resend and (not self._bounded or bool(price))
@@ -108,12 +113,29 @@ class Planner:
             offered_seconds=self._offered_seconds,
         )
 
+    def _chain(
+        self, record: Record, request: ImageRequest, *, again: bool
+    ) -> tuple[list[ImageRequest], str | None]:
+        """What is asked for, one after the other; what has refused already is asked on request alone."""
+        chain, told = self._fallbacks.chain(request)
+        asked_by, warnings = self._ledger.asked_by, "warnings" in self._ask_again
+        if again:
+            return (chain if record.state == "warning" else from_last(record, chain)), told
+        if warnings and record.ever_asked_in(asked_by):
+            return untried(record, chain, asked_by), told  # this call has begun anew with the first
+        return untried(record, chain), told
+
     def _check(self, place: str, request: ImageRequest, told: str | None) -> None:
         # What is paid already needs its model no more.
         problems = problems_of(request, self._catalogue)
         problems += self._references.problems(request.reference_image_urls)
         self.problems += [f"{place}: {text}" for text in problems]
-        for text in (*([told] if told else []), *warnings_of(request, self._catalogue)):
+        if told is not None:
+            self._warn(told, place)
+        self._warn_of(request, place)
+
+    def _warn_of(self, request: ImageRequest, place: str) -> None:
+        for text in warnings_of(request, self._catalogue):
             self._warn(text, place)
 
     def _warn(self, text: str, place: str) -> None:

@@ -12,13 +12,13 @@ from prefect_nanobanana.report import GalleryItem
 def planned_prompt(planned: Planned) -> PlannedPrompt:
     """What is to be done with one prompt, as people see it."""
     asked, request = planned.action == "ask", planned.request
-    fallbacks = planned.fallbacks if planned.action in ("ask", "await_end") else ()
+    fallbacks = planned.may_be_asked[asked:]
     return PlannedPrompt(
         position=planned.position,
         place=planned.place,
         prompt=unsigned_prompt(planned.prompt),
         step=_step(planned),
-        model=request.model,
+        model=planned.record.request.model if planned.action == "reuse" else request.model,
         quantity=request.quantity,
         aspect_ratio=request.aspect_ratio,
         references=len(request.reference_image_urls),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol, TypeVar
 
 from prefect_nanobanana.errors import NanoBananaError, NotCharged
-from prefect_nanobanana.models import Credits, Generation
+from prefect_nanobanana.models import Credits, Generation, ImageRequest
 
 J = TypeVar("J", contravariant=True)
 
@@ -32,8 +32,8 @@ class RunHandle(Protocol[J]):
     def paid(self, job: J, generation: Generation) -> None:
         """An answer came."""
 
-    def price(self, job: J) -> Credits | None:
-        """What the job's request costs in credits, by all that is known now."""
+    def price(self, request: ImageRequest) -> Credits | None:
+        """What a request costs in credits, by all that is known now."""
 
     def stop(self, why: str, error: NanoBananaError | None = None) -> None:
         """Send nothing more."""

@@ -105,7 +105,7 @@ class Runner:
                 lost = [job for job in lost if job not in free]
                 lost += stages.pass_through(((job, "ask") for job in free), note)
             for job in lost:
-                status, message = outcome_of_record(job.record, control.price(job))
+                status, message = outcome_of_record(job.record, control.price(job.record.request))
                 note(control.end(job, status, message))
         return [ended[position] for position in sorted(ended)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from prefect_nanobanana.batch._charges import charges_before
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._record import Record
@@ -53,8 +54,13 @@ class SpentByRecords:
                 if record.open and price is None:
                     return None
                 spent += spending_of(record, price).worst
-            # What was asked before may have been the process's, too: nobody knows.
-            spent += max(0, record.credits_before, sum((record.paid_by or {}).values()))
+            before = [c for c in charges_before(record) if c.attempt is not None]
+            own = (c for c in before if (c.attempt or "").startswith(f"{process}-"))
+            spent += sum(charge.credits + charge.at_risk for charge in own)
+            # What nobody noted of requests before may have been the process's, too.
+            told = sum(charge.credits + charge.at_risk for charge in before)
+            at_most = max(record.credits_before, sum((record.paid_by or {}).values()))
+            spent += max(0, at_most - told)
         return spent if records else None
 
     def _records(self, batch: str, name: str) -> tuple[list[Record], Prices]:

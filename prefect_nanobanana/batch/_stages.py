@@ -29,7 +29,6 @@ from prefect_nanobanana.errors import (
     LedgerError,
     NanoBananaError,
     NeverDelivered,
-    NotCharged,
 )
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
@@ -171,7 +170,7 @@ class Stages:
             return self._end_unasked(job, why)
         try:
             ask = partial(run_task, generate_task, job.planned.asked_prompt, self._generator)
-            work_on(job, ask, self._control.price(job), asks=True)
+            work_on(job, ask, asks=True)
         finally:
             self._control.settle(job)
         if isinstance(job.error, Claimed):
@@ -191,7 +190,7 @@ class Stages:
         )
         elapsed = record.age_seconds()
         follow = partial(run_task, wait_task, record.prompt, self._generator, submission, elapsed)
-        work_on(job, follow, self._control.price(job), asks=False)
+        work_on(job, follow, asks=False)
         if job.record.state == "unknown" and job.planned.again:
             return self._start(job, "ask")
         return self._next(job)
@@ -220,15 +219,16 @@ class Stages:
 
     def _next(self, job: Job) -> Any:
         record, error = job.record, job.error
-        if not self._control.stopped and self._control.refused_by_model(job) and job.fall_back():
-            return self._start(job, "ask")
+        if self._control.refused_by_model(job) and job.fall_back():
+            stopped = self._control.stopped
+            return self._end_unasked(job, stopped) if stopped else self._start(job, "ask")
         if record.state == "generated":
             return self._submit(self._copying, self._copies.finish, job)
         if isinstance(error, (NeverDelivered, BucketNotUsable, LedgerError)):
             self._control.stop(str(error), error)  # no other prompt would do better
         if record.state == "unknown" and record.generation_id is None and not job.reused:
             return job  # the account's balance may show that it cost nothing
-        if isinstance(error, NotCharged) and not record.safe_to_send:
+        if error is not None and not record.safe_to_send and record.request != job.planned.request:
             return self._end_unasked(job, str(error))  # what was known before still holds
         if record.open or record.state in ("warning", "failed"):
             return self._end_as_recorded(job)
@@ -237,7 +237,7 @@ class Stages:
         return self._control.end(job, "failed", str(error or "it was not asked"))
 
     def _end_as_recorded(self, job: Job) -> Ended:
-        status, message = outcome_of_record(job.record, self._control.price(job))
+        status, message = outcome_of_record(job.record, self._control.price(job.record.request))
         return self._control.end(job, status, message)
 
     def _end_unasked(self, job: Job, why: str) -> Ended:

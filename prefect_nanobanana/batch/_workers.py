@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,8 +24,9 @@ from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._run_handle import RunHandle
 from prefect_nanobanana.batch._told import NotSent, Told, WorkerLost
 from prefect_nanobanana.errors import BucketNotUsable, LedgerError, NanoBananaError, NotCharged
-from prefect_nanobanana.models import Credits, Generation
+from prefect_nanobanana.models import Credits, Generation, ImageRequest
 
+Prices = Mapping[ImageRequest, Credits | None]
 _LOST = "the worker that had it in hand was lost"
 _submitting = threading.Lock()
 
@@ -33,8 +34,8 @@ _submitting = threading.Lock()
 class _Notes(RunHandle[Job]):
     """What happens to a job in a worker, for the run that it is part of."""
 
-    def __init__(self, price: Credits | None, admitted_for: float | None) -> None:
-        self._price = price
+    def __init__(self, prices: Prices, admitted_for: float | None) -> None:
+        self._prices = prices
         self._until = None if admitted_for is None else time.time() + admitted_for
         self.refusals: list[NotCharged] = []
         self.answer: Generation | None = None
@@ -64,9 +65,9 @@ class _Notes(RunHandle[Job]):
         """Note the answer."""
         self.answer = generation
 
-    def price(self, job: Job) -> Credits | None:  # noqa: ARG002
+    def price(self, request: ImageRequest) -> Credits | None:
         """What the request costs, by what was known when it was submitted."""
-        return self._price
+        return self._prices.get(request)
 
     def stop(self, why: str, error: NanoBananaError | None = None) -> None:
         """Nothing: what ends the run ends the task, too, which tells of it."""
@@ -90,14 +91,14 @@ class RemoteJob(Job):
 
     Args:
         job: The job that it stands for.
-        price: What its request costs, by all that is known now.
+        prices: What the last request cost and the next one costs, by all that is known now.
     """
 
-    def __init__(self, job: Job, price: Credits | None) -> None:
+    def __init__(self, job: Job, prices: Prices) -> None:
         whole, key = job.planned.ledger, job.record.key
         ledger = Ledger(whole.store, whole.batch, whole.asked_by, whole.caller)
         ledger.learn(key, whole.known(key))
-        self._notes = _Notes(price, job.run.admitted_for)
+        self._notes = _Notes(prices, job.run.admitted_for)
         planned = replace(job.planned, record=job.record, ledger=ledger)
         super().__init__(planned, self._notes, job.ticket)
 
@@ -128,13 +129,12 @@ def run_task(task: Task[..., Any], *arguments: Any) -> Any:
     return getattr(state.data, "result", state.data)
 
 
-def work_on(job: Job, work: Callable[[Job], object], price: Credits | None, *, asks: bool) -> None:
+def work_on(job: Job, work: Callable[[Job], object], *, asks: bool) -> None:
     """Have a task do something for a job, here or in a worker, and note in the job how that ended.
 
     Args:
         job: The job.
         work: Runs the task, with the job or what stands for it; returns what the task's state holds.
-        price: What its request costs, by all that is known now.
         asks: Whether a request may leave that costs something.
     """
     elsewhere = runs_elsewhere()
@@ -144,7 +144,9 @@ def work_on(job: Job, work: Callable[[Job], object], price: Credits | None, *, a
             job.run.admit(job)
         elif asks:
             job.run.begin(job)
-        found = work(RemoteJob(job, price) if elsewhere else job)
+        requests = (job.record.request, job.planned.request)
+        prices = {request: job.run.price(request) for request in requests}
+        found = work(RemoteJob(job, prices) if elsewhere else job)
     except Exception as error:  # it must not be sent; or Prefect's own, as when its server is away
         found = error
     finally:

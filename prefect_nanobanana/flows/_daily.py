@@ -61,9 +61,9 @@ def daily_images(
     Args:
         prompts: The prompts, one per row: plain text, or a form with settings of its own. {date} becomes
             the day as 2026-11-23, {weekday} Monday, {day} 23, {month} November, {year} 2026.
-        prompts_from: A .txt, .csv, .tsv, .json, .jsonl or .parquet file with more prompts: an s3:// address,
-            a web address, or a path on the machine that runs the flow. {date} and the others are replaced in
-            the address, not in the file.
+        prompts_from: A .txt, .csv, .tsv, .json, .jsonl or .parquet file with more prompts: an s3://
+            address, a web address, or a path on the machine that runs the flow. {date} and the others
+            are replaced in the address, not in the file.
         generator: The Nano Banana Generator block: which account pays, and how images are made.
         bucket: The S3 Bucket block to copy the images to.
         prefix: What the batches' names begin with: daily makes daily-2026-11-23.

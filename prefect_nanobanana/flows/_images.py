@@ -52,8 +52,8 @@ def generate_images(
 
     Args:
         prompts: The prompts, one per row: plain text, or a form with settings of its own.
-        prompts_from: A .txt, .csv, .tsv, .json, .jsonl or .parquet file with more prompts: an s3:// address,
-            a web address, or a path on the machine that runs the flow.
+        prompts_from: A .txt, .csv, .tsv, .json, .jsonl or .parquet file with more prompts: an s3://
+            address, a web address, or a path on the machine that runs the flow.
         generator: The Nano Banana Generator block: which account pays, and how images are made.
         bucket: The S3 Bucket block to copy the images to.
         batch: The name of this piece of work, and its folder in the bucket. The same name again

@@ -62,8 +62,8 @@ def generate_in_parts(
 
     Args:
         prompts: The prompts, one per row: plain text, or a form with settings of its own.
-        prompts_from: A .txt, .csv, .tsv, .json, .jsonl or .parquet file with more prompts: an s3:// address,
-            a web address, or a path that leads to the same file wherever a part runs.
+        prompts_from: A .txt, .csv, .tsv, .json, .jsonl or .parquet file with more prompts: an s3://
+            address, a web address, or a path that leads to the same file wherever a part runs.
         generator: The Nano Banana Generator block, saved: which account pays, and how images are made.
         bucket: The S3 Bucket block, saved: where the images go.
         batch: The name of this piece of work, and its folder in the bucket. The same name again
@@ -120,7 +120,6 @@ def generate_in_parts(
         "generator": _reference(generator, "generator"),
         "bucket": _reference(bucket, "bucket"),
         "ask_again": list(ask_again),
-        "fallback_models": list(fallback_models),
         "storage": storage.model_dump(mode="json"),
         "budget": _reference(budget, "budget") if budget is not None else None,
         "template": call.template.model_dump(mode="json") if call.template is not None else None,
@@ -136,7 +135,12 @@ def generate_in_parts(
     part_runs.await_earlier()
     work = Work(call, ledger, retried=is_retried(runs))
     given["batch"] = ledger.batch
-    report = work.finish_in_parts(parts, lambda some: part_runs.run(some, given, ledger.batch))
+
+    def run(some: list[Part], fallbacks: list[str]) -> None:
+        more = {"fallback_models": fallbacks} if fallbacks else {}
+        part_runs.run(some, {**given, **more}, ledger.batch)
+
+    report = work.finish_in_parts(parts, run)
     return cast(RunReport, final_state(report, fail_on))
 
 

@@ -17,7 +17,7 @@ from prefect_nanobanana.batch import Ledger, Runner, plan_pending, recorded_outc
 from prefect_nanobanana.errors import RunFailed
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
-from prefect_nanobanana.models import URL_LIFETIME_DAYS, Credits, PendingReport
+from prefect_nanobanana.models import URL_LIFETIME_DAYS, Charge, Credits, PendingReport
 from prefect_nanobanana.report import Publisher, publish_pending, summary
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
@@ -64,18 +64,17 @@ def copy_pending(
         logger.info("%d generations that owed images have been looked at", tally.generations)
     for name in tally.batches:
         publisher = Publisher(store, name, logger)
-        if items := recorded_outcomes(Ledger(store, name), logger):
-            publisher.publish_pages(publisher.report(items), items)
+        recorded = recorded_outcomes(Ledger(store, name), logger)
+        if recorded is not None and recorded.items:
+            publisher.publish_pages(publisher.report(recorded.items), recorded.items)
     report = tally.report()
     newest |= dict.fromkeys(tally.batches, datetime.now(UTC))
-    publish_pending(
-        report,
-        store,
-        generator.credentials,
-        newest,
-        lambda batch: recorded_outcomes(Ledger(store, batch), logger),
-        logger,
-    )
+
+    def charges_of(batch: str) -> list[Charge] | None:
+        recorded = recorded_outcomes(Ledger(store, batch), logger)
+        return None if recorded is None else recorded.charges
+
+    publish_pending(report, store, generator.credentials, newest, charges_of, logger)
     return cast(PendingReport, _final_state(report))
 
 

@@ -43,8 +43,8 @@ def plan_images(
 
     Args:
         prompts: The prompts, one per row: plain text, or a form with settings of its own.
-        prompts_from: A .txt, .csv, .tsv, .json, .jsonl or .parquet file with more prompts: an s3:// address,
-            a web address, or a path on the machine that runs the flow.
+        prompts_from: A .txt, .csv, .tsv, .json, .jsonl or .parquet file with more prompts: an s3://
+            address, a web address, or a path on the machine that runs the flow.
         generator: The Nano Banana Generator block: which account would pay, and how images are made.
         bucket: The S3 Bucket block in which the batch is, or would be.
         batch: The name of the piece of work: what it has already costs nothing. Empty for a new one.

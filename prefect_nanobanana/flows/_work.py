@@ -126,19 +126,21 @@ class Work:
         """
         return self._finish(self._account.before)
 
-    def finish_in_parts(self, count: int, run: Callable[[list[Part]], object]) -> RunReport:
+    def finish_in_parts(self, count: int, run: Callable[[list[Part], list[str]], object]) -> RunReport:
         """The same, after several processes have done what they could.
 
         Args:
             count: How many parts there are.
-            run: Has parts run until they have ended, however they end.
+            run: Has parts run until they have ended, however they end; is given the fallback models
+                that they may ask.
 
         Returns:
             The report, as it was published; what the parts paid counts as paid by this run.
         """
         known = self._plan.attempts
         if self._learn_prices():
-            run(self._plan.parts(count))
+            fallbacks = self._plan.fallbacks_for_parts(self._call.fallback_models)
+            run(self._plan.parts(count), fallbacks)
         else:
             self._call.logger.warning(
                 "No answer told what images cost, so no part runs: max_credits holds"
@@ -191,10 +193,13 @@ class Work:
             balance_before=self._account.before,
             balance_after=self._account.balance(),
         )
-        earlier = recorded_outcomes(self._ledger, call.logger, without=ended)
+        recorded = recorded_outcomes(self._ledger, call.logger, without=ended)
         self._ledger.index.save()
         credentials = call.generator.credentials
-        return self._publisher.publish(report, items + earlier, credentials, call.budget)
+        if recorded is None:
+            return self._publisher.publish(report, items, credentials, None, call.budget)
+        items += recorded.items
+        return self._publisher.publish(report, items, credentials, recorded.charges, call.budget)
 
     @contextmanager
     def _runner(self, images: int, balance: Credits | None, *, shown: bool = False) -> Iterator[Runner]:

@@ -6,6 +6,7 @@ from prefect_nanobanana.models.base import (
     describe_errors,
     exact_credits,
     json_number,
+    not_negative,
     refuse_half_characters,
 )
 from prefect_nanobanana.models.charges import Caller, Charge, ChargeStatus
@@ -80,6 +81,7 @@ __all__ = [
     "describe_errors",
     "exact_credits",
     "json_number",
+    "not_negative",
     "prompt_problems",
     "refuse_half_characters",
     "sum_credits",

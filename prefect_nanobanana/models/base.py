@@ -66,6 +66,17 @@ Credits = Annotated[
 that sums are exact; in JSON they are numbers."""
 
 
+def not_negative(value: int | Decimal) -> int | Decimal:
+    """Refuse an amount that nothing can have cost.
+
+    Raises:
+        ValueError: If it is below 0.
+    """
+    if value < 0:
+        raise ValueError("is below 0")
+    return value
+
+
 class Frozen(BaseModel):
     """Values that nobody changes; unknown fields are refused."""
 

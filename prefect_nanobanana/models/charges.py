@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal
 
-from prefect_nanobanana.models.base import Credits
+from pydantic import AfterValidator, Field
+
+from prefect_nanobanana.models.base import Credits, not_negative
 
 ChargeStatus = Literal["stored", "waiting", "warning", "failed", "unknown", "earlier"]
 """`earlier`: of a request before the last one, by a version that did not keep what became of it."""
@@ -51,11 +53,11 @@ class Charge:
     attempt: str | None = None
     model: str
     status: ChargeStatus
-    credits: Credits
+    credits: Annotated[Credits, AfterValidator(not_negative)]
     estimated: bool = False
-    at_risk: Credits = 0
-    images: int
-    quantity: int
+    at_risk: Annotated[Credits, AfterValidator(not_negative)] = 0
+    images: Annotated[int, Field(ge=0, lt=10**6)]
+    quantity: Annotated[int, Field(ge=0, lt=10**6)]
 
     @property
     def without_image(self) -> Fraction:

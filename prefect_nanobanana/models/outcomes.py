@@ -52,6 +52,7 @@ class Outcome(Frozen):
             estimate, as the API did not say.
         reused: Whether it was another run of the batch that asked for it.
         by_other_run: Whether that run was at work at the same time.
+        credits_own: Of `credits_used`, what this run has paid before the other one asked.
         message: Why, for everything but `stored`.
         tries: All requests for it, where there were several: as it was asked again, or of other models.
     """
@@ -66,6 +67,7 @@ class Outcome(Frozen):
     credits_estimated: bool = False
     reused: bool = False
     by_other_run: bool = False
+    credits_own: Credits = 0
     message: str | None = None
     tries: tuple[Try, ...] = ()
 
@@ -148,7 +150,7 @@ class RunReport(Frozen):
     def credits_of_other_runs(self) -> Credits:
         """What other runs of the batch paid at the same time for prompts of this one, at most."""
         theirs = [o for o in self.outcomes if o.by_other_run]
-        return sum(o.credits_used + o.credits_at_risk for o in theirs)
+        return sum(o.credits_used - o.credits_own + o.credits_at_risk for o in theirs)
 
     @staticmethod
     def _is_new(outcome: Outcome) -> bool:
@@ -166,7 +168,9 @@ class RunReport(Frozen):
         """What was paid, split by outcome: `reused` by earlier runs, the rest by this one."""
         split: dict[str, Credits] = dict.fromkeys((*get_args(OutcomeStatus), "reused"), 0)
         for outcome in self.outcomes:
-            split["reused" if outcome.reused else outcome.status] += outcome.credits_used
+            own = outcome.credits_own if outcome.reused else outcome.credits_used
+            split[outcome.status] += own
+            split["reused"] += outcome.credits_used - own
         return split
 
 

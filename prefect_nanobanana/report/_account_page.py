@@ -34,7 +34,8 @@ def account_credits(
     statements, today = Statements(store, account), datetime.now(UTC).date()
     for batch, charges in batches:
         statements.write(batch, charges)
-    rows = statements.rows(today - timedelta(days=DAYS - 1))
+    since = today - timedelta(days=DAYS - 1)
+    rows = [row for row in statements.rows(since) if row.day <= today]
     place = store.uri(store.key()).rstrip("/")
     return AccountCredits(account, place, today, rows, balance=None, budget=_said(budget))
 

@@ -61,7 +61,9 @@ class GalleryItem:
 
     @property
     def without_image(self) -> Fraction:
-        """The part of its cost that no stored image came of, in credits."""
+        """The part of what this run has paid for it that no stored image came of, in credits."""
+        if self.outcome.reused:
+            return Fraction(self.outcome.credits_own)
         cost = Fraction(self.outcome.credits_used)
         if not self.outcome.images:
             return cost

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
 from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.errors import ApiError
-from prefect_nanobanana.models import Credits, PendingReport
+from prefect_nanobanana.models import Charge, Credits, PendingReport
 from prefect_nanobanana.report._account_page import account_credits
 from prefect_nanobanana.report._artifacts import create_pending
 from prefect_nanobanana.report._credits_page import create_account_credits
-from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._published import ACCOUNT, Logger, published
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.statements import Statements
@@ -22,7 +21,7 @@ def publish_pending(
     store: ObjectStore,
     credentials: NanoBananaCredentials,
     newest: Mapping[str, datetime],
-    items_of: Callable[[str], Sequence[GalleryItem]],
+    charges_of: Callable[[str], Iterable[Charge] | None],
     logger: Logger,
 ) -> None:
     """Show in Prefect's UI what `copy_pending` found; what cannot be shown is logged.
@@ -34,13 +33,14 @@ def publish_pending(
         store: Where the batches are.
         credentials: Whose account they were paid from.
         newest: When the newest record of each batch was written, by its name.
-        items_of: Reads the outcomes of a batch.
+        charges_of: Reads what the requests of a batch have cost; None if that cannot be read.
         logger: Where to say what cannot be shown.
     """
 
     def show_account() -> None:
         behind = Statements(store, credentials.account).behind(newest)
-        charges = ((name, [c for item in items_of(name) for c in item.charges]) for name in behind)
+        read = ((name, charges_of(name)) for name in behind)
+        charges = ((name, its) for name, its in read if its is not None)
         found = account_credits(store, credentials.account, charges)
         create_account_credits(found, _balance(credentials))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from prefect.assets import Asset, AssetProperties, materialize
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.credentials import NanoBananaCredentials
-from prefect_nanobanana.models import Credits, Part, Plan, RunReport
+from prefect_nanobanana.models import Charge, Credits, Part, Plan, RunReport
 from prefect_nanobanana.report._account_page import account_credits_beside
 from prefect_nanobanana.report._artifacts import (
     artifact_key,
@@ -123,6 +123,7 @@ class Publisher:
         report: RunReport,
         items: Sequence[GalleryItem],
         credentials: NanoBananaCredentials,
+        charges: Iterable[Charge] | None = (),
         budget: NanoBananaBudget | None = None,
     ) -> RunReport:
         """Publish all that people see of a run: pages, asset, artifacts, events.
@@ -131,6 +132,7 @@ class Publisher:
             report: The run's report.
             items: The run's outcomes, and after them those of earlier lists of the batch.
             credentials: Whose account it was: too few credits left in it are an event.
+            charges: What all requests of the batch have cost; None if that is not known.
             budget: What the run has shared with others.
 
         Returns:
@@ -140,11 +142,10 @@ class Publisher:
             self._beside.join(PLAN_SECONDS)  # the first artifact of a run is the first in its lists
             self._without_plan = self._without_plan or self._beside.is_alive()
         before = (PLAN,) if self._without_plan else ()
-        charges = [charge for item in items for charge in item.charges]
         spent = account_credits_beside(
             self._store,
             credentials.account,
-            [(self._batch, charges)],
+            [(self._batch, charges)] if charges is not None else [],
             budget.summary if budget is not None else None,
         )
         report = self.publish_pages(report, items)

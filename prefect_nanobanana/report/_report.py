@@ -48,7 +48,7 @@ def build_report(
         )
     counts = Counter(o.status for o in outcomes)
     paid = [o for o in outcomes if not o.reused]
-    without_image = sum((i.without_image for i in items if not i.outcome.reused), Fraction(0))
+    without_image = sum((i.without_image for i in items), Fraction(0))
     seen = [
         o.generation.remaining_credits
         for o in paid
@@ -63,8 +63,8 @@ def build_report(
         unknown=counts["unknown"],
         skipped=counts["skipped"],
         images=sum(len(o.images) for o in outcomes),
-        credits_used=sum(o.credits_used for o in paid),
-        credits_reused=sum(o.credits_used for o in outcomes if o.reused),
+        credits_used=sum(o.credits_own if o.reused else o.credits_used for o in outcomes),
+        credits_reused=sum(o.credits_used - o.credits_own for o in outcomes if o.reused),
         credits_without_image=exact_credits(float(without_image)) or 0,
         remaining_credits=balance_after if balance_after is not None else min(seen, default=None),
         balance_before=balance_before,
@@ -83,7 +83,7 @@ def manifest(items: Sequence[GalleryItem]) -> bytes:
 def _row(outcome: Outcome) -> dict[str, Any]:
     row = outcome.model_dump(mode="json", exclude_none=True)
     # Said only where it is so: the rows of most batches have the form of earlier versions.
-    for flag in ("credits_estimated", "by_other_run", "tries"):
+    for flag in ("credits_estimated", "by_other_run", "credits_own", "tries"):
         if not row[flag]:
             del row[flag]
     return row

@@ -6,8 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date
 from fractions import Fraction
+from typing import Annotated
 
-from prefect_nanobanana.models import Charge, ChargeStatus, Credits, exact_credits
+from pydantic import AfterValidator, Field
+
+from prefect_nanobanana.models import Charge, ChargeStatus, Credits, exact_credits, not_negative
+
+Count = Annotated[int, Field(ge=0, lt=10**9)]
+Amount = Annotated[Credits, AfterValidator(not_negative)]
+"""Statements are read as input from strangers: whoever may write the bucket may have written them."""
 
 NOT_RECORDED = ""
 """The flow of requests that earlier versions sent, or that left outside of flows."""
@@ -33,19 +40,19 @@ class StatementRow:
     flow: str
     model: str
     status: ChargeStatus
-    requests: int
-    images: int
-    credits: Credits
-    without_image: Credits
-    at_risk: Credits
+    requests: Count
+    images: Count
+    credits: Amount
+    without_image: Amount
+    at_risk: Amount
 
 
 def rows_of(charges: Iterable[Charge]) -> list[StatementRow]:
     """Add up charges by day, flow, model and end; those that say no day are left out."""
     found: dict[tuple[date, str, str, ChargeStatus], list[Charge]] = {}
     for charge in charges:
-        if charge.asked_at is not None:
-            day = charge.asked_at.astimezone(UTC).date()
+        day = _day(charge)
+        if day is not None:
             flow = charge.caller.flow or NOT_RECORDED
             found.setdefault((day, flow, charge.model, charge.status), []).append(charge)
     return [
@@ -59,6 +66,17 @@ def rows_of(charges: Iterable[Charge]) -> list[StatementRow]:
         )
         for where, those in sorted(found.items())
     ]
+
+
+def _day(charge: Charge) -> date | None:
+    """The day on which a request left, UTC."""
+    at = charge.asked_at
+    try:
+        return (
+            None if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC).date()
+        )
+    except OverflowError:  # the first or last day that there is, in another zone
+        return None
 
 
 def _exact(amount: Fraction) -> Credits:

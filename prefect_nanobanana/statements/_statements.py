@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from hashlib import sha256
+from typing import Literal
+from unicodedata import normalize
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -36,7 +38,7 @@ class _Statement(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    version: int = 1
+    version: Literal[1] = 1
     batch: str
     rows: tuple[StatementRow, ...]
 
@@ -53,7 +55,7 @@ class _Overview(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    version: int = 1
+    version: Literal[1] = 1
     statements: dict[str, _Known]
 
 
@@ -86,7 +88,7 @@ class Statements:
         Raises:
             StorageError: If it cannot be written.
         """
-        by_account: dict[str, list[Charge]] = {}
+        by_account: dict[str, list[Charge]] = {self._account: []}  # else it would be looked for anew
         for charge in charges:
             named = charge.caller.account or ""
             account = named if _ACCOUNT.fullmatch(named) else self._account
@@ -140,10 +142,9 @@ class Statements:
             current |= {
                 name: _Known(tag=listed[name].tag, rows=rows) for name, rows in read if rows is not None
             }
-        current = {name: _since(each, since) for name, each in current.items()}
         if current != overview:
             self._save(current)
-        return [row for each in current.values() for row in each.rows]
+        return [row for each in current.values() for row in each.rows if row.day >= since]
 
     def _key(self, *parts: str) -> str:
         *folders, name = parts
@@ -184,10 +185,7 @@ class Statements:
             return None
 
 
-def _since(known: _Known, day: date) -> _Known:
-    return _Known(tag=known.tag, rows=tuple(row for row in known.rows if row.day >= day))
-
-
 def _name(batch: str) -> str:
-    """Names of batches may differ in what a key cannot hold."""
+    """Names of batches may differ in what a key cannot hold; stores on a Mac's disk list them in NFD."""
+    batch = normalize("NFC", batch)
     return f"{slug(batch, 60)}-{sha256(batch.encode()).hexdigest()[:12]}"

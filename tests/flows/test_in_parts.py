@@ -66,13 +66,24 @@ class Divided:
             store = ObjectStore(self.bucket)
             again = frozenset(changes.get("ask_again", ()))
             most, logger = changes.get("max_credits"), get_run_logger()
-            call = Call(prompts, None, self.generator, store, again, most, logger, budget=self.budget)
+            others = tuple(changes.get("fallback_models", ()))
+            call = Call(
+                *(prompts, None, self.generator, store, again, most, logger),
+                budget=self.budget,
+                fallback_models=others,
+            )
             work = Work(call, call.ledger(runs_above(), "b"))
-            return work.finish_in_parts(parts, lambda some: self._run_parts(some, prompts, again))
+
+            def run(some: list[Part], fallbacks: list[str]) -> None:
+                self._run_parts(some, prompts, again, fallbacks)
+
+            return work.finish_in_parts(parts, run)
 
         return parent()
 
-    def part(self, part: Part, prompts: Sequence[Any], again: Any = ()) -> Any:
+    def part(
+        self, part: Part, prompts: Sequence[Any], again: Any = (), fallbacks: Sequence[str] = ()
+    ) -> Any:
         state = generate_part(
             prompts=list(prompts),
             generator=self.generator,
@@ -81,17 +92,20 @@ class Divided:
             part=part,
             ask_again=list(again),
             budget=self.budget,
+            fallback_models=list(fallbacks),
             return_state=True,
         )
         self.messages.append(f"{state.name}: {state.message}")
         return state
 
-    def _run_parts(self, parts: list[Part], prompts: Sequence[Any], again: Any) -> None:
+    def _run_parts(
+        self, parts: list[Part], prompts: Sequence[Any], again: Any, fallbacks: Sequence[str]
+    ) -> None:
         self.parts = parts
         with ThreadPoolExecutor(8) as pool:
             for part in parts:
                 if part.number not in self.leave_out:
-                    pool.submit(copy_context().run, self.part, part, prompts, again)
+                    pool.submit(copy_context().run, self.part, part, prompts, again, fallbacks)
 
 
 @pytest.fixture

@@ -227,7 +227,7 @@ def test_what_is_still_owed_is_shown_where_it_can_be(
     @flow(name="pending")
     def pending() -> None:
         store = ObjectStore(bucket)
-        publish_pending(report, store, credentials, {}, lambda _: [], get_run_logger())
+        publish_pending(report, store, credentials, {}, lambda _: None, get_run_logger())
 
     with prefect_in_front(fault):
         pending()

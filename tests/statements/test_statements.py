@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 from prefect import flow
@@ -26,7 +29,7 @@ from prefect_nanobanana import (
     RunFailed,
     RunReport,
 )
-from prefect_nanobanana.batch import Ledger
+from prefect_nanobanana.batch import Ledger, recorded_outcomes
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.flows import copy_pending, generate_images
 from prefect_nanobanana.models import Caller, Charge
@@ -365,6 +368,123 @@ def test_a_record_of_requests_that_nobody_noted_is_read_again(
     assert run("a").stored == 1
     (record,) = ledger.read_others(()).values()
     assert [(c.status, c.credits) for c in record.earlier or ()] == [("earlier", 4), ("warning", 1)]
+
+
+def test_a_record_that_cannot_be_read_takes_nothing_from_the_statement(
+    run: Run, bucket: S3Bucket, folder: Path, sandbox: Sandbox, credentials: NanoBananaCredentials
+) -> None:
+    run("a")
+    (path,) = (folder / "b" / "records").glob("*.json")
+    text = path.read_text()
+    path.write_text("{")
+    run("c")
+    assert total(rows(bucket, credentials)) == 1, "what is written stays"
+    path.write_text(text)
+    run("c")
+    assert total(rows(bucket, credentials)) == sandbox.account.charged == 2
+
+
+def test_a_long_run_does_not_overwrite_what_a_shorter_one_has_written(
+    run: Run,
+    bucket: S3Bucket,
+    sandbox: Sandbox,
+    credentials: NanoBananaCredentials,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While it works, another run asks again for what it has done already."""
+    sandbox.faults.queue("warning")
+    begun = list[bool]()
+
+    def let_the_other_run(*arguments: Any, **settings: Any) -> Any:
+        if not begun:
+            begun.append(True)
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(run, "a", ask_again=["warnings"]).result()
+            assert total(rows(bucket, credentials)) == 2
+        return recorded_outcomes(*arguments, **settings)
+
+    monkeypatch.setattr("prefect_nanobanana.flows._work.recorded_outcomes", let_the_other_run)
+    run("a", fail_on="never")
+    assert total(rows(bucket, credentials)) == sandbox.account.charged == 2
+
+
+def test_a_batch_is_counted_once_however_its_name_is_listed(bucket: S3Bucket) -> None:
+    """Stores on a Mac's disk list it decomposed."""
+    its = Statements(ObjectStore(bucket), ACCOUNT)
+    for form in ("NFC", "NFD"):
+        its.write(normalize(form, "caf\u00e9"), [charge()])
+    assert total(its.rows(today())) == 1
+
+
+@pytest.mark.parametrize(
+    "at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", "2026-11-27T12:00:00"]
+)
+def test_a_record_with_an_odd_date_stops_nothing(
+    at: str,
+    run: Run,
+    generator: NanoBananaGenerator,
+    bucket: S3Bucket,
+    folder: Path,
+    credentials: NanoBananaCredentials,
+) -> None:
+    run("a")
+    (path,) = (folder / "b" / "records").glob("*.json")
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "asked_at": at}))
+    assert run("a", "b").unpublished == ()
+    run("q", batch="other")
+    copy_pending(generator=generator, bucket=bucket)
+    assert total(rows(bucket, credentials)) >= 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("images", 10**400), ("requests", -1), ("credits", -100), ("day", "x"), ("status", "gold")],
+)
+def test_a_statement_that_cannot_be_is_left_out(
+    field: str, value: Any, run: Run, bucket: S3Bucket, credentials: NanoBananaCredentials
+) -> None:
+    run("a")
+    store = ObjectStore(bucket)
+    folder = store.key("nanobanana-credits", credentials.account)
+    (listed,) = store.keys(folder + "/")
+    found = store.find(listed.key)
+    assert found is not None
+    statement = json.loads(found[0])
+    statement["rows"][0][field] = value
+    store.put(f"{folder}/odd-0.json", json.dumps(statement).encode(), "application/json")
+    assert run("b").unpublished == ()
+    assert total(rows(bucket, credentials)) == 2
+
+
+def test_batches_that_cost_this_account_nothing_are_not_read_again_and_again(
+    run: Run, generator: NanoBananaGenerator, bucket: S3Bucket, credentials: NanoBananaCredentials
+) -> None:
+    run("a", max_credits=0)
+    copy_pending(generator=generator, bucket=bucket)
+    newest = {"b": datetime.now(UTC) - timedelta(seconds=5)}
+    assert Statements(ObjectStore(bucket), credentials.account).behind(newest) == []
+
+
+def test_what_is_asked_for_less_does_not_forget_the_rest(bucket: S3Bucket) -> None:
+    now, store = datetime.now(UTC), ObjectStore(bucket)
+    Statements(store, ACCOUNT).write("b", [charge(asked_at=now - timedelta(days=5)), charge()])
+    assert total(Statements(store, ACCOUNT).rows(now.date())) == 1
+    assert total(Statements(store, ACCOUNT).rows((now - timedelta(days=30)).date())) == 2
+
+
+def test_what_may_have_been_paid_is_at_the_price_that_is_known(
+    run: Run,
+    bucket: S3Bucket,
+    sandbox: Sandbox,
+    credentials: NanoBananaCredentials,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An answer has told 3 where 1 is listed."""
+    monkeypatch.setattr(sandbox.account, "cost", lambda *_: 3)
+    sandbox.faults.queue(None, "reset_after")
+    report = run("a", "b")
+    assert report.credits_at_risk == sum(row.at_risk for row in rows(bucket, credentials)) == 3
 
 
 def test_a_run_that_turns_red_is_counted(
