@@ -49,6 +49,10 @@ def warnings_of(request: ImageRequest, models: Mapping[str, ImageModel] | None) 
     if model is None:
         return []
     told = []
+    if model.makes_films:
+        told.append(
+            f"model: {model.name} seems to make films: they are stored unchecked, and shown as links"
+        )
     if model.requires_pro:
         told.append(f"model: {model.name} needs a paid plan: without one the API refuses, at no cost")
     if request.aspect_ratio != DEFAULT_ASPECT_RATIO and not model.supports_aspect_ratio:

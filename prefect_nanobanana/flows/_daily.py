@@ -47,6 +47,7 @@ def daily_images(
     fail_on: Literal["error", "warning", "never"] = "error",
     max_days_late: Annotated[int, Field(ge=0)] | None = 3,
     storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
+    dry_run: bool = False,
     budget: NanoBananaBudget | None = None,
     template: PromptTemplate | None = None,
     fallback_models: list[str] = [],  # noqa: B006  # likewise
@@ -74,6 +75,8 @@ def daily_images(
         max_days_late: Scheduled runs that start more days after their day ask for nothing, so that a
             worker that was away for weeks does not pay for all of them at once. Empty for no bound.
         storage: How objects are stored, beyond what the bucket does by itself.
+        dry_run: Say what it would cost, in the log and in the artifact `...-plan`, and spend nothing.
+            What would be asked for counts as skipped.
         budget: The Nano Banana Budget block: what all runs that name it may spend together in a day, a
             week or a month. What does not fit any more is skipped. Empty for none.
         template: Makes prompts of texts with variables, also of those in the file: see docs/lists.md.
@@ -113,6 +116,7 @@ def daily_images(
             "max_credits": most,
             "fail_on": fail_on,
             "storage": storage,
+            "dry_run": dry_run,
         }
         return cast(RunReport, _IMAGES(**settings_of(meant), **more))
 
@@ -138,6 +142,9 @@ def daily_images(
 
         days = days_between(from_day, to_day, min(scheduled, today))  # the same in each attempt
         missing = missing_days(days, f"{prefix}-{days[0]}-to-{days[-1]}", call_of)
+        if dry_run:
+            message = f"{counted(len(missing), 'day')} of {len(days)} would be run; nothing was spent"
+            return cast(list[RunReport], Completed(message=message, data=list[RunReport]()))
         if retried:
             missing = days  # what went wrong is said again; what is paid is reused
         return cast(list[RunReport], _state_of(days, *run_days(missing, max_credits, run)))
@@ -156,7 +163,12 @@ def daily_images(
             raise
         # Returned, not raised: the message is then the run's own words.
         return cast(RunReport, Failed(message=str(error), data=error))
-    return cast(RunReport, Completed(message=summary(report), data=report))
+    told = summary(report)
+    if dry_run:
+        told = (
+            f"nothing spent: {report.skipped} of {counted(report.prompts, 'prompt')} would be asked for"
+        )
+    return cast(RunReport, Completed(message=told, data=report))
 
 
 def _state_of(days: list[date], reports: list[RunReport], failures: list[RunFailed]) -> Any:

@@ -22,7 +22,7 @@ from prefect_nanobanana.flows._batch_name import is_retried
 from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.flows._days import of_this_day
 from prefect_nanobanana.flows._part_runs import REFUSED, PartRuns, check_size
-from prefect_nanobanana.flows._states import final_state
+from prefect_nanobanana.flows._states import final_state, planned_state
 from prefect_nanobanana.flows._work import Work
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.models import AskAgain, ImagePrompt, Part, PromptTemplate, RunReport
@@ -48,6 +48,7 @@ def generate_in_parts(
     fail_on: Literal["error", "warning", "never"] = "error",
     ask_again: list[AskAgain] = [],  # noqa: B006  # likewise
     storage: StorageOptions = StorageOptions(),  # noqa: B008  # frozen, and shown in the form
+    dry_run: bool = False,
     approve_above: Annotated[int, Field(ge=0)] | None = None,
     approve_within_seconds: Annotated[int, Field(gt=0)] = APPROVE_WITHIN_SECONDS,
     budget: NanoBananaBudget | None = None,
@@ -78,6 +79,8 @@ def generate_in_parts(
         ask_again: What earlier runs of the batch have asked and this one asks, and pays, again: warnings
             (refused by the safety check), failed (paid, and failed), unknown (maybe paid, no answer).
         storage: How objects are stored, beyond what the bucket does by itself.
+        dry_run: Say what it would cost, in the log and in the artifact `...-plan`, and spend nothing.
+            What would be asked for counts as skipped.
         approve_above: If the run would cost more, in credits, it is suspended until a person approves
             it, as for generate_images. Empty: nobody is asked.
         approve_within_seconds: A run that nobody has answered after so many seconds has failed.
@@ -125,6 +128,10 @@ def generate_in_parts(
         "template": call.template.model_dump(mode="json") if call.template is not None else None,
     }
     check_size(given)
+    if dry_run:
+        work = Work.of_flow_run(call, batch, dry=True)
+        plan = work.plan()
+        return cast(RunReport, planned_state(work.planned(), plan))
     allowed = approved(call, batch, approve_within_seconds)
     if allowed is None:
         return cast(RunReport, refused_state())

@@ -19,6 +19,7 @@ MAX_QUANTITY = 4
 """Images per generation; the API clamps to 1..4 (vendor's documentation)."""
 MAX_PROMPT_CHARACTERS = 8000
 """Our own bound, to catch a file pasted into a cell; the API documents none."""
+_FILMS = re.compile(r"video|seedance|jimeng|grok-imagine", re.IGNORECASE)
 _TIME = re.compile(r"0\d:\d\d|\d\d?:0\d|\d\d?:\d\d(:\d\d|\s*[AP]M)+", re.IGNORECASE)
 """What spreadsheets make of 16:9 and 2:3."""
 
@@ -174,3 +175,8 @@ class ImageModel(BaseModel):
     supports_image_input: bool = True
     supports_aspect_ratio: bool = True
     requires_pro: bool = False
+
+    @property
+    def makes_films(self) -> bool:
+        """Whether it makes films, by its name: the catalogue does not say (seen in public clients)."""
+        return bool(_FILMS.search(f"{self.name} {self.display_name}"))

@@ -64,6 +64,16 @@ def test_the_days_that_are_missing_are_made(
     assert sandbox.account.posts == 8
 
 
+def test_a_dry_run_says_what_all_days_would_cost(
+    backfill: Days, sandbox: Sandbox, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert backfill("{date}", dry_run=True) == []
+    assert sandbox.account.posts == 0
+    assert not folder.exists()
+    assert "4 prompts: 4 new; 4 credits" in caplog.text
+    assert "4 days of 4 would be run; nothing was spent" in caplog.text
+
+
 def test_its_message_says_what_it_did(
     generator: NanoBananaGenerator, bucket: S3Bucket, sandbox: Sandbox
 ) -> None:

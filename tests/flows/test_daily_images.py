@@ -51,6 +51,15 @@ def test_a_day_is_paid_once(today: Callable[..., RunReport], sandbox: Sandbox, f
     assert {path.name for path in folder.iterdir()} >= {"daily-2026-11-23", "daily-2026-11-24"}
 
 
+def test_a_dry_run_asks_for_nothing(
+    today: Callable[..., RunReport], sandbox: Sandbox, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = today("a", "b", dry_run=True)
+    assert (report.skipped, sandbox.account.posts) == (2, 0)
+    assert not folder.exists()
+    assert "nothing spent: 2 of 2 prompts would be asked for" in caplog.text
+
+
 def test_the_day_in_the_prompts(today: Callable[..., RunReport], tmp_path: Path) -> None:
     (tmp_path / "2026-11-23.txt").write_text("from a file, {date}\n")
     report = today(

@@ -265,6 +265,12 @@ def test_a_block_that_is_not_saved_is_refused(
     assert sandbox.account.posts == 0
 
 
+def test_a_dry_run_starts_no_part(saved: dict[str, Any], sandbox: Sandbox, folder: Any) -> None:
+    report = generate_in_parts(**saved | {"batch": "dry"}, dry_run=True)
+    assert (report.skipped, sandbox.account.posts) == (report.prompts, 0)
+    assert not (folder / "dry").exists()
+
+
 @pytest.fixture
 def nobody(saved: dict[str, Any]) -> dict[str, Any]:
     """Parts are given to a work pool that has no worker."""

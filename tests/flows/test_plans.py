@@ -74,6 +74,17 @@ def test_a_plan_says_what_it_would_cost_and_costs_nothing(
     assert not folder.exists(), "nothing is written"
 
 
+def test_a_model_that_makes_films_is_said(plan: Planner, sandbox: Sandbox) -> None:
+    """By its name, as the catalogue does not say; such a model is listed beside the others."""
+    models = sandbox.account.models
+    models["seedance-2"] = replace(models["nano-banana"], name="seedance-2")
+    found = plan(ImagePrompt(prompt="a", model="seedance-2"), "b")
+    assert found.warnings == (
+        "prompts, row 1: model: seedance-2 seems to make films: they are stored unchecked, and shown "
+        "as links",
+    )
+
+
 def test_what_is_done_already_costs_nothing(plan: Planner, run: Run, sandbox: Sandbox) -> None:
     sandbox.faults.queue(None, "warning")
     run("a", "b", fail_on="never")

@@ -24,6 +24,7 @@ def run(settings: dict[str, Any]) -> None:
             generator=NanoBananaGenerator.model_validate(settings["generator"]),
             bucket=S3Bucket.model_validate(settings["bucket"]),
             batch=settings.get("batch", "b"),
+            fallback_models=settings.get("fallback_models", []),
             budget=NanoBananaBudget.model_validate(budget) if budget else None,
             fail_on="never",
         )

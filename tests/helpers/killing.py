@@ -93,11 +93,13 @@ def run_and_kill(
     bucket: S3Bucket,
     killer: Killer,
     prompts: Sequence[str],
+    fallback_models: Sequence[str] = (),
 ) -> bool:
     """Run in a process of its own until it ends or is killed; say whether it ended well."""
     context = {"include_secrets": True}
     settings = {
         "prompts": list(prompts),
+        "fallback_models": list(fallback_models),
         "generator": generator.model_dump(mode="json", context=context),
         "bucket": bucket.model_dump(mode="json", context=context),
     }
@@ -120,11 +122,13 @@ def ended_well(zygote: subprocess.Popen[str]) -> bool:
     return int(zygote.stdout.readline()) == 0
 
 
-def run_here(generator: NanoBananaGenerator, bucket: S3Bucket, prompts: Sequence[str]) -> RunReport:
+def run_here(
+    generator: NanoBananaGenerator, bucket: S3Bucket, prompts: Sequence[str], **changes: Any
+) -> RunReport:
     """Run the same batch in this process."""
+    settings: dict[str, Any] = {"generator": generator, "bucket": bucket, "batch": "b", **changes}
     try:
-        return generate_images(
-            prompts=list(prompts), generator=generator, bucket=bucket, batch="b", fail_on="never"
-        )
+        report: RunReport = generate_images(prompts=list(prompts), fail_on="never", **settings)
     except RunFailed as error:
-        return error.report  # type: ignore[no-any-return]
+        report = error.report
+    return report

@@ -25,6 +25,7 @@ from prefect_nanobanana.sandbox.s3 import LocalS3
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("prefect_server")]
 PROMPTS = ["a", "nude"]
+FALLBACKS = ["nanobanan-2"]
 STEPS = 60
 """More than a run of two prompts takes; a run that was not killed shows that they were enough."""
 AT_RANDOM = 5
@@ -54,6 +55,50 @@ def test_killed_at_every_step_and_run_again(
         pytest.fail(f"{STEPS} steps were not enough: raise STEPS. {outcomes}")
     assert len(outcomes) > 10, outcomes
     print(*outcomes, sep="\n")
+
+
+@pytest.mark.timeout(900)
+def test_killed_between_two_models_and_run_again(
+    generator: NanoBananaGenerator,
+    sandbox: Sandbox,
+    s3: LocalS3,
+    make_bucket: Any,
+    zygote: subprocess.Popen[str],
+) -> None:
+    """At every step of a prompt that all models refuse: each is asked once, and all is accounted for."""
+    ends: list[str] = []
+    for step in range(1, STEPS + 1):
+        killer = Killer(step, "after")
+        rows = len(sandbox.account.rows)
+        with FaultyS3(s3.endpoint_url) as store, FaultyS3(sandbox.origin) as api:
+            store.fault = api.fault = killer
+            store.after = api.after = killer.after
+            bucket = make_bucket(endpoint_url=store.url)
+            credentials = generator.credentials.model_copy(update={"base_url": f"{api.url}/api/v1"})
+            killed = generator.model_copy(update={"credentials": credentials})
+            run_and_kill(zygote, killed, bucket, killer, ["a nude"], FALLBACKS)
+            store.fault = lambda _: None
+            time.sleep(0.05)
+            reports = [
+                run_here(generator, bucket, ["a nude"], fallback_models=FALLBACKS) for _ in range(2)
+            ]
+        asked = [row.model for row in sandbox.account.rows[rows:]]
+        (outcome,) = reports[-1].outcomes
+        chain = ["nano-banana", *FALLBACKS]
+        if outcome.status == "unknown":  # it may have left, and nothing is asked after it
+            assert asked == chain[: len(asked)]
+        else:
+            assert (outcome.status, asked) == ("warning", chain)
+            charged = sum(row.credits for row in sandbox.account.rows[rows:])
+            assert charged == outcome.credits_used == reports[-1].credits_reused
+        assert reports[1].credits_used == 0
+        ends.append(f"{step}: {'killed' if killer.killed else 'finished'}, {outcome.status}")
+        if not killer.killed:
+            break
+    else:
+        pytest.fail(f"{STEPS} steps were not enough: raise STEPS. {ends}")
+    assert len(ends) > 8, ends
+    print(*ends, sep="\n")
 
 
 @pytest.mark.timeout(900)
