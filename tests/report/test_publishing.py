@@ -89,7 +89,7 @@ ARTIFACTS = ("artifact results", "artifact credits", "artifact gallery")
     [
         ("index.html", ("index.html",)),
         ("manifest.jsonl", ("manifest.jsonl",)),
-        ("", ("index.html", "manifest.jsonl")),
+        ("", ("index.html", "manifest.jsonl", "artifact nanobanana-credits")),
         (None, ()),
     ],
 )
