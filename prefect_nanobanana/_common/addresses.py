@@ -78,6 +78,11 @@ _WITHIN = re.compile(
     re.IGNORECASE,
 )
 """Signatures without their address, as in a path, and in an address that is a parameter of another."""
+_TOLD = re.compile(
+    r"(signature\w{0,12}\W{1,6})(?:[0-9a-f]{64}|[\w+/]{27}(?:=|%3d))|\b(A[KS]IA)[0-9A-Z]{12,20}\b",
+    re.IGNORECASE,
+)
+"""Signatures of S3 and ids of its keys, as servers tell of them."""
 _USERINFO_WITHIN = re.compile(r"(?<=%2f%2f)(?:(?!%2f|%3f|%23)[^\s&/?#])*%40", re.IGNORECASE)
 _USERINFO = re.compile(r"^([a-z][a-z0-9+.-]*:)?//[^/?#]*@", re.IGNORECASE)
 
@@ -130,6 +135,7 @@ def without_userinfo(text: str) -> str:
 
 def without_loose_signatures(text: str) -> str:
     """A text without signatures that stand in it apart from an address, or inside of another."""
+    text = _TOLD.sub(lambda found: f"{found[1] or found[2]}...", text)
     return _USERINFO_WITHIN.sub("", _WITHIN.sub("...", text))
 
 

@@ -43,6 +43,11 @@ def split_hash(url: str) -> tuple[str, str]:
     return (uri, sha256) if mark and is_private(uri) else (url, "")
 
 
+def bare_reference(url: str) -> str:
+    """A reference as records keep it: a web address without what is secret in it."""
+    return url if is_private(url) else without_signature(url)
+
+
 def reference_problem(url: str) -> str | None:
     """Say why the API cannot fetch a reference image from an address, if that can be seen of it.
 
@@ -59,6 +64,10 @@ def reference_problem(url: str) -> str | None:
 def _problem(url: str) -> str | None:
     if url.startswith("s3://"):
         bucket, _, key = url.removeprefix("s3://").partition("/")
+        if "@" in bucket:
+            return (
+                "has a user name in it: the bucket block's credentials are used: write s3://bucket/key"
+            )
         return None if bucket and key else "names no object: write s3://bucket/key"
     if is_path(url):
         return None

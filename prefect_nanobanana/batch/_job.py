@@ -125,6 +125,9 @@ class Job(GenerationHooks):
             self.planned, self._refused = following, False
         return following is not None
 
+    def check_references(self, urls: Sequence[str]) -> None:
+        """Nothing: they were checked when the run was planned."""
+
     def reference_urls(self, urls: Sequence[str]) -> Sequence[str]:  # noqa: ARG002
         """Where the API can fetch the references from: of private ones, addresses made this moment."""
         return self.planned.reference_urls()

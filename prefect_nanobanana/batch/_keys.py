@@ -20,6 +20,7 @@ from prefect_nanobanana.s3 import ObjectStore
 _MAX_BATCH_CHARACTERS = 200
 _OURS = ("images", "records", "records.jsonl", "manifest.jsonl", "index.html")
 """What a batch's own folder holds."""
+_HASH = "#sha256="
 _OWN_REFERENCE = re.compile(r"s3://.+/references/([0-9a-f]{64})\.[a-z0-9]{1,8}#sha256=\1")
 _BEFORE = re.compile(r"[\w.\-/ ]+")
 """What names of batches consisted of before version 0.2."""
@@ -64,7 +65,12 @@ def prompt_keys(prompts: Sequence[ImagePrompt], requests: Sequence[ImageRequest]
     before = [[_text(_as_written_before(a, *cure)) for a in asked] for cure in _CURES]
     former += [_counted(texts, range(len(texts))) for texts in before]
     return [
-        PromptKey(key, tuple(dict.fromkeys(f[n] for f in former if f[n] != key)), bare[n])
+        # Earlier versions knew no private references.
+        PromptKey(
+            key,
+            () if _HASH in whole[n] else tuple(dict.fromkeys(f[n] for f in former if f[n] != key)),
+            bare[n],
+        )
         for n, key in enumerate(keys)
     ]
 

@@ -246,9 +246,10 @@ def make_plan(
     if bound is not None:
         check_prices(plan.prompts, bound)
     first = next((each for each in planned if each.action == "ask"), None)
-    if first is not None and not dry:
-        asked = (request for each in planned if each.action == "ask" for request, _ in each.asked_for)
+    if not dry:
+        asked = (each.request for each in planned if each.may_be_asked or each.again)
         references.offer(url for request in asked for url in request.reference_image_urls)
+    if first is not None and not dry:
         _try_the_bucket(first.record, ledger, logger)
     return plan
 

@@ -50,6 +50,7 @@ class Planned:
         first: What the list asks for, if `request` is a fallback.
         own_charges: What requests of this call have cost, since it began, before the last one.
         offered_seconds: How long the API may fetch private references after a request has left.
+        reference_tags: The versions of those in S3 that were read; empty where that is not known.
     """
 
     position: int
@@ -66,6 +67,7 @@ class Planned:
     first: ImageRequest | None = None
     own_charges: tuple[Charge, ...] = ()
     offered_seconds: float = 0.0
+    reference_tags: tuple[str, ...] = ()
 
     @property
     def listed(self) -> ImageRequest:
@@ -73,11 +75,18 @@ class Planned:
         return self.first or self.request
 
     def reference_urls(self) -> list[str]:
-        """Where the API can fetch the references from, for a request that leaves now."""
+        """Where the API can fetch the references from, for a request that leaves now.
+
+        Raises:
+            InvalidInput: If one is gone, or has changed since it was read.
+            StorageError: If the store cannot be used.
+        """
         uris, seconds = self.ledger.store.uris, self.offered_seconds
+        urls = self.request.reference_image_urls
+        tags = self.reference_tags or ("",) * len(urls)
         return [
-            uris.presign(split_hash(url)[0], seconds) if is_private(url) else url
-            for url in self.request.reference_image_urls
+            uris.presign(split_hash(url)[0], seconds, tag) if is_private(url) else url
+            for url, tag in zip(urls, tags, strict=True)
         ]
 
     @property

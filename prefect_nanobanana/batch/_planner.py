@@ -90,12 +90,16 @@ class Planner:
             self._check(item.place, first, told)
         elif action == "await_end":
             first = from_last(record, [request])[0]  # if its end cannot be had, and it is asked again
+        unreadable = bool(self._references.problems(request.reference_image_urls))
+        if unreadable:  # of what is to be asked for that was an error
+            chain = []
         if action != "reuse":
             for other in chain:
                 self._warn_of(other, item.place)
         resend = "unknown" in self._ask_again and not record.ever_asked_in(ledger.asked_by)
         price = self._prices.of(first)
         again = action == "await_end" and resend and (not self._bounded or bool(price))
+        again = again and not unreadable
         if again:
             self._warn(_NOT_IN_PRICE, item.place)
         return Planned(
@@ -111,6 +115,7 @@ class Planner:
             fallbacks=tuple(Fallback(other, self._prices.of(other)) for other in chain),
             first=request,
             offered_seconds=self._offered_seconds,
+            reference_tags=tuple(map(self._references.tag, request.reference_image_urls)),
         )
 
     def _chain(

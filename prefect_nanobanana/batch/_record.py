@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from prefect_nanobanana._common.addresses import without_signature
+from prefect_nanobanana._common.references import bare_reference
 from prefect_nanobanana._common.text import pictures_note
 from prefect_nanobanana.errors import ApiError
 from prefect_nanobanana.models import (
@@ -279,7 +279,7 @@ class Record(BaseModel):
         """It is about to be written: what references are signed with is not kept."""
         urls = self.request.reference_image_urls
         request = self.request.model_copy(
-            update={"reference_image_urls": tuple(without_signature(url) for url in urls)}
+            update={"reference_image_urls": tuple(map(bare_reference, urls))}
         )
         prompt = unsigned_prompt(self.prompt)
         return self._with(prompt=prompt, request=request, updated_at=datetime.now(UTC))

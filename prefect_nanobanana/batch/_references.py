@@ -12,16 +12,16 @@ as it is needed for prompts that are to be asked alone.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-
+from prefect_nanobanana._common.addresses import without_signature, without_userinfo
 from prefect_nanobanana._common.adjustable import Adjustable
 from prefect_nanobanana._common.characters import quoted
 from prefect_nanobanana._common.references import (
@@ -30,6 +30,13 @@ from prefect_nanobanana._common.references import (
     reference_problem,
     split_hash,
     with_hash,
+)
+from prefect_nanobanana.batch._known_references import (
+    FOLDER,
+    Known,
+    KnownReferences,
+    local_path,
+    remembered_name,
 )
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._local_files import LocalFiles
@@ -44,22 +51,8 @@ MAX_REFERENCE_BYTES = Adjustable(20 * 1024 * 1024)
 """Our own bound, to catch what is no reference; the API documents none."""
 OFFERED_BEYOND_SECONDS = 60.0
 """An address is valid for so much longer than an answer is waited for, as clocks differ."""
-_FOLDER, _KNOWN = "references", "known.json"
 _PARAMETER = "reference_image_urls"
 _FILES = LocalFiles(_PARAMETER, "references")
-
-
-class _Known(BaseModel):
-    """What was found at an address."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    tag: str = ""
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    extension: str = Field(pattern="^[a-z0-9]{1,8}$")
-
-
-_ALL_KNOWN = TypeAdapter(dict[str, _Known])
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ class _Found:
         problem: Why it cannot be offered; None if it can.
     """
 
-    known: _Known | None
+    known: Known | None
     problem: str | None = None
 
 
@@ -90,7 +83,9 @@ class References:
         self._local_files = local_files
         self._api_is_private = api_is_private
         self._found: dict[str, _Found] = {}
-        self._before: dict[str, _Known] = {}
+        self._memory = KnownReferences(self._store, ledger.key(FOLDER))
+        self._before: dict[str, Known] = {}
+        self._problems: dict[str, str | None] = {}
         self._paths: dict[str, str] = {}
 
     @classmethod
@@ -144,12 +139,21 @@ class References:
         private = [url for url in dict.fromkeys([*others, *named]) if is_private(url)]
         if not private:
             return
-        self._before = self._read_known()
+        self._before = self._memory.read()
+        # Whether a worker has started the run, and may read few files alone, stands in the context.
+        jobs = [partial(copy_context().run, self._look_up, url) for url in private]
         with ThreadPoolExecutor(POOL_CONNECTIONS // 2) as pool:
-            self._found = dict(zip(private, pool.map(self._look_up, private), strict=True))
+            self._found = dict(zip(private, pool.map(lambda job: job(), jobs), strict=True))
         for url in filter(is_path, private):
-            self._paths[self.shown(url)] = url
-        self._found |= {self.shown(url): self._found[url] for url in filter(is_path, private)}
+            uri, found = self.shown(url), self._found[url]
+            if found.problem is None:
+                self._paths[uri] = url
+            if uri not in self._found or found.problem is None:
+                self._found[uri] = found
+        for url, found in self._found.items():
+            identity = self.identity(url)  # of several that hold the same one suffices
+            before = self._problems.get(identity, found.problem)
+            self._problems[identity] = found.problem and before
 
     def shown(self, url: str) -> str:
         """Where a reference is, or will be; a local one in the batch's folder."""
@@ -157,7 +161,7 @@ class References:
         if found is None or found.known is None or not is_path(url):
             return url
         name = f"{found.known.sha256}.{found.known.extension}"
-        return self._store.uri(self._ledger.key(_FOLDER, name))
+        return self._store.uri(self._ledger.key(FOLDER, name))
 
     def identity(self, url: str) -> str:
         """What a reference is known by: its address, and if it is private the hash of what it holds."""
@@ -174,8 +178,7 @@ class References:
 
     def problems(self, identities: Sequence[str]) -> list[str]:
         """Why references of a prompt that is to be asked cannot be offered."""
-        problems = {self.identity(url): found.problem for url, found in self._found.items()}
-        told = (problems.get(identity) for identity in identities)
+        told = (self._problems.get(identity) for identity in identities)
         return list(dict.fromkeys(problem for problem in told if problem))
 
     def offer(self, identities: Iterable[str]) -> None:
@@ -187,47 +190,45 @@ class References:
         """
         if not self._found:
             return
-        for identity in dict.fromkeys(identities):
-            uri, digest = split_hash(identity)
-            if uri in self._paths:
-                self._upload(uri, self._paths[uri], digest)
-        known = {url: found.known for url, found in self._found.items() if found.known is not None}
+        split = (split_hash(identity) for identity in dict.fromkeys(identities))
+        local = [(uri, self._paths[uri], digest) for uri, digest in split if uri in self._paths]
+        jobs = [partial(copy_context().run, self._upload, *each) for each in local]
+        with ThreadPoolExecutor(POOL_CONNECTIONS // 2) as pool:
+            for _ in pool.map(lambda job: job(), jobs):
+                pass
+        known = {remembered_name(url): f.known for url, f in self._found.items() if f.known is not None}
         if not known.items() <= self._before.items():
-            self._before |= known
-            body = _ALL_KNOWN.dump_json(self._before, indent=1)
-            self._store.put(self._ledger.key(_FOLDER, _KNOWN), body, "application/json")
+            self._memory.add(known)
 
-    def _read_known(self) -> dict[str, _Known]:
-        found = self._store.find(self._ledger.key(_FOLDER, _KNOWN))
-        try:
-            return _ALL_KNOWN.validate_json(found[0]) if found else {}
-        except (ValidationError, RecursionError):  # all are read anew then
-            return {}
+    def tag(self, identity: str) -> str:
+        """The version of an object in S3 that was read; empty if that is not known."""
+        found = self._found.get(split_hash(identity)[0])
+        return found.known.tag if found is not None and found.known is not None else ""
 
     def _look_up(self, url: str) -> _Found:
-        before = self._before.get(url)
+        before = self._before.get(remembered_name(url))
         try:
             return _Found(self._read_file(url) if is_path(url) else self._read_object(url, before))
         except InvalidInput as error:
             return _Found(before, "; ".join(error.problems))
 
-    def _read_file(self, url: str) -> _Known:
+    def _read_file(self, url: str) -> Known:
         if not self._local_files:
             raise InvalidInput(
-                f"{_PARAMETER}: {quoted(url)} is a local file, and parts may run elsewhere: upload it, "
+                f"{_PARAMETER}: {_shown(url)} is a local file, and parts may run elsewhere: upload it, "
                 "and give its s3:// address"
             )
-        known, _ = self._checked(url, _FILES.read(_path(url), MAX_REFERENCE_BYTES.get() + 1))
-        if problem := self._out_of_reach(self._store.uri(self._ledger.key(_FOLDER, "x"))):
+        known, _ = self._checked(url, _FILES.read(local_path(url), MAX_REFERENCE_BYTES.get() + 1))
+        if problem := self._out_of_reach(self._store.uri(self._ledger.key(FOLDER, "x"))):
             raise InvalidInput(problem)
         return known
 
-    def _read_object(self, url: str, before: _Known | None) -> _Known:
+    def _read_object(self, url: str, before: Known | None) -> Known:
         if problem := reference_problem(url) or self._out_of_reach(url):
             raise InvalidInput(problem if problem.startswith(_PARAMETER) else f"{_PARAMETER}: {problem}")
         there = self._store.uris.head(url, parameter=_PARAMETER)
         if there is None:
-            raise InvalidInput(f"{_PARAMETER}: {quoted(url)} is not there: check the address")
+            raise InvalidInput(f"{_PARAMETER}: {_shown(url)} is not there: check the address")
         if (there.size or 0) > MAX_REFERENCE_BYTES.get():
             raise _too_large(url)
         if before is not None and there.tag and there.tag == before.tag:
@@ -236,28 +237,29 @@ class References:
         known, _ = self._checked(url, content)
         return known.model_copy(update={"tag": there.tag})
 
-    def _checked(self, url: str, content: bytes) -> tuple[_Known, str]:
+    def _checked(self, url: str, content: bytes) -> tuple[Known, str]:
         if len(content) > MAX_REFERENCE_BYTES.get():
             raise _too_large(url)
         try:
             picture = Copier.check_picture(content)
         except ValueError as error:
             raise InvalidInput(
-                f"{_PARAMETER}: {quoted(url)} is not a picture that can be offered ({error}): give a "
+                f"{_PARAMETER}: {_shown(url)} is not a picture that can be offered ({error}): give a "
                 "PNG, JPEG, WebP, GIF, AVIF or BMP"
             ) from None
-        known = _Known(sha256=sha256(content).hexdigest(), extension=picture.extension)
+        known = Known(sha256=sha256(content).hexdigest(), extension=picture.extension)
         return known, picture.content_type
 
     def _upload(self, uri: str, path: str, digest: str) -> None:
         key = uri.removeprefix(self._store.uri(""))
-        if self._store.head(key) is not None:
+        there = self._store.head(key)
+        content = _FILES.read(local_path(path), MAX_REFERENCE_BYTES.get() + 1)
+        if there is not None and there.size in (None, len(content)):
             return
-        content = _FILES.read(_path(path), MAX_REFERENCE_BYTES.get() + 1)
         known, content_type = self._checked(path, content)
         if known.sha256 != digest:
             raise InvalidInput(
-                f"{_PARAMETER}: {quoted(path)} has changed while the run was planned: run it again"
+                f"{_PARAMETER}: {_shown(path)} has changed while the run was planned: run it again"
             )
         self._store.put(key, content, content_type)
 
@@ -268,14 +270,14 @@ class References:
         parts = urlsplit(self._store.uris.presign(uri, 1))
         store = f"{parts.scheme}://{parts.netloc}/"
         problem = reference_problem(store)
-        return f"{_PARAMETER}: the store of {quoted(uri)}, {problem}" if problem else None
+        return f"{_PARAMETER}: the store of {_shown(uri)}, {problem}" if problem else None
 
 
-def _path(url: str) -> str:
-    """The path of a local file."""
-    return unquote(re.sub("^file://", "", url)) if url.lower().startswith("file:///") else url
+def _shown(url: str) -> str:
+    """A reference as an error may say it."""
+    return quoted(without_signature(without_userinfo(url)))
 
 
 def _too_large(url: str) -> InvalidInput:
     most = MAX_REFERENCE_BYTES.get() // (1024 * 1024)
-    return InvalidInput(f"{_PARAMETER}: {quoted(url)} is larger than {most} MB: make it smaller")
+    return InvalidInput(f"{_PARAMETER}: {_shown(url)} is larger than {most} MB: make it smaller")

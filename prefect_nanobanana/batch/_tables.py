@@ -9,6 +9,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import PurePath
 from typing import Any
 
@@ -36,6 +37,8 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\0])"?[,;\t|]*', re.IGNORECASE)
 _NAMED = re.compile(r"\{([^{}\n]*)\}")
 _DELIMITERS = ",;\t|"
+PARQUET_ROWS = 100_001
+"""So many rows are looked at for the columns that their texts name: a run has no more prompts."""
 _PARQUET = (".parquet", ".pq")
 _WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 _ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
@@ -216,16 +219,23 @@ def _row(place: str, columns: list[str], cells: list[str]) -> TableRow:
 
 
 def _parquet(name: str, content: bytes, template: str | None) -> Iterator[Row]:
+    """Rows with the columns that are ours, and those that a text names."""
     file = ParquetRows(name, content)
-    named = {*file.columns}
-    if template is None:
-        texts = [column for column in file.columns if column in COLUMNS]
-        values = (str(value) for _, row in file.values(texts) for value in row.values() if value)
-        named = {found.strip() for text in values for found in _NAMED.findall(text)}
-    _check_columns(name, file.columns, named.intersection(file.columns), has_text=bool(template))
-    for number, values_of_row in file.values(file.columns):
-        ours = {c: v for c, v in values_of_row.items() if v is not None or c not in COLUMNS}
-        yield number, TableRow({"prompt": "", **ours})
+    ours = [column for column in file.columns if column in COLUMNS]
+    others = {*file.columns}.difference(COLUMNS)
+    named = {found.strip() for found in _NAMED.findall(template or "")}
+    texts = file.texts(ours)
+    if others and texts:
+        first = islice(file.values(texts), PARQUET_ROWS)
+        found = (str(value) for _, row in first for value in row.values() if value)
+        named |= {each.strip() for text in found for each in _NAMED.findall(text)}
+    own = named & others
+    _check_columns(name, file.columns, own if template is None else others, has_text=bool(template))
+    read = [*ours, *(column for column in file.columns if column in own)]
+    file.check(read)
+    for number, values in file.values(read):
+        row = {c: v for c, v in values.items() if v is not None or c not in COLUMNS}
+        yield number, TableRow({"prompt": "", **row})
 
 
 _READERS: dict[str, Callable[[str, str, str | None], Iterator[Row]]] = {

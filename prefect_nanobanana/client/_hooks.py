@@ -13,8 +13,8 @@ from prefect_nanobanana.models import Generation, Submission
 class GenerationHooks:
     """Is told of every step that concerns money, as it happens; the ledger is one."""
 
-    def reference_urls(self, urls: Sequence[str]) -> Sequence[str]:
-        """Say where the API can fetch references from; it is called as a request is about to leave.
+    def check_references(self, urls: Sequence[str]) -> None:
+        """Look whether the API can be offered references, before a request waits for a slot.
 
         Raises:
             InvalidInput: If one is not on the web; nothing is sent.
@@ -25,6 +25,10 @@ class GenerationHooks:
                 f"reference_image_urls: {quoted(private)} is not on the web: only the flows of this "
                 "package, which have a bucket, can offer it to the API"
             )
+
+    def reference_urls(self, urls: Sequence[str]) -> Sequence[str]:
+        """Say where the API can fetch references from; it is called as a request is about to leave."""
+        self.check_references(urls)
         return urls
 
     def sending(self) -> None:

@@ -71,9 +71,7 @@ class Operations(Ends):
     ) -> Steps[Generation]:
         """Have images made."""
         hooks, stopwatch, quantity = hooks or GenerationHooks(), Stopwatch(), settings["quantity"]
-        hooks.reference_urls(
-            settings["reference_image_urls"]
-        )  # what cannot be offered waits for no slot
+        hooks.reference_urls(settings["reference_image_urls"])
         try:
             if mode == "async":
                 return (yield from self._in_flight(prompt, model=model, hooks=hooks, **settings))
@@ -140,7 +138,7 @@ class Operations(Ends):
     ) -> Steps[Submission | Generation]:
         """Submit and do not wait; how many are in flight is then not known here."""
         hooks = hooks or GenerationHooks()
-        hooks.reference_urls(settings["reference_image_urls"])
+        hooks.check_references(settings["reference_image_urls"])
         found = yield from self._submit(prompt, model=model, hooks=hooks, **settings)
         self._gate.in_flight.ended()
         return found

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from prefect_nanobanana.client._hooks import GenerationHooks
 from prefect_nanobanana.client._payload import Answer
 from prefect_nanobanana.client._streams import EventStream
 
 T = TypeVar("T")
-_SECRET_CHARACTERS = 16
-"""What is shorter signs nothing."""
+_LEAST_CHARACTERS = 16
+_SECRETS = {"x-amz-signature", "x-amz-security-token", "signature", "awsaccesskeyid"}
+"""What opens an object, of an address that S3 is asked by (its documentation)."""
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Ask:
         references: Of a generation, as they were given.
     """
 
-    request: dict[str, Any]
+    request: dict[str, Any] = field(repr=False)
     read: Callable[[Answer], Any]
     hooks: GenerationHooks | None = None
     stream: EventStream | None = None
@@ -52,9 +53,13 @@ class Ask:
         body["referenceImageUrls"] = list(urls)
         self.request = {**self.request, "content": json.dumps(body).encode()}
         made = set(urls).difference(self.references)
-        parameters = [each for url in made for each in urlsplit(url).query.split("&")]
-        values = (parameter.partition("=")[2] for parameter in parameters)
-        return [value for value in values if len(value) >= _SECRET_CHARACTERS]
+        given = [each.partition("=") for url in made for each in urlsplit(url).query.split("&")]
+        secrets = [value for name, _, value in given if name.lower() in _SECRETS]
+        # What parses an address repeats its parameters as they are meant; a key's id stands alone, too.
+        secrets += [unquote(value) for value in secrets]
+        secrets += [unquote(v).split("/")[0] for n, _, v in given if n.lower() == "x-amz-credential"]
+        # A shorter one, as a store of one's own may have, stands in other words, too.
+        return [secret for secret in secrets if len(secret) >= _LEAST_CHARACTERS]
 
 
 class Overbooked(Exception):

@@ -7,9 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from prefect_nanobanana._common.addresses import without_signature
 from prefect_nanobanana._common.characters import can_be_seen, control_problem
-from prefect_nanobanana._common.references import is_private, reference_problem
+from prefect_nanobanana._common.references import bare_reference, is_private, reference_problem
 from prefect_nanobanana.models.base import Credits, Frozen, Text
 
 DEFAULT_MODEL = "nano-banana"
@@ -106,7 +105,7 @@ def unsigned_prompt(prompt: ImagePrompt) -> ImagePrompt:
     """The prompt without userinfo and signatures of addresses, as it may be shown and kept."""
     if not prompt.reference_image_urls:
         return prompt
-    urls = [without_signature(url) for url in prompt.reference_image_urls]
+    urls = [bare_reference(url) for url in prompt.reference_image_urls]
     return prompt.model_copy(update={"reference_image_urls": urls})
 
 

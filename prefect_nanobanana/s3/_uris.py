@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ParamValidationError
 
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.s3._connection import FAILURES, Connection
@@ -39,6 +39,8 @@ class Uris:
             return bytes(answer["Body"].read(max_bytes))
         except ClientError as error:
             raise _unreadable(uri, parameter, error) from None
+        except ParamValidationError:
+            raise _no_address(uri, parameter) from None
         except FAILURES as error:
             raise self._connection.problem(error) from None
 
@@ -60,21 +62,32 @@ class Uris:
             if status_of(error) == 404:
                 return None
             raise _unreadable(uri, parameter, error) from None
+        except ParamValidationError:
+            raise _no_address(uri, parameter) from None
         except FAILURES as error:
             raise self._connection.problem(error) from None
 
-    def presign(self, uri: str, seconds: float) -> str:
+    def presign(self, uri: str, seconds: float, tag: str = "") -> str:
         """Make an address with which whoever has it may read an object.
 
         Args:
             uri: Its address.
             seconds: For how long.
+            tag: The version that it must have; by default any, and nothing is asked.
 
         Raises:
-            InvalidInput: If it is no address of an object.
+            InvalidInput: If it is no address of an object, or that has another version.
             StorageError: If none can be made.
         """
-        bucket, key = _place(uri, "reference_image_urls")
+        parameter = "reference_image_urls"
+        bucket, key = _place(uri, parameter)
+        if tag:  # which teaches boto3 the bucket's region, too
+            there = self.head(uri, parameter=parameter)
+            if there is None or there.tag != tag:
+                what = "is gone" if there is None else "has changed"
+                raise InvalidInput(
+                    f"{parameter}: {text(uri)} {what} since the run was planned: run it again"
+                )
         try:
             return presigned(self._connection.client, bucket, key, seconds)
         except FAILURES as error:
@@ -84,8 +97,12 @@ class Uris:
 def _place(uri: str, parameter: str) -> tuple[str, str]:
     place = split_uri(uri)
     if place is None:
-        raise InvalidInput(f"{parameter}: {text(uri)} is no S3 address: write s3://bucket/key")
+        raise _no_address(uri, parameter)
     return place
+
+
+def _no_address(uri: str, parameter: str) -> InvalidInput:
+    return InvalidInput(f"{parameter}: {text(uri)} is no S3 address: write s3://bucket/key")
 
 
 def _unreadable(uri: str, parameter: str, error: ClientError) -> InvalidInput:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable
 from decimal import Decimal
@@ -95,10 +96,85 @@ def test_a_table_of_products_and_a_template(write: Write) -> None:
         *("cup on oak", "cup on slate"),
         *("bowl on oak", "bowl on slate"),
     ]
-    assert (
-        "the variable 'embedding' has no value here"
-        in problems(path, PromptTemplate(text="{title} {embedding}"))[0]
+    (wrong,) = problems(path, PromptTemplate(text="{title} {embedding}"))
+    assert wrong == (
+        "list.parquet: the column 'embedding' is of type list<element: double>: texts or numbers"
     )
+
+
+def test_what_cannot_be_a_text_is_refused_where_it_matters(write: Write) -> None:
+    """A model or a quantity that is not understood must not become the default."""
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"model": [["x"]]}, "the column 'model' is of type list<"),
+        ({"quantity": [[4]]}, "the column 'quantity' is of type list<"),
+        ({"reference_image_urls": [{"path": "s3://b/a.png"}]}, "is of type struct<"),
+        ({"reference_image_urls": [[1, 2]]}, "texts, or a list of them"),
+        ({"quantity": [float("inf")]}, "row 1: quantity: cannot be read (it is infinite)"),
+        ({"name": [b"\xff"]}, "row 1: name: cannot be read ('utf-8'"),
+    ]
+    for columns, said in cases:
+        assert said in problems(write({"prompt": ["a"], **columns}))[0]
+
+
+def test_texts_as_bytes_are_read_as_older_programs_write_them(write: Write) -> None:
+    columns = {
+        "prompt": ["caf\u00e9".encode()],
+        "model": [b"nanobanan-2"],
+        "quantity": [b"4"],
+        "reference_image_urls": [b"https://a.example/1.png https://a.example/2.png"],
+    }
+    assert gather(write(columns))[0].prompt == ImagePrompt(
+        prompt="caf\u00e9",
+        model="nanobanan-2",
+        quantity=4,
+        reference_image_urls=["https://a.example/1.png", "https://a.example/2.png"],
+    )
+
+
+def test_numbers_are_written_as_they_are_meant(write: Write) -> None:
+    columns = {
+        "prompt": ["{price} {half} {whole}"],
+        "price": pa.array([19.99], pa.float32()),
+        "half": pa.array([0.1], pa.float16()),
+        "whole": [3.0],
+    }
+    assert gather(write(columns))[0].prompt.prompt == "19.99 0.1 3"
+
+
+def test_columns_that_nobody_names_are_not_looked_at(write: Write) -> None:
+    """Whatever they hold; and pandas' own index is no column of the list."""
+    odd = {
+        "ns": pa.array([1], pa.timestamp("ns")),
+        "zone": pa.array([0], pa.timestamp("us", tz="Foo/Bar")),
+        "__index_level_0__": [7],
+        "big": pa.array([["x" * 100] * 100]),
+    }
+    path = write({"title": ["cup"], **odd})
+    assert gather(path, PromptTemplate(text="a {title}"))[0].prompt.prompt == "a cup"
+    assert "row 1: zone: cannot be read" in problems(path, PromptTemplate(text="{zone}"))[0]
+    assert gather(write({"prompt": ["a"], "__index_level_0__": [7]}))[0].prompt.prompt == "a"
+
+
+def test_many_rows_of_nothing_take_no_time(write: Write) -> None:
+    path = write({"title": pa.nulls(5_000_000, pa.string())})
+    began = time.process_time()
+    assert "there is no column 'title'" in problems(path)[0]
+    path = write({"prompt": pa.DictionaryArray.from_arrays(pa.array([0] * 1_000_000), ["a"])})
+    assert "there are more than 100000 prompts" in problems(path)[0]
+    assert time.process_time() - began < 60, "it took minutes, and hours with larger files"
+
+
+@pytest.mark.parametrize("kind", ["list", "text"])
+def test_a_few_bytes_that_stand_for_much_are_refused(kind: str, write: Write) -> None:
+    if kind == "list":
+        refs = [["https://a.example/" + "x" * 9_000_000]] * 3
+        path = write({"prompt": ["a"] * 3, "reference_image_urls": refs}, compression="zstd")
+    else:
+        path = write({"prompt": ["x" * 140_000_000]}, compression="zstd")
+    assert path.stat().st_size < 1_000_000
+    before = pa.total_allocated_bytes()
+    assert "bytes in one group of rows: write smaller groups" in problems(path)[0]
+    assert pa.total_allocated_bytes() - before < 50_000_000
 
 
 def test_what_is_wrong_is_named_with_its_row(write: Write) -> None:

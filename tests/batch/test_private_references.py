@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from prefect.client.orchestration import get_client
 from prefect_aws import S3Bucket
-from servers import FaultyS3, Seen, s3_error
+from servers import FaultyS3, Reply, Scripted, Seen, s3_error
 
 from prefect_nanobanana import (
     ImagePrompt,
@@ -26,8 +28,10 @@ from prefect_nanobanana import (
 )
 from prefect_nanobanana._common.references import split_hash, with_hash
 from prefect_nanobanana.batch import Ledger
+from prefect_nanobanana.batch._known_references import KnownReferences
 from prefect_nanobanana.batch._local_files import FOLDERS_VARIABLE
 from prefect_nanobanana.batch._references import MAX_REFERENCE_BYTES, References
+from prefect_nanobanana.client import GenerationHooks, NanoBananaClient
 from prefect_nanobanana.flows import generate_in_parts, plan_images
 from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.flows._work import Work
@@ -130,9 +134,9 @@ def test_what_is_known_is_not_read_again(
         front.fault = note
         settings = {"endpoint_url": front.url, "bucket_folder": bucket.bucket_folder}
         for _ in range(2):
-            run(of(cat), of(cat, "another"), bucket=make_bucket(**settings))
-    # The API fetches it, too, once for each prompt.
-    assert asked == ["HEAD", "GET", "GET", "GET", "HEAD"]
+            run(of(cat), bucket=make_bucket(**settings))
+    # Once, and when a request leaves, whether it has changed; the API fetches it, too.
+    assert asked == ["HEAD", "GET", "HEAD", "GET", "HEAD"]
 
 
 @pytest.mark.parametrize(
@@ -311,7 +315,8 @@ def test_parts_take_no_local_files(
     )
     with pytest.raises(InvalidInput, match="is a local file, and parts may run elsewhere"):
         Work(call, Ledger(store, "b"))
-    assert "local_files=False" in Path(str(generate_in_parts.fn.__code__.co_filename)).read_text()
+    source = Path(str(generate_in_parts.fn.__code__.co_filename)).read_text()
+    assert source.count("local_files=False") == 2, "the call itself, and its parts"
 
 
 def test_a_dry_run_reads_it_and_writes_nothing(
@@ -337,28 +342,156 @@ def test_a_store_that_the_api_cannot_reach_is_refused(cat: str, bucket: S3Bucket
 def test_what_the_api_says_of_an_address_gives_nothing_away(
     cat: str,
     run: Run,
-    bucket: S3Bucket,
     sandbox: Sandbox,
     folder: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The sandbox repeats the whole address if it cannot load it, as servers do."""
-    store = ObjectStore(bucket)
-    offer = References.offer
+    """Whole, in pieces, and in other words, as stores and servers do."""
+    seen: list[str] = []
 
-    def offer_and_remove(self: References, identities: Any) -> None:
-        offer(self, identities)
-        store.remove(store.key("shop", "cat.png"))
+    def repeat(references: Any) -> str:
+        (url,) = references
+        query = parse_qs(urlsplit(url).query)
+        seen.append(query["X-Amz-Signature"][0])
+        return f"{url} sig {seen[0]} SignatureProvided>{seen[0]}< {json.dumps(query)}"
 
-    monkeypatch.setattr(References, "offer", offer_and_remove)
+    monkeypatch.setattr("prefect_nanobanana.sandbox.handler.unreadable", repeat)
     report = run(of(cat), fail_on="never")
     (outcome,) = report.outcomes
     assert outcome.status == "failed"
     assert "The reference image cannot be loaded: http://" in str(outcome.message)
     kept = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file()).decode("latin-1")
     for place in (kept, caplog.text, str(outcome)):
-        assert "X-Amz-Signature=" not in place.replace("X-Amz-Signature=[key]", "")
+        assert seen[0] not in place
+
+
+def test_addresses_of_images_that_are_signed_alike_stay_whole() -> None:
+    """The API may sign its own as S3 does; what is taken out is what opens ours."""
+    ours = (
+        "https://s3.example/cat.png?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Date=20261127T120000Z"
+        "&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20261127%2Fus-east-1%2Fs3%2Faws4_request"
+        f"&X-Amz-SignedHeaders=host&X-Amz-Signature={'a1' * 32}"
+    )
+    theirs = ours.replace("cat.png", "1.png").replace("AKIAIOSFODNN7EXAMPLE", "ASIAOTHER0000000OTHER")
+    theirs = theirs.replace("a1" * 32, "b2" * 32)
+
+    class Offers(GenerationHooks):
+        def check_references(self, urls: Any) -> None:
+            pass
+
+        def reference_urls(self, urls: Any) -> list[str]:
+            return [ours]
+
+    def answer(seen: Seen) -> Reply:
+        assert json.loads(seen.body)["referenceImageUrls"] == [ours]
+        body = {"success": True, "imageUrls": [theirs], "creditsUsed": 1, "message": ours}
+        return Reply(json.dumps(body).encode())
+
+    with Scripted(answer) as server, NanoBananaClient("nb_key", f"{server.url}/api/v1") as client:
+        found = client.generate("a", reference_image_urls=["s3://b/cat.png"], hooks=Offers())
+    assert found.image_urls == (theirs,)
+    assert "a1a1a1" not in str(found.message)
+    assert "AKIAIOSFODNN7EXAMPLE" not in str(found.message)
+
+
+def test_a_picture_that_changes_before_its_request_leaves_is_not_asked_for(
+    cat: str, run: Run, bucket: S3Bucket, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer = References.offer
+
+    def offer_and_change(self: References, identities: Any) -> None:
+        offer(self, identities)
+        put(bucket, "cat.png", DOG)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(References, "offer", offer_and_change)
+        (outcome,) = run(of(cat), fail_on="never").outcomes
+    assert "has changed since the run was planned: run it again" in str(outcome.message)
+    assert sandbox.account.posts == 0
+    assert run(of(cat)).stored == 1
+
+
+def test_what_is_asked_again_after_a_poll_needs_its_reference(
+    cat: str, run: Run, bucket: S3Bucket, sandbox: Sandbox, generator: NanoBananaGenerator
+) -> None:
+    submits = generator.model_copy(update={"mode": "async"})
+    sandbox.poll_faults.queue("400", "400", "400")
+    assert run(of(cat), generator=submits, fail_on="never").unknown == 1
+    store = ObjectStore(bucket)
+    store.remove(store.key("shop", "cat.png"))
+    sandbox.poll_faults.queue("400", "400", "400")
+    run(of(cat), generator=submits, ask_again=["unknown"], fail_on="never")
+    assert sandbox.account.posts == 1
+
+
+def test_the_folders_of_workers_hold_in_all_threads(
+    run: Run, tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a worker has started a run stands in its context."""
+    started = ContextVar("started", default=False)
+    monkeypatch.setattr("prefect_nanobanana.batch._local_files.started_by_worker", started.get)
+    (tmp_path / "cat.png").write_bytes(CAT)
+    token = started.set(True)
+    with pytest.raises(InvalidInput, match="is not below a folder that references may be read from"):
+        run(of(f"{tmp_path}/cat.png"))
+    started.reset(token)
+    assert sandbox.account.posts == 0
+
+
+def test_two_lists_of_a_batch_remember_what_both_have_read(
+    run: Run, bucket: S3Bucket, cat: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though both have read what was known before either has written."""
+    dog, begun, read = put(bucket, "dog.png", DOG), list[bool](), KnownReferences.read
+
+    def read_and_let_the_other_run(self: KnownReferences) -> Any:
+        found = read(self)
+        if not begun:
+            begun.append(True)
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(run, of(dog, "b")).result()
+        return found
+
+    monkeypatch.setattr(KnownReferences, "read", read_and_let_the_other_run)
+    run(of(cat))
+    assert set(json.loads((folder / "b/references/known.json").read_text())) == {cat, dog}
+
+
+def test_of_equal_pictures_one_suffices(run: Run, tmp_path: Path, sandbox: Sandbox) -> None:
+    """A file was renamed: the list names it by both names, and what was made of the old one is done."""
+    (tmp_path / "old.png").write_bytes(CAT)
+    run(of(f"{tmp_path}/old.png"))
+    (tmp_path / "old.png").rename(tmp_path / "new.png")
+    for order in ([0, 1], [1, 0]):
+        prompts = [of(f"{tmp_path}/new.png", "fresh"), of(f"{tmp_path}/old.png")]
+        assert run(*(prompts[n] for n in order)).stored == 2
+    assert sandbox.account.posts == 2
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("s3://a b/cat.png", "holds a blank|is no S3 address"),
+        ("s3://My_Bucket!/x.png", "is no S3 address: write s3://bucket/key"),
+        ("s3://AKIAIOSFODNN7EXAMPLE:secret@b/x.png", "has a user name in it"),
+    ],
+)
+def test_an_address_that_is_none_is_named_with_its_row(
+    uri: str, said: str, run: Run, sandbox: Sandbox
+) -> None:
+    with pytest.raises(InvalidInput, match=f"row 1: reference_image_urls: .*({said})") as caught:
+        run(of(uri))
+    assert "secret" not in str(caught.value)
+    assert sandbox.account.posts == 0
+
+
+def test_addresses_in_s3_are_recorded_to_the_letter(run: Run, bucket: S3Bucket) -> None:
+    """What looks like a signature or a user name in one is a part of the key."""
+    uri = put(bucket, "a@2x?token=1.png", CAT)
+    (outcome,) = run(of(uri)).outcomes
+    assert outcome.prompt.reference_image_urls == [uri]
+    assert run(of(uri)).credits_used == 0
 
 
 def test_other_code_is_told_that_it_takes_a_flow(
