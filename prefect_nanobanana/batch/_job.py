@@ -32,12 +32,13 @@ class Job(GenerationHooks):
         ticket: Tells its requests from those of others: their attempts begin with it.
     """
 
+    offers_private_references = True
+
     def __init__(self, planned: Planned, run: RunHandle[Job], ticket: str | None = None) -> None:
         self.planned = planned
         self.ticket = ticket or f"{uuid4().hex[:12]}-"
         self.run = run
-        self._record = planned.record
-        self._before = planned.record
+        self._record = self._before = planned.record
         self._paid_already = planned.record.attempt if planned.of_this_call else None
         self._error: Exception | None = None
         self._copy_errors: list[Exception] = []
@@ -109,8 +110,7 @@ class Job(GenerationHooks):
     @property
     def own_charges(self) -> list[Charge]:
         """What requests of this run have cost before the last one."""
-        before = charges_before(self._record)
-        here = (c for c in before if self._is_own(c.attempt))
+        here = (c for c in charges_before(self._record) if self._is_own(c.attempt))
         return [*self.planned.own_charges, *here]
 
     @property
@@ -124,9 +124,6 @@ class Job(GenerationHooks):
         if following is not None:
             self.planned, self._refused = following, False
         return following is not None
-
-    def check_references(self, urls: Sequence[str]) -> None:
-        """Nothing: they were checked when the run was planned."""
 
     def reference_urls(self, urls: Sequence[str]) -> Sequence[str]:  # noqa: ARG002
         """Where the API can fetch the references from: of private ones, addresses made this moment."""

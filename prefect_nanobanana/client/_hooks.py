@@ -11,7 +11,14 @@ from prefect_nanobanana.models import Generation, Submission
 
 
 class GenerationHooks:
-    """Is told of every step that concerns money, as it happens; the ledger is one."""
+    """Is told of every step that concerns money, as it happens; the ledger is one.
+
+    Attributes:
+        offers_private_references: Whether `reference_urls` knows where the API can fetch references from
+            that are not on the web.
+    """
+
+    offers_private_references = False
 
     def check_references(self, urls: Sequence[str]) -> None:
         """Look whether the API can be offered references, before a request waits for a slot.
@@ -20,7 +27,7 @@ class GenerationHooks:
             InvalidInput: If one is not on the web; nothing is sent.
         """
         private = next(filter(is_private, urls), None)
-        if private is not None:
+        if private is not None and not self.offers_private_references:
             raise InvalidInput(
                 f"reference_image_urls: {quoted(private)} is not on the web: only the flows of this "
                 "package, which have a bucket, can offer it to the API"

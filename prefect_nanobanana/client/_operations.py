@@ -71,7 +71,7 @@ class Operations(Ends):
     ) -> Steps[Generation]:
         """Have images made."""
         hooks, stopwatch, quantity = hooks or GenerationHooks(), Stopwatch(), settings["quantity"]
-        hooks.reference_urls(settings["reference_image_urls"])
+        hooks.check_references(settings["reference_image_urls"])
         try:
             if mode == "async":
                 return (yield from self._in_flight(prompt, model=model, hooks=hooks, **settings))
