@@ -249,12 +249,12 @@ def test_it_stays_private_where_images_are_public(
 ) -> None:
     file = tmp_path / "cat.png"
     file.write_bytes(CAT)
-    acls: dict[str, str | None] = {}
+    acls: dict[str, set[str | None]] = {}
 
     def note(seen: Seen) -> None:
         if seen.method == "PUT":
             what = "references" if "/references/" in seen.path else seen.path.split("/")[-2]
-            acls[what] = seen.headers.get("x-amz-acl")
+            acls.setdefault(what, set()).add(seen.headers.get("x-amz-acl"))
 
     endpoint = str(bucket.credentials.aws_client_parameters.endpoint_url)
     with FaultyS3(endpoint) as front:
@@ -264,8 +264,8 @@ def test_it_stays_private_where_images_are_public(
             bucket=make_bucket(endpoint_url=front.url),
             storage=StorageOptions(acl="public-read"),
         )
-    assert acls["images"] == "public-read"
-    assert acls["references"] is None
+    assert acls["images"] == {"public-read"}
+    assert acls["references"] == {None}
 
 
 def test_a_run_that_a_worker_starts_reads_no_file_outside_of_its_folders(
@@ -354,7 +354,7 @@ def test_what_the_api_says_of_an_address_gives_nothing_away(
         (url,) = references
         query = parse_qs(urlsplit(url).query)
         seen.append(query["X-Amz-Signature"][0])
-        return f"{url} sig {seen[0]} SignatureProvided>{seen[0]}< {json.dumps(query)}"
+        return f"{seen[0]} {url} SignatureProvided>{seen[0]}< {json.dumps(query)}"
 
     monkeypatch.setattr("prefect_nanobanana.sandbox.handler.unreadable", repeat)
     report = run(of(cat), fail_on="never")

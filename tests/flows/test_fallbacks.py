@@ -95,7 +95,8 @@ def test_what_an_earlier_run_was_refused_goes_on_with_the_next_model(
 ) -> None:
     """Also after a kill between two models: what was refused and paid is not asked a second time."""
     sandbox.faults.queue("warning")
-    run("a", "b", fail_on="never")
+    run("a", fail_on="never")
+    run("b")
     found = plan("a", "b", fallback_models=[TWO])
     assert [(p.step, p.model, p.price) for p in found.prompts] == [
         ("again", TWO, 2),
