@@ -360,7 +360,7 @@ def test_what_the_api_says_of_an_address_gives_nothing_away(
     report = run(of(cat), fail_on="never")
     (outcome,) = report.outcomes
     assert outcome.status == "failed"
-    assert "The reference image cannot be loaded: http://" in str(outcome.message)
+    assert "The reference image cannot be loaded: [key] http://" in str(outcome.message)
     kept = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file()).decode("latin-1")
     for place in (kept, caplog.text, str(outcome)):
         assert seen[0] not in place
