@@ -13,6 +13,8 @@ from typing import Any
 
 from prefect_nanobanana._common.addresses import unsigned
 from prefect_nanobanana._common.characters import is_word_character, quoted
+from prefect_nanobanana._common.references import split_hash, with_hash
+from prefect_nanobanana.batch._known_references import FOLDER
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.models import ImagePrompt, ImageRequest
 from prefect_nanobanana.s3 import ObjectStore
@@ -20,8 +22,7 @@ from prefect_nanobanana.s3 import ObjectStore
 _MAX_BATCH_CHARACTERS = 200
 _OURS = ("images", "records", "records.jsonl", "manifest.jsonl", "index.html")
 """What a batch's own folder holds."""
-_HASH = "#sha256="
-_OWN_REFERENCE = re.compile(r"s3://.+/references/([0-9a-f]{64})\.[a-z0-9]{1,8}#sha256=\1")
+_OWN_REFERENCE = re.compile(rf"s3://.+/{FOLDER}/([0-9a-f]{{64}})\.[a-z0-9]{{1,8}}")
 _BEFORE = re.compile(r"[\w.\-/ ]+")
 """What names of batches consisted of before version 0.2."""
 
@@ -68,7 +69,7 @@ def prompt_keys(prompts: Sequence[ImagePrompt], requests: Sequence[ImageRequest]
         # Earlier versions knew no private references.
         PromptKey(
             key,
-            () if _HASH in whole[n] else tuple(dict.fromkeys(f[n] for f in former if f[n] != key)),
+            () if _has_private(asked[n]) else tuple(dict.fromkeys(f[n] for f in former if f[n] != key)),
             bare[n],
         )
         for n, key in enumerate(keys)
@@ -114,8 +115,15 @@ def _unsigned(asked: dict[str, Any], *, as_before: bool = False) -> dict[str, An
 
 def _bare(url: str, as_before: bool) -> str:
     """A reference as far as it says which picture it is; where a batch keeps its own plays no part."""
-    own = _OWN_REFERENCE.fullmatch(url)
-    return f"#sha256={own[1]}" if own else unsigned(url, as_before=as_before)
+    uri, digest = split_hash(url)
+    own = _OWN_REFERENCE.fullmatch(uri)
+    if own is not None and own[1] == digest:
+        return with_hash("", digest)
+    return unsigned(url, as_before=as_before)
+
+
+def _has_private(asked: dict[str, Any]) -> bool:
+    return any(split_hash(url)[1] for url in asked.get("reference_image_urls", ()))
 
 
 def _unsigned_first(bare: Sequence[str], whole: Sequence[str]) -> list[int]:

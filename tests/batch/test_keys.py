@@ -47,6 +47,18 @@ def test_keys_do_not_depend_on_the_place_in_the_list() -> None:
     assert all(len(key) == 24 and int(key, 16) >= 0 for key in (a, b))
 
 
+def test_a_text_that_looks_like_a_hash_keeps_its_former_keys() -> None:
+    """What an earlier version has paid for is found by them; only private references never had any."""
+    prompt = ImagePrompt(
+        prompt="a #sha256= of b", reference_image_urls=["https://host.example/a%2Cb.png"]
+    )
+    request = ImageRequest(
+        prompt=prompt.prompt, reference_image_urls=tuple(prompt.reference_image_urls or ())
+    )
+    (key,) = prompt_keys([prompt], [request])
+    assert key.former
+
+
 def test_equal_prompts_are_told_apart_by_which_of_them_they_are() -> None:
     first, second = _keys("a", "a")
     assert first != second
