@@ -68,11 +68,17 @@ from prefect_aws.client_parameters import AwsClientParameters  # noqa: E402
 from prefect_database import put_database  # noqa: E402
 from pydantic import SecretStr  # noqa: E402
 
-from prefect_nanobanana import NanoBananaCredentials, NanoBananaGenerator, RunFailed, RunReport  # noqa: E402
+from prefect_nanobanana import (  # noqa: E402
+    NanoBananaCredentials,
+    NanoBananaGenerator,
+    Plan,
+    RunFailed,
+    RunReport,
+)
 from prefect_nanobanana._common.backoff import FIRST_DELAY_SECONDS  # noqa: E402
 from prefect_nanobanana.batch._timing import TIMING, Timing  # noqa: E402
 from prefect_nanobanana.client._timings import TIMINGS, Timings  # noqa: E402
-from prefect_nanobanana.flows import generate_images  # noqa: E402
+from prefect_nanobanana.flows import generate_images, plan_images  # noqa: E402
 from prefect_nanobanana.sandbox import Sandbox  # noqa: E402
 from prefect_nanobanana.sandbox.s3 import LocalS3  # noqa: E402
 from prefect_nanobanana.slots import _account as slots  # noqa: E402
@@ -244,6 +250,19 @@ def run(generator: NanoBananaGenerator, bucket: S3Bucket) -> Callable[..., RunRe
             report = error.report
         assert isinstance(report, RunReport)
         return report
+
+    return call
+
+
+@pytest.fixture
+def plan(generator: NanoBananaGenerator, bucket: S3Bucket) -> Callable[..., Plan]:
+    """Plans what the fixture `run` would run."""
+
+    def call(*prompts: Any, **changes: Any) -> Plan:
+        settings: dict[str, Any] = {"generator": generator, "bucket": bucket, "batch": "b", **changes}
+        found: Any = plan_images(prompts=list(prompts), **settings)
+        assert isinstance(found, Plan)
+        return found
 
     return call
 

@@ -33,14 +33,9 @@ def charges_before(record: Record) -> tuple[Charge, ...]:
         images = max(0, min(yielded, sum(n <= record.offset for n in record.images)))
         charge = Charge(
             asked_at=record.asked_at,
-            caller=Caller(),
-            asked_by=None,
-            attempt=None,
             model=record.request.model,
             status="earlier",
             credits=untold,
-            estimated=False,
-            at_risk=0,
             images=images,
             quantity=max(1, images),
         )

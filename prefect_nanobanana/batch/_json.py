@@ -11,7 +11,8 @@ from typing import Any
 from prefect_nanobanana._common.characters import quoted
 from prefect_nanobanana.errors import InvalidInput
 
-_LINE_END = re.compile(r"\r\n|\r|\n")
+LINE_END = re.compile(r"\r\n|\r|\n")
+"""Not what splitlines() takes for one: texts may hold form feeds, U+2028 and their like."""
 _SPACE = re.compile(r"\s*")
 _JSON_CURE = "double quotes around texts, commas between values and none behind the last, no comments"
 
@@ -54,7 +55,7 @@ class _Json:
         return InvalidInput(f"{self._name}, line {self._line_here()}: {why}")
 
     def _line_here(self) -> int:
-        self._line += len(_LINE_END.findall(self._text, self._counted, self._at))
+        self._line += len(LINE_END.findall(self._text, self._counted, self._at))
         self._counted = self._at
         return self._line
 

@@ -12,7 +12,7 @@ from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana._common.text import in_credits
 from prefect_nanobanana.batch._charges import charges_of
 from prefect_nanobanana.batch._record import Record, State
-from prefect_nanobanana.batch._spending import Spending
+from prefect_nanobanana.batch._spending import Spending, with_charges
 from prefect_nanobanana.errors import LedgerError, StorageError
 from prefect_nanobanana.models import Charge, Credits, Generation, Outcome, OutcomeStatus, Try
 from prefect_nanobanana.report import GalleryItem
@@ -133,7 +133,8 @@ def make_outcome(
         spending: What the last request has cost.
         before: What requests of this run before the last one have cost.
     """
-    charges, spent_before = charges_of(record), sum(charge.credits for charge in before)
+    charges, whole = charges_of(record), with_charges(spending, before)
+    spent_before = whole.used - spending.used
     cost = record.credits_used + record.credits_before
     earlier = reused and (cost > 0 or status == "unknown")
     generation = record.generation if status != "skipped" else None
@@ -144,8 +145,8 @@ def make_outcome(
         generation=generation and _without_data(generation),
         images=tuple(record.images[n] for n in sorted(record.images)),
         credits_used=cost if earlier else record.credits_used + spent_before,
-        credits_at_risk=spending.at_risk + sum(charge.at_risk for charge in before),
-        credits_estimated=spending.estimated or any(charge.estimated for charge in before),
+        credits_at_risk=whole.at_risk,
+        credits_estimated=whole.estimated,
         reused=earlier,
         by_other_run=earlier and by_other_run,
         credits_own=spent_before if earlier else 0,

@@ -19,6 +19,7 @@ from itertools import count
 from typing import Any
 
 from prefect_nanobanana._common.characters import quoted
+from prefect_nanobanana._common.text import shortened
 from prefect_nanobanana.errors import InvalidInput
 
 MOST_CHARACTERS = 256 * 1024 * 1024
@@ -27,6 +28,7 @@ MOST_CHUNK_BYTES = 128 * 1024 * 1024
 MOST_LIST_BYTES = 8 * 1024 * 1024
 """Of a column in one group of rows; texts in lists are copied for each row of a batch."""
 ROWS_AT_ONCE, LISTS_AT_ONCE = 256, 16
+_TYPE_CHARACTERS = 40
 _MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
 _REFERENCES = "reference_image_urls"
 _INDEX = re.compile(r"__index_level_\d+__|__null_dask_index__")
@@ -65,6 +67,8 @@ class ParquetRows:
         try:
             schema = parquet.ParquetFile(pyarrow.BufferReader(content)).schema_arrow
             self._types = {field.name: field.type for field in schema}
+            forms = {"halffloat": "e", "float": "f"}  # as pyarrow and struct call them
+            self._floats = {n: forms[str(k)] for n, k in self._types.items() if str(k) in forms}
             # Else a text that stands once in the file, and in a million rows, would be copied as often.
             self._file = parquet.ParquetFile(
                 pyarrow.BufferReader(content),
@@ -92,7 +96,7 @@ class ParquetRows:
                 _is_list(kind) if name == _REFERENCES and _is_nested(kind) else not _is_nested(kind)
             ):
                 wanted = "texts, or a list of them" if name == _REFERENCES else "texts or numbers"
-                what = shortened_type(kind)
+                what = shortened(str(kind), _TYPE_CHARACTERS)
                 problems.append(f"{self._name}: the column {quoted(name)} is of type {what}: {wanted}")
         if problems:
             raise InvalidInput(*problems)
@@ -130,7 +134,7 @@ class ParquetRows:
             value = column[place].as_py()
             if name == _REFERENCES and isinstance(value, list):
                 return [item for item in value if item is not None] or None
-            text = _text(value, self._types[name])
+            text = _text(value, self._floats.get(name))
             if name == _REFERENCES and text is not None:
                 return text.split()
             return int(text) if name == "quantity" and text and text.isdecimal() else text
@@ -164,12 +168,6 @@ class ParquetRows:
         return InvalidInput(f"{self._name}: cannot be read ({why}): write it anew, or as .csv or .jsonl")
 
 
-def shortened_type(kind: Any) -> str:
-    """A type as an error may say it."""
-    told = str(kind)
-    return told if len(told) <= 40 else told[:37] + "..."
-
-
 def _is_text(kind: Any) -> bool:
     from pyarrow import types
 
@@ -192,14 +190,17 @@ def _is_list(kind: Any) -> bool:
     return bool((types.is_list(kind) or types.is_large_list(kind)) and _is_text(kind.value_type))
 
 
-def _text(value: Any, kind: Any) -> str | None:
-    """A value as a table of text would have it; None of what says nothing."""
-    from pyarrow import types
+def _text(value: Any, form: str | None) -> str | None:
+    """A value as a table of text would have it; None of what says nothing.
 
+    Args:
+        value: The value.
+        form: Of short floats, as `struct` calls it; None of all else.
+    """
     if isinstance(value, bytes):  # texts, as older programs write them
         value = value.decode("utf-8")
-    if isinstance(value, float) and (types.is_float32(kind) or types.is_float16(kind)):
-        return _number(_shortest(value, "e" if types.is_float16(kind) else "f"))
+    if form is not None and isinstance(value, float):
+        value = _shortest(value, form)
     convert = next((how for each, how in _TEXTS.items() if isinstance(value, each)), None)
     if convert is None and value is not None:
         raise ValueError(f"{type(value).__name__} is no text")

@@ -210,7 +210,7 @@ def make_plan(
     catalogue = None if models is None else {model.name: model for model in models}
     prices = Prices(catalogue or {})
     references = References.of(listed, generator, ledger, local_files=local_files)
-    listed = [replace(item, prompt=references.unsent(item.prompt)) for item in listed]
+    listed = references.unsent(listed)
     requests = references.known(requests_of(listed, generator))
     # A request without an answer that is younger may still get one.
     answer_within = max(TIMING.get().settle_after, generator.credentials.request_timeout_seconds)
@@ -249,8 +249,8 @@ def make_plan(
     if not dry:
         asked = (each.request for each in planned if each.may_be_asked or each.again)
         references.offer(url for request in asked for url in request.reference_image_urls)
-    if first is not None and not dry:
-        _try_the_bucket(first.record, ledger, logger)
+        if first is not None:
+            _try_the_bucket(first.record, ledger, logger)
     return plan
 
 

@@ -92,8 +92,9 @@ class Planned:
     @property
     def asked_prompt(self) -> ImagePrompt:
         """The prompt with the model that is asked, if that is a fallback."""
-        model = self.request.model
-        return self.prompt if self.request == self.listed else _with_model(self.prompt, model)
+        if self.request == self.listed:
+            return self.prompt
+        return self.prompt.model_copy(update={"model": self.request.model})
 
     @property
     def may_be_asked(self) -> tuple[Fallback, ...]:
@@ -174,10 +175,6 @@ class Planned:
         untold = cautious and (last.estimated or last.at_risk)
         worst = (prices.at_worst(self.record.request) or 0) if untold else last.used
         return self.record.paid_before_by(asked_by) + max(worst, last.worst)
-
-
-def _with_model(prompt: ImagePrompt, model: str) -> ImagePrompt:
-    return prompt.model_copy(update={"model": model})
 
 
 def action_of(

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from typing import Self
@@ -86,6 +86,7 @@ class References:
         self._memory = KnownReferences(self._store, ledger.key(FOLDER))
         self._before: dict[str, Known] = {}
         self._problems: dict[str, str | None] = {}
+        self._reach: dict[str, str | None] = {}
         self._paths: dict[str, str] = {}
 
     @classmethod
@@ -169,8 +170,13 @@ class References:
         known = found.known if found is not None else None
         return url if known is None else with_hash(self.shown(url), known.sha256)
 
-    def unsent(self, prompt: ImagePrompt) -> ImagePrompt:
-        """A prompt whose local files are named by where they will be, as it is recorded."""
+    def unsent(self, listed: Sequence[Listed]) -> Sequence[Listed]:
+        """Prompts whose local files are named by where they will be, as they are recorded."""
+        if not self._found:
+            return listed
+        return [replace(item, prompt=self._unsent(item.prompt)) for item in listed]
+
+    def _unsent(self, prompt: ImagePrompt) -> ImagePrompt:
         urls = prompt.reference_image_urls
         if not urls or not any(map(is_path, urls)):
             return prompt
@@ -220,12 +226,12 @@ class References:
             )
         known, _ = self._checked(url, _FILES.read(local_path(url), MAX_REFERENCE_BYTES.get() + 1))
         if problem := self._out_of_reach(self._store.uri(self._ledger.key(FOLDER, "x"))):
-            raise InvalidInput(problem)
+            raise InvalidInput(f"{_PARAMETER}: {problem}")
         return known
 
     def _read_object(self, url: str, before: Known | None) -> Known:
         if problem := reference_problem(url) or self._out_of_reach(url):
-            raise InvalidInput(problem if problem.startswith(_PARAMETER) else f"{_PARAMETER}: {problem}")
+            raise InvalidInput(f"{_PARAMETER}: {problem}")
         there = self._store.uris.head(url, parameter=_PARAMETER)
         if there is None:
             raise InvalidInput(f"{_PARAMETER}: {_shown(url)} is not there: check the address")
@@ -267,10 +273,12 @@ class References:
         """Why the API cannot reach the store, if that can be seen of its address."""
         if self._api_is_private:
             return None
-        parts = urlsplit(self._store.uris.presign(uri, 1))
-        store = f"{parts.scheme}://{parts.netloc}/"
-        problem = reference_problem(store)
-        return f"{_PARAMETER}: the store of {_shown(uri)}, {problem}" if problem else None
+        bucket = uri.split("/")[2]
+        if bucket not in self._reach:  # signing takes a while, and there may be very many
+            parts = urlsplit(self._store.uris.presign(uri, 1))
+            self._reach[bucket] = reference_problem(f"{parts.scheme}://{parts.netloc}/")
+        problem = self._reach[bucket]
+        return f"the store of {_shown(uri)}, {problem}" if problem else None
 
 
 def _shown(url: str) -> str:

@@ -8,7 +8,7 @@ from prefect_nanobanana.batch._charges import charges_before
 from prefect_nanobanana.batch._ledger import Ledger
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._record import Record
-from prefect_nanobanana.batch._spending import spending_of
+from prefect_nanobanana.batch._spending import Spending, spending_of, with_charges
 from prefect_nanobanana.errors import LedgerError, StorageError
 from prefect_nanobanana.models import Credits
 from prefect_nanobanana.s3 import ObjectStore
@@ -55,10 +55,10 @@ class SpentByRecords:
                     return None
                 spent += spending_of(record, price).worst
             before = [c for c in charges_before(record) if c.attempt is not None]
-            own = (c for c in before if (c.attempt or "").startswith(f"{process}-"))
-            spent += sum(charge.credits + charge.at_risk for charge in own)
+            own = [c for c in before if (c.attempt or "").startswith(f"{process}-")]
+            spent += with_charges(Spending(), own).worst
             # What nobody noted of requests before may have been the process's, too.
-            told = sum(charge.credits + charge.at_risk for charge in before)
+            told = with_charges(Spending(), before).worst
             at_most = max(record.credits_before, sum((record.paid_by or {}).values()))
             spent += max(0, at_most - told)
         return spent if records else None

@@ -244,7 +244,7 @@ class Stages:
         """End a job that was not asked: as it was before, if it was to be asked again."""
         if job.record.safe_to_send:
             return self._control.end(job, "skipped", why)
-        if job.planned.first not in (None, job.planned.request):
+        if job.planned.listed != job.planned.request:
             told = f"{job.record.message}; {job.planned.request.model} was not asked: {why}"
             return self._control.end(job, outcome_of_record(job.record, None)[0], told)
         return self._end_as_recorded(job)

@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from prefect_nanobanana._common.characters import quoted
-from prefect_nanobanana.batch._json import json_rows
+from prefect_nanobanana.batch._json import LINE_END, json_rows
 from prefect_nanobanana.batch._parquet import ParquetRows
 from prefect_nanobanana.errors import MAX_PROBLEMS, InvalidInput
 from prefect_nanobanana.models import ImagePrompt
@@ -32,8 +32,6 @@ _OTHER_NAMES = {
 """What other tools call a column."""
 _SAME = {other: ours for ours, others in _OTHER_NAMES.items() for other in others.split()}
 _FORMATS = ".txt, .csv, .tsv, .json, .jsonl, .parquet"
-_LINE_END = re.compile(r"\r\n|\r|\n")
-"""Not what splitlines() takes for one: texts may hold form feeds, U+2028 and their like."""
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\0])"?[,;\t|]*', re.IGNORECASE)
 _NAMED = re.compile(r"\{([^{}\n]*)\}")
 _DELIMITERS = ",;\t|"
@@ -117,7 +115,7 @@ def _decoded(name: str, content: bytes, encoding: str) -> str:
         text = content.decode(encoding).lstrip("\ufeff")  # some programs add a mark to one that is there
     except UnicodeDecodeError as error:
         before = content[: error.start].decode(encoding, "ignore")
-        line = len(_LINE_END.findall(before)) + 1
+        line = len(LINE_END.findall(before)) + 1
         raise InvalidInput(f"{name}, line {line}: is not {encoding}: save the file as UTF-8") from None
     if "\0" in text[:2] and text.count("\0", 0, 100) * 3 >= len(text[:100]):
         raise InvalidInput(f"{name}, line 1: is UTF-16 without a mark that says so: save it as UTF-8")
@@ -125,10 +123,10 @@ def _decoded(name: str, content: bytes, encoding: str) -> str:
 
 
 def _lines(name: str, text: str, template: str | None) -> Iterator[Row]:
-    if _is_table(_LINE_END.split(text.lstrip(), 1)[0]):
+    if _is_table(LINE_END.split(text.lstrip(), 1)[0]):
         yield from _table(name, text, template)
         return
-    for number, line in enumerate(_LINE_END.split(text), 1):
+    for number, line in enumerate(LINE_END.split(text), 1):
         bare = line.lstrip("\ufeff")  # where files with marks were put together
         if bare.strip() and bare.strip() != "#" and not bare.startswith("# "):
             yield number, line

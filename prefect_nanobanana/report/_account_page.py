@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextvars
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 
-from prefect_nanobanana._common.daemon_pool import DaemonPool
 from prefect_nanobanana.errors import StorageError
 from prefect_nanobanana.models import Charge
 from prefect_nanobanana.report._credits_page import DAYS, AccountCredits
@@ -38,17 +35,6 @@ def account_credits(
     rows = [row for row in statements.rows(since) if row.day <= today]
     place = store.uri(store.key()).rstrip("/")
     return AccountCredits(account, place, today, rows, balance=None, budget=_said(budget))
-
-
-def account_credits_beside(
-    store: ObjectStore, account: str, batches: Batches, budget: Callable[[], str] | None = None
-) -> Future[AccountCredits]:
-    """The same, while the caller goes on; see `account_credits`."""
-    run = contextvars.copy_context().run
-    pool = DaemonPool(1, "statements")
-    begun = pool.submit(lambda: run(account_credits, store, account, batches, budget))
-    pool.shutdown()
-    return begun
 
 
 def _said(budget: Callable[[], str] | None) -> str | None:

@@ -6,20 +6,20 @@ logged and named in the report, and prevents neither the others nor the run's en
 
 from __future__ import annotations
 
-import contextvars
-import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, wait
 from typing import Any
 
 from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 from pydantic import ValidationError
 
+from prefect_nanobanana._common.daemon_pool import beside
 from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.models import Charge, Credits, Part, Plan, RunReport
-from prefect_nanobanana.report._account_page import account_credits_beside
+from prefect_nanobanana.report._account_page import account_credits
 from prefect_nanobanana.report._artifacts import (
     artifact_key,
     create_credits,
@@ -57,7 +57,7 @@ class Publisher:
         self._store = store
         self._batch = batch
         self._logger = logger
-        self._beside: threading.Thread | None = None
+        self._beside: Future[None] | None = None
         self._without_plan = False
 
     def has_published(self) -> bool:
@@ -80,10 +80,7 @@ class Publisher:
 
     def show_plan_beside(self, plan: Plan) -> None:
         """The same, while the run goes on: it waits for that only before it is published."""
-        run = contextvars.copy_context().run  # in which Prefect finds the run and its server
-        show = threading.Thread(target=run, args=(self.show_plan, plan), name="plan", daemon=True)
-        show.start()
-        self._beside = show
+        self._beside = beside(lambda: self.show_plan(plan), "plan")
 
     def live(self) -> LiveArtifact:
         """The run's progress in Prefect's UI: a watcher, to be used in a `with` statement."""
@@ -139,14 +136,13 @@ class Publisher:
             The report, which names what could not be published.
         """
         if self._beside is not None:
-            self._beside.join(PLAN_SECONDS)  # the first artifact of a run is the first in its lists
-            self._without_plan = self._without_plan or self._beside.is_alive()
+            wait([self._beside], PLAN_SECONDS)  # the first artifact of a run is the first in its lists
+            self._without_plan = self._without_plan or not self._beside.done()
         before = (PLAN,) if self._without_plan else ()
-        spent = account_credits_beside(
-            self._store,
-            credentials.account,
-            [(self._batch, charges)] if charges is not None else [],
-            budget.summary if budget is not None else None,
+        batches = [(self._batch, charges)] if charges is not None else []
+        left = budget.summary if budget is not None else None
+        spent = beside(
+            lambda: account_credits(self._store, credentials.account, batches, left), "statements"
         )
         report = self.publish_pages(report, items)
         its = items[: report.prompts]

@@ -14,7 +14,7 @@ from prefect_aws import S3Bucket
 from prefect_nanobanana import ImagePrompt, InvalidInput, NanoBananaGenerator, Plan, RunFailed, RunReport
 from prefect_nanobanana.batch import Ledger
 from prefect_nanobanana.budget import NanoBananaBudget
-from prefect_nanobanana.flows import copy_pending, generate_images, plan_images
+from prefect_nanobanana.flows import copy_pending, generate_images
 from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._plan_page import plan_markdown
 from prefect_nanobanana.report._report import manifest
@@ -26,20 +26,6 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 Run = Callable[..., RunReport]
 Planner = Callable[..., Plan]
 TWO, SEED = "nanobanan-2", "seedream-5.0-2k"  # 2 and 3 credits
-
-
-@pytest.fixture
-def plan(generator: NanoBananaGenerator, bucket: S3Bucket) -> Callable[..., Plan]:
-    """Plans what the fixture `run` would run."""
-
-    def call(*prompts: Any, **settings: Any) -> Plan:
-        found: Any = plan_images(
-            prompts=list(prompts), generator=generator, bucket=bucket, batch="b", **settings
-        )
-        assert isinstance(found, Plan)
-        return found
-
-    return call
 
 
 def models(sandbox: Sandbox) -> list[str]:

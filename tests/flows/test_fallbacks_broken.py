@@ -6,12 +6,11 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from prefect import flow, get_run_logger
+from divided import Divided
 from prefect_aws import S3Bucket
 
 from prefect_nanobanana import (
@@ -21,7 +20,6 @@ from prefect_nanobanana import (
     RunFailed,
     RunReport,
 )
-from prefect_nanobanana._common.runs_above import runs_above
 from prefect_nanobanana.batch import Ledger, _stages, _workers
 from prefect_nanobanana.batch._charges import charges_of
 from prefect_nanobanana.batch._fallbacks import refuses_model
@@ -32,10 +30,8 @@ from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._shared import SpentByRecords
 from prefect_nanobanana.batch._stages import Stages
 from prefect_nanobanana.errors import BadRequest
-from prefect_nanobanana.flows import generate_images, generate_part, plan_images
-from prefect_nanobanana.flows._call import Call
-from prefect_nanobanana.flows._work import Work
-from prefect_nanobanana.models import Generation, Part, Submission
+from prefect_nanobanana.flows import generate_images, plan_images
+from prefect_nanobanana.models import Generation, Submission
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
 
@@ -65,46 +61,6 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_workers, "runs_elsewhere", lambda: True)
 
 
-def in_parts(
-    generator: NanoBananaGenerator, bucket: S3Bucket, *prompts: str, parts: int, **changes: Any
-) -> RunReport:
-    """As `generate_in_parts` does it, the parts in threads."""
-
-    @flow(name="generate_in_parts")
-    def parent() -> RunReport:
-        call = Call(
-            prompts,
-            None,
-            generator,
-            ObjectStore(bucket),
-            frozenset(),
-            changes.get("max_credits"),
-            get_run_logger(),
-            fallback_models=(TWO,),
-        )
-        work = Work(call, call.ledger(runs_above(), "b"))
-
-        def run(some: list[Part], fallbacks: list[str]) -> None:
-            def part_of(part: Part) -> Any:
-                return generate_part(
-                    prompts=list(prompts),
-                    generator=generator,
-                    bucket=bucket,
-                    batch="b",
-                    part=part,
-                    fallback_models=fallbacks,
-                    return_state=True,
-                )
-
-            with ThreadPoolExecutor(4) as pool:
-                for part in some:
-                    pool.submit(copy_context().run, part_of, part)
-
-        return work.finish_in_parts(parts, run)
-
-    return parent()
-
-
 # Parts.
 
 
@@ -116,7 +72,8 @@ def test_parts_do_not_find_out_a_price_each_for_itself(
     charging(sandbox, monkeypatch, two=20)
     sandbox.latency = (0.1, 0.1)
     prompts = ["z", *(f"a nude {n}" for n in range(11))]
-    report = in_parts(generator, bucket, *prompts, parts=4, max_credits=24)
+    divided = Divided(generator, bucket)
+    report = divided.run(*prompts, parts=4, max_credits=24, fallback_models=[TWO])
     assert sandbox.account.charged == report.credits_used <= 24 + 18
     assert models(sandbox).count(TWO) == 1
 
@@ -125,7 +82,7 @@ def test_what_a_part_paid_for_a_refusal_is_in_the_report(
     generator: NanoBananaGenerator, bucket: S3Bucket, sandbox: Sandbox
 ) -> None:
     sandbox.faults.queue("warning", "400")
-    report = in_parts(generator, bucket, "a", parts=2)
+    report = Divided(generator, bucket).run("a", parts=2, fallback_models=[TWO])
     assert (report.stored, report.credits_used, report.credits_without_image) == (1, 3, 1)
     assert (sandbox.account.charged, report.credits_unexplained) == (3, 0)
 

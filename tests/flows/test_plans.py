@@ -32,19 +32,6 @@ Planner = Callable[..., Plan]
 Run = Callable[..., RunReport]
 
 
-@pytest.fixture
-def plan(generator: NanoBananaGenerator, bucket: S3Bucket) -> Planner:
-    """Plans what the fixture `run` would run."""
-
-    def call(*prompts: Any, **changes: Any) -> Plan:
-        settings: dict[str, Any] = {"generator": generator, "bucket": bucket, "batch": "b", **changes}
-        found: Any = plan_images(prompts=list(prompts), **settings)
-        assert isinstance(found, Plan)
-        return found
-
-    return call
-
-
 def _artifact(batch: str) -> str:
     key = ArtifactFilterKey(any_=[f"nanobanana-{batch}-plan"])
     with get_client(sync_client=True) as client:

@@ -13,10 +13,13 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from killing import Killer, run_and_kill, run_here
+from prefect_aws import S3Bucket
 from servers import FaultyS3
 
 from prefect_nanobanana import NanoBananaGenerator
@@ -70,12 +73,7 @@ def test_killed_between_two_models_and_run_again(
     for step in range(1, STEPS + 1):
         killer = Killer(step, "after")
         rows = len(sandbox.account.rows)
-        with FaultyS3(s3.endpoint_url) as store, FaultyS3(sandbox.origin) as api:
-            store.fault = api.fault = killer
-            store.after = api.after = killer.after
-            bucket = make_bucket(endpoint_url=store.url)
-            credentials = generator.credentials.model_copy(update={"base_url": f"{api.url}/api/v1"})
-            killed = generator.model_copy(update={"credentials": credentials})
+        with _watched(killer, generator, sandbox, s3, make_bucket) as (store, killed, bucket):
             run_and_kill(zygote, killed, bucket, killer, ["a nude"], FALLBACKS)
             store.fault = lambda _: None
             time.sleep(0.05)
@@ -122,6 +120,23 @@ def test_killed_at_random_moments_and_run_again(
         print(_kill_and_run_again(killer, generator, sandbox, s3, make_bucket, zygote), "unknown")
 
 
+@contextmanager
+def _watched(
+    killer: Killer,
+    generator: NanoBananaGenerator,
+    sandbox: Sandbox,
+    s3: LocalS3,
+    make_bucket: Any,
+) -> Iterator[tuple[FaultyS3, NanoBananaGenerator, S3Bucket]]:
+    """The store in front of which the killer stands, as before the API; what a run is given for both."""
+    with FaultyS3(s3.endpoint_url) as store, FaultyS3(sandbox.origin) as api:
+        store.fault = api.fault = killer
+        store.after = api.after = killer.after
+        credentials = generator.credentials.model_copy(update={"base_url": f"{api.url}/api/v1"})
+        killed = generator.model_copy(update={"credentials": credentials})
+        yield store, killed, make_bucket(endpoint_url=store.url)
+
+
 def _kill_and_run_again(
     killer: Killer,
     generator: NanoBananaGenerator,
@@ -133,13 +148,8 @@ def _kill_and_run_again(
     """Kill a run, run its batch again, check all that is promised; say what is left unknown."""
     sandbox.account.credits = 100
     rows_before, posts_before = len(sandbox.account.rows), sandbox.account.posts
-    with FaultyS3(s3.endpoint_url) as store, FaultyS3(sandbox.origin) as api:
-        store.fault = api.fault = killer
-        store.after = api.after = killer.after
-        bucket = make_bucket(endpoint_url=store.url)
+    with _watched(killer, generator, sandbox, s3, make_bucket) as (store, killed, bucket):
         folder = s3.folder / bucket.bucket_name / bucket.bucket_folder / "b"
-        credentials = generator.credentials.model_copy(update={"base_url": f"{api.url}/api/v1"})
-        killed = generator.model_copy(update={"credentials": credentials})
         finished = run_and_kill(zygote, killed, bucket, killer, PROMPTS)
         store.fault = lambda _: None
         time.sleep(0.05)  # a request that had left when the process died
