@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prefect_nanobanana._common.task_names import run_name
 from prefect_nanobanana._common.text import in_credits
 from prefect_nanobanana.batch._charges import charges_of
+from prefect_nanobanana.batch._provenance import provenance_of
 from prefect_nanobanana.batch._record import Record, State
 from prefect_nanobanana.batch._spending import Spending, with_charges
 from prefect_nanobanana.errors import LedgerError, StorageError
@@ -154,7 +155,10 @@ def make_outcome(
         tries=tuple(map(_try, charges)) if len(charges) > 1 else (),
     )
     thumbnails = tuple(record.thumbnails.get(n, "") for n in sorted(record.images))
-    return GalleryItem(outcome, thumbnails, record.request.quantity, charges, spent_before)
+    origin = provenance_of(record)
+    return GalleryItem(
+        outcome, thumbnails, record.request.quantity, charges, spent_before, provenance=origin
+    )
 
 
 def recorded_outcomes(

@@ -79,7 +79,7 @@ def _listed(
     """When each record in a bucket's folder was written, its batch, and its key."""
     root = store.key() + "/" if store.key() else ""
     names: dict[str, str] = {}
-    for path, written, _ in store.keys(root):
+    for path, written, *_ in store.keys(root):
         match = re.fullmatch(r"(.+)/records/([0-9a-f]{24})\.json", path.removeprefix(root))
         if match is None or written < since:
             continue

@@ -51,6 +51,7 @@ class Planned:
         own_charges: What requests of this call have cost, since it began, before the last one.
         offered_seconds: How long the API may fetch private references after a request has left.
         reference_tags: The versions of those in S3 that were read; empty where that is not known.
+        variables: What the variables of its template stand for.
     """
 
     position: int
@@ -68,6 +69,7 @@ class Planned:
     own_charges: tuple[Charge, ...] = ()
     offered_seconds: float = 0.0
     reference_tags: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
 
     @property
     def listed(self) -> ImageRequest:
@@ -161,6 +163,7 @@ class Planned:
             caller=self.ledger.caller,
             price=price,
             earlier=charges_of(record),
+            variables=dict(self.variables),
         )
 
     @property

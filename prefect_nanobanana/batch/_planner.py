@@ -75,7 +75,7 @@ class Planner:
         """
         ledger = self._ledger
         record = found or Record(key=key, prompt=item.prompt, request=request)
-        record = record.listed(position, item.prompt, request)
+        record = record.listed(position, item.prompt, request, dict(item.variables))
         action = action_of(record, ledger.asked_by, self._ask_again, self._answer_within)
         chain, told = self._chain(record, request, again=action == "ask" and not record.safe_to_send)
         if record.state == "warning" and self._fallbacks and chain:
@@ -83,7 +83,8 @@ class Planner:
         elif action == "ask" and not chain:
             action, chain = ("reuse", []) if has_refused(record, request) else ("ask", [request])
         if action != "reuse" and found is not None:  # what will be written again is read itself
-            record = ledger.whole(record).listed(position, item.prompt, request)
+            whole = ledger.whole(record)
+            record = whole.listed(position, item.prompt, request, dict(item.variables))
         first = request
         if action == "ask":
             first, *chain = chain
@@ -115,6 +116,7 @@ class Planner:
             fallbacks=tuple(Fallback(other, self._prices.of(other)) for other in chain),
             first=request,
             offered_seconds=self._offered_seconds,
+            variables=item.variables,
             reference_tags=tuple(map(self._references.tag, request.reference_image_urls)),
         )
 

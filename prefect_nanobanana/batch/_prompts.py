@@ -14,7 +14,7 @@ from prefect_nanobanana._common.characters import quoted
 from prefect_nanobanana._common.references import is_path
 from prefect_nanobanana.batch._sources import ReadS3, read_list
 from prefect_nanobanana.batch._tables import COLUMNS, is_parquet, rows_of, unknown_column
-from prefect_nanobanana.batch._templates import Templates
+from prefect_nanobanana.batch._templates import Templates, Variables
 from prefect_nanobanana.errors import MAX_PROBLEMS, InvalidInput
 from prefect_nanobanana.images import Fetcher
 from prefect_nanobanana.models import ImagePrompt, PromptTemplate, describe_errors, prompt_problems
@@ -25,10 +25,11 @@ MAX_PROMPTS = Adjustable(100_000)
 
 @dataclass(frozen=True)
 class Listed:
-    """A prompt and where it stands, for error messages."""
+    """A prompt, where it stands, for error messages, and what its variables stood for."""
 
     place: str
     prompt: ImagePrompt
+    variables: Variables = ()
 
 
 def gather_prompts(
@@ -61,7 +62,7 @@ def gather_prompts(
     templates = Templates(template, most)
     given = _rows(prompts, (prompts_from or "").strip(), read_s3, fetcher, templates)
     made = _filled(given, templates, problems)
-    for place, row, elsewhere in islice(made, templates.limit):
+    for place, row, variables, elsewhere in islice(made, templates.limit):
         rows += 1
         if rows > most:
             raise InvalidInput(f"{place}: there are more than {most} prompts: split the list")
@@ -73,7 +74,7 @@ def gather_prompts(
             found = list(error.problems)
         else:
             found = prompt_problems(prompt) + (_local_files(prompt) if elsewhere else [])
-            listed.append(Listed(place, prompt))
+            listed.append(Listed(place, prompt, variables))
         problems += [f"{place}: {text}" for text in found]
     problems += _twice_named(listed)
     if rows and not problems:
@@ -89,7 +90,7 @@ def gather_prompts(
 
 def _filled(
     rows: Iterator[tuple[str, Any, bool]], templates: Templates, problems: list[str]
-) -> Iterator[tuple[str, Any, bool]]:
+) -> Iterator[tuple[str, Any, Variables, bool]]:
     """The prompts that rows make; what is wrong with a row is noted, and the others go on."""
     for place, row, elsewhere in rows:
         try:

@@ -17,13 +17,13 @@ A transition returns the record that follows; nothing else changes one.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 from uuid import uuid4
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from prefect_nanobanana._common.references import bare_reference
-from prefect_nanobanana._common.text import pictures_note
+from prefect_nanobanana._common.text import pictures_note, without_signatures
 from prefect_nanobanana.errors import ApiError
 from prefect_nanobanana.models import (
     Caller,
@@ -32,6 +32,7 @@ from prefect_nanobanana.models import (
     Generation,
     ImagePrompt,
     ImageRequest,
+    Moment,
     StoredImage,
     Submission,
     unsigned_prompt,
@@ -49,13 +50,9 @@ State = Literal[
     "unknown",
     "lost",
 ]
+Variables = dict[str, str] | None
 MOST_IMAGES = 50
 """Of one generation: several times what the client keeps of an answer; a record may name thousands."""
-
-
-def _aware(moment: datetime) -> datetime:
-    """A moment with its zone, which records that were corrected by hand may lack."""
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class Record(BaseModel):
@@ -66,6 +63,7 @@ class Record(BaseModel):
         key: The prompt's key.
         prompt: As it was given.
         request: What the API was, or will be, asked.
+        variables: What the variables of its template stood for; earlier versions did not keep it.
         position: Its place in the list that named it last, from 1; plays no part in the key.
         state: How far it got.
         asked_at: When the last request left.
@@ -83,6 +81,7 @@ class Record(BaseModel):
         paid_by: What each of the calls that sent those has spent on it at most, in credits.
         offset: How many images those earlier requests yielded; places are counted on from there.
         images: What is in S3, by place: that of its URL in the generation, from 1, plus the offset.
+        stored_at: When each of them was stored, by the same places; earlier versions did not keep it.
         thumbnails: Small pictures as `data:` URLs, by the same places.
         message: Why, for everything that is not well.
         updated_at: When this was written.
@@ -94,9 +93,10 @@ class Record(BaseModel):
     key: str
     prompt: ImagePrompt
     request: ImageRequest
+    variables: Variables = None
     position: int | None = None
     state: State = "planned"
-    asked_at: Annotated[datetime, AfterValidator(_aware)] | None = None
+    asked_at: Moment | None = None
     asked_by: str | None = None
     caller: Caller | None = None
     price: Credits | None = None
@@ -111,6 +111,7 @@ class Record(BaseModel):
     paid_by: dict[str, Credits] | None = None
     offset: int = 0
     images: dict[int, StoredImage] = {}
+    stored_at: dict[int, Moment] | None = None
     thumbnails: dict[int, str] = {}
     message: str | None = None
     updated_at: datetime | None = None
@@ -156,18 +157,17 @@ class Record(BaseModel):
 
     def age_seconds(self) -> float | None:
         """How long ago its request left, in seconds; None if none has."""
-        return (
-            max(0.0, (datetime.now(UTC) - self.asked_at).total_seconds())
-            if self.asked_at is not None
-            else None
-        )
+        if self.asked_at is None:
+            return None
+        return max(0.0, (datetime.now(UTC) - self.asked_at).total_seconds())
 
-    # The transitions.
-
-    def listed(self, position: int, prompt: ImagePrompt, request: ImageRequest) -> Self:
+    def listed(
+        self, position: int, prompt: ImagePrompt, request: ImageRequest, variables: Variables = None
+    ) -> Self:
         """A list names it at this place; it says what to ask as long as nothing was asked."""
         if self.safe_to_send:
-            return self._with(position=position, prompt=prompt, request=request)
+            changes = {"prompt": prompt, "request": request, "variables": variables or None}
+            return self._with(position=position, **changes)
         return self._with(position=position)
 
     def asking(
@@ -181,6 +181,7 @@ class Record(BaseModel):
         caller: Caller | None = None,
         price: Credits | None = None,
         earlier: tuple[Charge, ...] = (),
+        variables: Variables = None,
     ) -> Self:
         """A request leaves. What earlier ones have cost and stored is kept.
 
@@ -193,6 +194,7 @@ class Record(BaseModel):
             caller: Whom it is sent for.
             price: What it is to cost, in credits, by all that is known.
             earlier: What requests before it have cost.
+            variables: What the variables of its template stand for now.
         """
         paid_by = self.paid_by
         if self.asked_by is not None and self.maybe_paid_by(self.asked_by):
@@ -201,6 +203,7 @@ class Record(BaseModel):
             paid_by=paid_by,
             prompt=prompt,
             request=request,
+            variables=variables or None,
             state="asked",
             asked_at=datetime.now(UTC),
             asked_by=asked_by,
@@ -256,7 +259,9 @@ class Record(BaseModel):
     def copied(self, place: int, image: StoredImage, thumbnail: str) -> Self:
         """One of its images is in S3."""
         return self._with(
-            images={**self.images, place: image}, thumbnails={**self.thumbnails, place: thumbnail}
+            images={**self.images, place: image},
+            stored_at={**(self.stored_at or {}), place: datetime.now(UTC)},
+            thumbnails={**self.thumbnails, place: thumbnail},
         )
 
     def stored(self) -> Self:
@@ -281,8 +286,9 @@ class Record(BaseModel):
         request = self.request.model_copy(
             update={"reference_image_urls": tuple(map(bare_reference, urls))}
         )
-        prompt = unsigned_prompt(self.prompt)
-        return self._with(prompt=prompt, request=request, updated_at=datetime.now(UTC))
+        bare = {name: without_signatures(value) for name, value in (self.variables or {}).items()}
+        changes = {"prompt": unsigned_prompt(self.prompt), "request": request, "variables": bare or None}
+        return self._with(updated_at=datetime.now(UTC), **changes)
 
     def is_written(self, record: Self) -> bool:
         """Whether this, which was read, is that record as it was written, whenever that was."""

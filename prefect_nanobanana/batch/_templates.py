@@ -17,6 +17,8 @@ from prefect_nanobanana.models import ImagePrompt, PromptTemplate
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}\n]*)\}|[{}]")
 _TEXTS = ("prompt", "name", "model", "aspect_ratio")
 _SHOWN = 12
+Variables = tuple[tuple[str, str], ...]
+"""Names and values."""
 MOST_COMBINATIONS = 1_000_000
 """Those that are left out included: each is looked at."""
 
@@ -74,7 +76,7 @@ class Templates:
         """How many prompts are made at most."""
         return self._template.limit if self._template is not None else None
 
-    def fill(self, place: str, row: Any) -> Iterator[tuple[str, Any]]:
+    def fill(self, place: str, row: Any) -> Iterator[tuple[str, Any, Variables]]:
         """Make the prompts of a row.
 
         Args:
@@ -82,7 +84,7 @@ class Templates:
             row: A text, a prompt, or an object with columns.
 
         Yields:
-            Each one, as such a row, and where it comes from.
+            Each one, as such a row: where it comes from, the row, and what its variables stand for.
 
         Raises:
             InvalidInput: If a variable is missing, or a combination would be asked for twice.
@@ -90,7 +92,7 @@ class Templates:
         template = self._template
         fields = _fields(row) if template is not None or isinstance(row, dict) else None
         if fields is None:
-            yield place, row
+            yield place, row, ()
             return
         extra = {name: value for name, value in fields.items() if name not in COLUMNS}
         own = {name: value for name, value in fields.items() if name in COLUMNS}
@@ -104,7 +106,7 @@ class Templates:
         named = _names(own) if template is not None or extra else set[str]()
         if template is None:
             if not named & extra.keys():  # of a table's row other rows name them
-                yield place, own if isinstance(row, TableRow) else row
+                yield place, own if isinstance(row, TableRow) else row, ()
                 return
             unused = [name for name in extra if name not in named]
             if unused and not isinstance(row, TableRow):
@@ -128,7 +130,7 @@ class Templates:
             filled = _filled(own, values)
             if new:
                 self._check_new(made, filled)
-            yield made, filled
+            yield made, filled, tuple((name, values[name] or "") for name in values if name in named)
 
     def check_used(self) -> None:
         """Refuse a text that no row has used: it was meant for some.

@@ -2,6 +2,7 @@
 
 from prefect_nanobanana.models.base import (
     Credits,
+    Moment,
     Text,
     describe_errors,
     exact_credits,
@@ -42,6 +43,7 @@ from prefect_nanobanana.models.prompts import (
     prompt_problems,
     unsigned_prompt,
 )
+from prefect_nanobanana.models.provenance import Origin, Provenance
 from prefect_nanobanana.models.templates import PromptTemplate
 
 __all__ = [
@@ -64,6 +66,8 @@ __all__ = [
     "ImageRequest",
     "Mode",
     "ModelTotal",
+    "Moment",
+    "Origin",
     "Outcome",
     "OutcomeStatus",
     "Part",
@@ -72,6 +76,7 @@ __all__ = [
     "PlannedPrompt",
     "PlannedStep",
     "PromptTemplate",
+    "Provenance",
     "RunReport",
     "StoredImage",
     "Submission",

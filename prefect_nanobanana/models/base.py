@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -64,6 +65,14 @@ Credits = Annotated[
 ]
 """The API says "number"; whole in every example seen (seed document). Fractions are decimal ones, so
 that sums are exact; in JSON they are numbers."""
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+Moment = Annotated[datetime, AfterValidator(_aware)]
+"""A moment with its zone: UTC where none is said, as in records that were corrected by hand."""
 
 
 def not_negative(value: int | Decimal) -> int | Decimal:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 from prefect_nanobanana._common.addresses import without_signature
+from prefect_nanobanana._common.references import bare_reference
 from prefect_nanobanana._common.text import pictures_note, well_formed, without_signatures
 from prefect_nanobanana._common.untrusted import is_preview
-from prefect_nanobanana.models import Charge, Credits, Outcome, unsigned_prompt
+from prefect_nanobanana.models import Charge, Credits, Outcome, Provenance, unsigned_prompt
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class GalleryItem:
         quantity: How many images the API was asked for; None if that is not known.
         charges: What each request for it has cost, those of earlier runs included.
         spent_before: The part of its cost that requests before the last one had, which yielded nothing.
+        provenance: Who asked for what, and when; None if that is not known.
     """
 
     outcome: Outcome
@@ -33,6 +35,7 @@ class GalleryItem:
     quantity: int | None = None
     charges: tuple[Charge, ...] = ()
     spent_before: Credits = 0
+    provenance: Provenance | None = None
 
     def __post_init__(self) -> None:
         images = self.outcome.images
@@ -43,6 +46,8 @@ class GalleryItem:
         )
         object.__setattr__(self, "outcome", _presentable(self.outcome))
         object.__setattr__(self, "thumbnails", tuple(kept))
+        if self.provenance is not None:
+            object.__setattr__(self, "provenance", _bare(self.provenance))
 
     @property
     def delivered(self) -> int:
@@ -70,6 +75,16 @@ class GalleryItem:
         lacking = max(0, (self.quantity or 0) - self.delivered)
         before = Fraction(self.spent_before)
         return before + (cost - before) * Fraction(lacking, self.quantity or 1)
+
+
+def _bare(provenance: Provenance) -> Provenance:
+    request = provenance.request
+    references = tuple(map(bare_reference, request.reference_image_urls))
+    return replace(
+        provenance,
+        request=request.model_copy(update={"reference_image_urls": references}),
+        variables=tuple((name, without_signatures(value)) for name, value in provenance.variables),
+    )
 
 
 def _presentable(outcome: Outcome) -> Outcome:

@@ -58,18 +58,21 @@ class ListedObject(NamedTuple):
         key: Its key.
         written: When it was written.
         etag: The tag that tells its versions apart; empty if the store lists none.
+        size: In bytes.
     """
 
     key: str
     written: datetime
     etag: str
+    size: int
 
     @classmethod
     def of(cls, item: Mapping[str, Any], prefix: str) -> ListedObject:
         """Read an item of boto3's list."""
         written = item.get("LastModified") or datetime.now(UTC)
         tag = str(item.get("ETag") or "").strip('"')  # some stores list it without its quotes
-        return cls(key_of(item, prefix), written, f'"{tag}"' if tag else "")
+        size = int(item.get("Size") or 0)
+        return cls(key_of(item, prefix), written, f'"{tag}"' if tag else "", size)
 
 
 def key_of(item: Mapping[str, Any], prefix: str) -> str:
