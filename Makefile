@@ -92,6 +92,7 @@ format: $(READY) ## put the code into its form, and draw docs/architecture.md an
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python docs/draw_architecture.py
+	$(BIN)/python docs/draw_manifest.py
 
 LOCK := uv pip compile --universal --generate-hashes --no-header --python-version 3.11 --upgrade -q
 lock: ## make the lock files anew (needs uv)

@@ -18,7 +18,13 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron
 
-from prefect_nanobanana.flows import copy_pending, generate_images, generate_in_parts, generate_part
+from prefect_nanobanana.flows import (
+    copy_pending,
+    generate_images,
+    generate_in_parts,
+    generate_part,
+    publish_batches,
+)
 from prefect_nanobanana.flows._daily import daily_images
 
 ONE_WAITS = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
@@ -45,7 +51,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def deployments(options: argparse.Namespace) -> list[RunnerDeployment]:
-    """Make the five deployments.
+    """Make the deployments.
 
     The blocks are given by name and loaded when a run starts: a new key in the block is used by the next
     run, and no secret is stored in a deployment.
@@ -94,6 +100,14 @@ def deployments(options: argparse.Namespace) -> list[RunnerDeployment]:
             schedule=Cron("30 6 * * *", timezone=options.time_zone, slug="every-morning"),
             parameters=blocks,
             concurrency_limit=ONE_IS_ENOUGH,
+            tags=["nanobanana"],
+        ),
+        publish_batches.to_deployment(
+            "publish-batches",
+            description="Writes galleries and manifests anew, of batches that an earlier version or a "
+            "killed run left.",
+            parameters={"bucket": blocks["bucket"]},
+            concurrency_limit=ONE_WAITS,
             tags=["nanobanana"],
         ),
     ]

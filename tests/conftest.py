@@ -83,7 +83,14 @@ from prefect_nanobanana.sandbox import Sandbox  # noqa: E402
 from prefect_nanobanana.sandbox.s3 import LocalS3  # noqa: E402
 from prefect_nanobanana.slots import _account as slots  # noqa: E402
 
-pytest_plugins = ["prefect_nanobanana.sandbox.fixtures", "pytester", "killing", "deployed", "clients"]
+pytest_plugins = [
+    "prefect_nanobanana.sandbox.fixtures",
+    "pytester",
+    "killing",
+    "deployed",
+    "clients",
+    "earlier",
+]
 BUCKET = "pictures"
 
 

@@ -19,7 +19,10 @@ import prefect_nanobanana
 
 NAME = "prefect_nanobanana"
 PACKAGE = Path(prefect_nanobanana.__file__).parent
-DOORS = {"client": 5, "slots": 2, "s3": 6, "images": 3, "batch": 6, "budgets": 5, "report": 6}
+DOORS = {
+    **{"client": 5, "slots": 2, "s3": 6, "images": 3, "batch": 6, "budgets": 5, "report": 6},
+    **{"manifest": 7, "statements": 2},
+}
 """How many names each folder may export at most."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -121,3 +124,11 @@ def test_the_drawn_architecture_is_current() -> None:
     drawn = runpy.run_path(str(docs / "draw_architecture.py"))["page"](text)
     assert drawn == text, "run `python docs/draw_architecture.py`"
     assert drawn.count("-->") > 20
+
+
+def test_the_manifest_s_columns_are_said_as_they_are() -> None:
+    docs = PACKAGE.parent / "docs"
+    text = (docs / "manifest.md").read_text("utf-8")
+    written = runpy.run_path(str(docs / "draw_manifest.py"))["page"](text)
+    assert written == text, "run `python docs/draw_manifest.py`"
+    assert written.count("| `") > 90

@@ -5,6 +5,7 @@ from prefect_nanobanana.flows._images import generate_images
 from prefect_nanobanana.flows._parts import generate_in_parts, generate_part
 from prefect_nanobanana.flows._pending import copy_pending
 from prefect_nanobanana.flows._plans import plan_images
+from prefect_nanobanana.flows._publish import publish_batches
 
 __all__ = [
     "copy_pending",
@@ -13,4 +14,5 @@ __all__ = [
     "generate_in_parts",
     "generate_part",
     "plan_images",
+    "publish_batches",
 ]

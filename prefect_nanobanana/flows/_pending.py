@@ -15,10 +15,11 @@ from pydantic import Field
 
 from prefect_nanobanana.batch import Ledger, Runner, plan_pending, recorded_outcomes
 from prefect_nanobanana.errors import RunFailed
+from prefect_nanobanana.flows._publish import publish_recorded
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
 from prefect_nanobanana.models import URL_LIFETIME_DAYS, Charge, Credits, PendingReport
-from prefect_nanobanana.report import Publisher, publish_pending, summary
+from prefect_nanobanana.report import publish_pending, summary
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
 
@@ -63,10 +64,7 @@ def copy_pending(
             tally.add(Runner(generator, copier, logger).run(plan))
         logger.info("%d generations that owed images have been looked at", tally.generations)
     for name in tally.batches:
-        publisher = Publisher(store, name, logger)
-        recorded = recorded_outcomes(Ledger(store, name), logger)
-        if recorded is not None and recorded.items:
-            publisher.publish_pages(publisher.report(recorded.items), recorded.items)
+        publish_recorded(store, name, logger)
     report = tally.report()
     newest |= dict.fromkeys(tally.batches, datetime.now(UTC))
 

@@ -6,8 +6,10 @@ logged and named in the report, and prevents neither the others nor the run's en
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
+from itertools import chain
 from typing import Any
 
 from prefect.assets import Asset, AssetProperties, materialize
@@ -18,6 +20,7 @@ from prefect_nanobanana._common.daemon_pool import beside
 from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.credentials import NanoBananaCredentials
+from prefect_nanobanana.manifest import MANIFEST, ManifestFiles
 from prefect_nanobanana.models import Charge, Credits, Part, Plan, RunReport
 from prefect_nanobanana.report._account_page import account_credits
 from prefect_nanobanana.report._artifacts import (
@@ -33,13 +36,14 @@ from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._live import LiveArtifact
 from prefect_nanobanana.report._plan_page import create_plan
 from prefect_nanobanana.report._published import ACCOUNT, Logger, published
-from prefect_nanobanana.report._report import build_report, manifest
+from prefect_nanobanana.report._report import build_report
 from prefect_nanobanana.report._summary import summary
 from prefect_nanobanana.s3 import ObjectStore
 
-MANIFEST = "manifest.jsonl"
 GALLERY = "index.html"
 PLAN = "artifact plan"
+PREPARE_AFTER_SECONDS = 2.0
+"""The first requests have left then."""
 PLAN_SECONDS = ACCOUNT_SECONDS = 10.0
 """A server or a store that does not answer holds up the end of a run for no longer."""
 
@@ -80,6 +84,9 @@ class Publisher:
 
     def show_plan_beside(self, plan: Plan) -> None:
         """The same, while the run goes on: it waits for that only before it is published."""
+        later = threading.Timer(PREPARE_AFTER_SECONDS, ManifestFiles.prepare)
+        later.daemon = True
+        later.start()
         self._beside = beside(lambda: self.show_plan(plan), "plan")
 
     def live(self) -> LiveArtifact:
@@ -169,7 +176,7 @@ class Publisher:
         return report
 
     def publish_pages(self, report: RunReport, items: Sequence[GalleryItem]) -> RunReport:
-        """Write manifest and gallery.
+        """Write gallery and manifest.
 
         Args:
             report: The run's report.
@@ -183,19 +190,11 @@ class Publisher:
             page = gallery_page(report, items, self._store)
             self._store.put(self._key(GALLERY), page, "text/html; charset=utf-8", "page")
 
-        def write_manifest() -> None:
-            rows = manifest(items)
-            self._store.put(self._key(MANIFEST), rows, "application/x-ndjson")
-
-        changes: dict[str, Any] = {}
-        failed = []
-        for field, name, write in (
-            ("gallery_uri", GALLERY, write_gallery),
-            ("manifest_uri", MANIFEST, write_manifest),
-        ):
-            if not self._tried(name, write):
-                changes[field] = None
-                failed.append(name)
+        fields = {GALLERY: "gallery_uri", MANIFEST: "manifest_uri"}
+        files = ManifestFiles(self._store, self._batch, items).writers()
+        writers = chain([(GALLERY, write_gallery)], files)
+        failed = [name for name, write in writers if not self._tried(name, write)]
+        changes: dict[str, Any] = {fields[name]: None for name in failed if name in fields}
         return report.model_copy(update={**changes, "unpublished": (*report.unpublished, *failed)})
 
     def _key(self, *parts: str) -> str:

@@ -1,15 +1,13 @@
-"""Outcomes -> report and manifest."""
+"""Outcomes -> report."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 from prefect_nanobanana.errors import BooksDoNotBalance
-from prefect_nanobanana.models import Credits, Outcome, RunReport, exact_credits
+from prefect_nanobanana.models import Credits, RunReport, exact_credits
 from prefect_nanobanana.report._item import GalleryItem
 
 
@@ -73,17 +71,3 @@ def build_report(
         gallery_uri=gallery_uri,
         outcomes=tuple(outcomes),
     )
-
-
-def manifest(items: Sequence[GalleryItem]) -> bytes:
-    """The manifest: one JSON object per prompt, in the order of the list."""
-    return "".join(json.dumps(_row(item.outcome), ensure_ascii=False) + "\n" for item in items).encode()
-
-
-def _row(outcome: Outcome) -> dict[str, Any]:
-    row = outcome.model_dump(mode="json", exclude_none=True)
-    # Said only where it is so: the rows of most batches have the form of earlier versions.
-    for flag in ("credits_estimated", "by_other_run", "credits_own", "tries"):
-        if not row[flag]:
-            del row[flag]
-    return row

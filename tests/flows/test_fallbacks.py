@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from galleries import manifest
 from prefect_aws import S3Bucket
 
 from prefect_nanobanana import ImagePrompt, InvalidInput, NanoBananaGenerator, Plan, RunFailed, RunReport
@@ -17,7 +18,6 @@ from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.flows import copy_pending, generate_images
 from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._plan_page import plan_markdown
-from prefect_nanobanana.report._report import manifest
 from prefect_nanobanana.report._summary import summary
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox

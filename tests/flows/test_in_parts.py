@@ -39,7 +39,7 @@ def divided(generator: NanoBananaGenerator, bucket: S3Bucket) -> Divided:
 
 
 def _keys(bucket: S3Bucket) -> set[str]:
-    return {key for key, _, _ in ObjectStore(bucket).keys(f"{bucket.bucket_folder}/b/records/")}
+    return {key for key, *_ in ObjectStore(bucket).keys(f"{bucket.bucket_folder}/b/records/")}
 
 
 def test_parts_ask_for_everything_once_under_the_keys_of_an_undivided_run(

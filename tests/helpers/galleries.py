@@ -12,6 +12,8 @@ from typing import Any
 
 from prefect_nanobanana import Generation, ImagePrompt, Outcome, StoredImage
 from prefect_nanobanana.images._picture import inspect
+from prefect_nanobanana.manifest._jsonl import jsonl
+from prefect_nanobanana.manifest._rows import prompt_rows
 from prefect_nanobanana.report._gallery import gallery_page
 from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._report import build_report
@@ -97,6 +99,11 @@ def page(items: Sequence[GalleryItem], prompts: int | None = None, **changes: An
     block: Any = SimpleNamespace(bucket_name="pictures", bucket_folder="f")
     report = build_report("b", len(its), its, **settings)
     return gallery_page(report, items, ObjectStore(block)).decode()
+
+
+def manifest(items: Sequence[GalleryItem]) -> bytes:
+    """The manifest of a batch `b`."""
+    return jsonl(prompt_rows("b", items))
 
 
 def write(folder: Path, items: Sequence[GalleryItem]) -> Path:

@@ -78,9 +78,10 @@ def _publishing(store: Any, credentials: Any, begun: Any = None) -> RunReport:
 
 
 def _stored(store: ObjectStore) -> set[str]:
-    return {key.rpartition("/")[2] for key, _, _ in store.keys(store.key("b") + "/")}
+    return {key.rpartition("/")[2] for key, *_ in store.keys(store.key("b") + "/")}
 
 
+ALL = ("index.html", "manifest.jsonl", "images.jsonl", "prompts.parquet", "images.parquet")
 ARTIFACTS = ("artifact results", "artifact credits", "artifact gallery")
 
 
@@ -89,7 +90,8 @@ ARTIFACTS = ("artifact results", "artifact credits", "artifact gallery")
     [
         ("index.html", ("index.html",)),
         ("manifest.jsonl", ("manifest.jsonl",)),
-        ("", ("index.html", "manifest.jsonl", "artifact nanobanana-credits")),
+        ("images.parquet", ("images.parquet",)),
+        ("", (*ALL, "artifact nanobanana-credits")),
         (None, ()),
     ],
 )
@@ -111,7 +113,7 @@ def test_pages_that_the_store_refuses(
         store = ObjectStore(make_bucket(endpoint_url=front.url))
         report = _publishing(store, credentials)
         assert report.unpublished == unpublished
-        assert _stored(store) == {"index.html", "manifest.jsonl"} - set(unpublished)
+        assert _stored(store) == {*ALL} - set(unpublished)
     assert (report.gallery_uri is None) == ("index.html" in unpublished)
     assert (report.manifest_uri is None) == ("manifest.jsonl" in unpublished)
     assert (", ".join(unpublished) in summary(report)) or not unpublished
@@ -141,7 +143,7 @@ def test_a_prefect_server_that_is_away_prevents_no_page(
     store = ObjectStore(bucket)
     with prefect_in_front(fault):
         report = _publishing(store, credentials, begun)
-    assert _stored(store) == {"index.html", "manifest.jsonl"}
+    assert _stored(store) == {*ALL}
     assert set(ARTIFACTS) <= set(report.unpublished)
     assert report.gallery_uri
     assert report.manifest_uri

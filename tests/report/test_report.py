@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import pytest
+from galleries import manifest
 from PIL import Image
 from prefect_aws import S3Bucket
 from rich.console import Console
@@ -27,7 +28,7 @@ from prefect_nanobanana.report._artifacts import (
 from prefect_nanobanana.report._gallery import gallery_page
 from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._live import progress_line
-from prefect_nanobanana.report._report import build_report, manifest
+from prefect_nanobanana.report._report import build_report
 from prefect_nanobanana.report._summary import balance_note, summary
 from prefect_nanobanana.s3._store import ObjectStore
 

@@ -1,0 +1,69 @@
+"""The files of a batch's manifest in S3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from prefect_nanobanana.manifest import _jsonl, _parquet
+from prefect_nanobanana.manifest._columns import IMAGE_COLUMNS, PROMPT_COLUMNS
+from prefect_nanobanana.manifest._rows import Entry, Row, image_rows, prompt_rows
+from prefect_nanobanana.s3 import ObjectStore
+
+MANIFEST = "manifest.jsonl"
+IMAGES = "images.jsonl"
+TABLES = ("prompts.parquet", "images.parquet")
+
+
+class ManifestFiles:
+    """Writes the files of a manifest: as JSON, and as Parquet if pyarrow is installed.
+
+    Args:
+        store: Where the batch lies.
+        batch: Its name.
+        entries: What they are to say: one per prompt, in the order of the list.
+    """
+
+    def __init__(self, store: ObjectStore, batch: str, entries: Sequence[Entry]) -> None:
+        self._store = store
+        self._batch = batch
+        self._entries = entries
+
+    @staticmethod
+    def prepare() -> None:
+        """Import what writing needs, which takes a while, before it is needed."""
+        _parquet.prepare()
+
+    def writers(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        """Yield the name of each file, and what writes it: each raises `StorageError` if it cannot."""
+        yield MANIFEST, lambda: self._put(MANIFEST, _jsonl.jsonl(self._prompts()), _jsonl.CONTENT_TYPE)
+        yield IMAGES, lambda: self._put(IMAGES, _jsonl.jsonl(self._images()), _jsonl.CONTENT_TYPE)
+        prompts, images = TABLES
+        if _parquet.can_write():
+            yield prompts, lambda: self._put_table(prompts)
+            yield images, lambda: self._put_table(images)
+        else:
+            yield prompts, lambda: self._remove(prompts)
+            yield images, lambda: self._remove(images)
+
+    def _prompts(self) -> Iterator[Row]:
+        return prompt_rows(self._batch, self._entries)
+
+    def _images(self) -> Iterator[Row]:
+        return image_rows(self._prompts())
+
+    def _put_table(self, name: str) -> None:
+        images = name == TABLES[1]
+        rows, columns = (self._images(), IMAGE_COLUMNS) if images else (self._prompts(), PROMPT_COLUMNS)
+        self._put(name, _parquet.parquet(rows, columns), _parquet.CONTENT_TYPE)
+
+    def _remove(self, name: str) -> None:
+        """Remove the table of an earlier run, which would go on saying what is not so any more."""
+        # Removing what is not there would leave a mark in buckets that keep versions.
+        if self._store.head(self._key(name)) is not None:
+            self._store.remove(self._key(name))
+
+    def _put(self, name: str, content: bytes, content_type: str) -> None:
+        self._store.put(self._key(name), content, content_type)
+
+    def _key(self, name: str) -> str:
+        return self._store.key(self._batch, name)

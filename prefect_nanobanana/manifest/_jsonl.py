@@ -1,0 +1,26 @@
+"""Rows as JSON: one object per line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect_nanobanana.manifest._rows import Row
+
+CONTENT_TYPE = "application/x-ndjson"
+_LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
+"""Many programs end a line at these, too: they are written as escapes."""
+
+
+def jsonl(rows: Iterable[Row]) -> bytes:
+    """The rows as JSON, one to a line."""
+    lines = (json.dumps(row, ensure_ascii=False, default=_text).translate(_LINE_ENDS) for row in rows)
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    raise TypeError(f"no column holds a {type(value).__name__}")
