@@ -196,10 +196,18 @@ class Work:
         recorded = recorded_outcomes(self._ledger, call.logger, without=ended)
         self._ledger.index.save()
         credentials = call.generator.credentials
-        if recorded is None:
-            return self._publisher.publish(report, items, credentials, None, call.budget)
-        items += recorded.items
-        return self._publisher.publish(report, items, credentials, recorded.charges, call.budget)
+        charges = None
+        if recorded is not None:
+            items, charges = items + recorded.items, recorded.charges
+        return self._publisher.publish(
+            report,
+            items,
+            credentials,
+            charges,
+            call.budget,
+            caller=self._ledger.caller,
+            source=call.prompts_from,
+        )
 
     @contextmanager
     def _runner(self, images: int, balance: Credits | None, *, shown: bool = False) -> Iterator[Runner]:

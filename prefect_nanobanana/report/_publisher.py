@@ -12,16 +12,12 @@ from concurrent.futures import Future, wait
 from itertools import chain
 from typing import Any
 
-from prefect.assets import Asset, AssetProperties, materialize
-from prefect.cache_policies import NO_CACHE
-from pydantic import ValidationError
-
 from prefect_nanobanana._common.daemon_pool import beside
 from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.manifest import MANIFEST, ManifestFiles
-from prefect_nanobanana.models import Charge, Credits, Part, Plan, RunReport
+from prefect_nanobanana.models import Caller, Charge, Credits, Part, Plan, RunReport
 from prefect_nanobanana.report._account_page import account_credits
 from prefect_nanobanana.report._artifacts import (
     artifact_key,
@@ -30,9 +26,10 @@ from prefect_nanobanana.report._artifacts import (
     create_results,
 )
 from prefect_nanobanana.report._credits_page import create_account_credits
-from prefect_nanobanana.report._events import emit_credits_low, emit_run_finished, numbers
+from prefect_nanobanana.report._events import emit_credits_low, emit_run_finished
 from prefect_nanobanana.report._gallery import gallery_page
 from prefect_nanobanana.report._item import GalleryItem
+from prefect_nanobanana.report._lineage import materialize_asset
 from prefect_nanobanana.report._live import LiveArtifact
 from prefect_nanobanana.report._plan_page import create_plan
 from prefect_nanobanana.report._published import ACCOUNT, Logger, published
@@ -129,6 +126,9 @@ class Publisher:
         credentials: NanoBananaCredentials,
         charges: Iterable[Charge] | None = (),
         budget: NanoBananaBudget | None = None,
+        *,
+        caller: Caller | None = None,
+        source: str | None = None,
     ) -> RunReport:
         """Publish all that people see of a run: pages, asset, artifacts, events.
 
@@ -138,6 +138,8 @@ class Publisher:
             credentials: Whose account it was: too few credits left in it are an event.
             charges: What all requests of the batch have cost; None if that is not known.
             budget: What the run has shared with others.
+            caller: Whom it was made for.
+            source: Where the list of prompts came from, if it was a file.
 
         Returns:
             The report, which names what could not be published.
@@ -152,11 +154,11 @@ class Publisher:
             lambda: account_credits(self._store, credentials.account, batches, left), "statements"
         )
         report = self.publish_pages(report, items)
-        its = items[: report.prompts]
+        its, caller = items[: report.prompts], caller or Caller()
         failed = [
             what
             for what, publish in (
-                ("asset", lambda: _materialize(report, self._store.uri(self._key()))),
+                ("asset", lambda: materialize_asset(report, its, self._store, caller, source)),
                 # The run page shows the newest artifact first.
                 (
                     ACCOUNT,
@@ -211,28 +213,3 @@ class Publisher:
         left = report.remaining_credits
         if left is not None and left < credentials.low_credits:
             emit_credits_low(credentials.account, self._batch, left, credentials.low_credits)
-
-
-def _materialize(report: RunReport, uri: str) -> None:
-    """Have Prefect's catalogue of assets know the batch."""
-    if not report.images:
-        return
-    try:
-        properties = AssetProperties(
-            name=report.batch, description=f"{report.images} images: {summary(report)}"
-        )
-        asset = Asset(key=uri, properties=properties)
-    except ValidationError:  # Prefect takes no such name, as one with spaces
-        return
-
-    def publish() -> None:
-        asset.add_metadata(numbers(report))
-
-    settings: dict[str, Any] = {
-        "name": "publish",
-        "task_run_name": "publish",
-        "retries": 0,
-        "cache_policy": NO_CACHE,
-        "persist_result": False,
-    }
-    materialize(asset, by="prefect-nanobanana", **settings)(publish)()

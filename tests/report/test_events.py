@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prefect import get_client
+from prefect.assets import Asset
 from prefect_aws import S3Bucket
 
 from prefect_nanobanana import ImagePrompt, NanoBananaGenerator
-from prefect_nanobanana.flows import generate_images
+from prefect_nanobanana.flows import daily_images, generate_images
+from prefect_nanobanana.models import Caller
+from prefect_nanobanana.report._lineage import MOST_DEPENDENCIES, asset_key
+from prefect_nanobanana.s3 import ObjectStore
+from prefect_nanobanana.sandbox import Sandbox
+from prefect_nanobanana.sandbox.pictures import draw
 
 
 def _events(prefix: str, batch: str) -> list[dict[str, Any]]:
@@ -62,7 +72,7 @@ def test_events_and_assets_of_a_run(
     wait_for(lambda: _events("prefect.asset.materialization.", batch))
     (asset,) = _events("prefect.asset.materialization.", batch)
     assert asset["event"] == "prefect.asset.materialization.succeeded"
-    assert asset["resource"]["prefect.resource.id"] == str(report.manifest_uri).rpartition("/")[0]
+    assert asset["resource"]["prefect.resource.id"] == f"s3://pictures/{bucket.bucket_folder}"
     assert asset["payload"]["images"] == 3
     key = generator.credentials.api_key.get_secret_value()
     assert key not in str([told, finished, low, asset])
@@ -75,12 +85,103 @@ def test_events_and_assets_of_a_run(
     assert len(_events("nanobanana.image.", batch)) == 4, "what was told is not told again"
 
 
-def test_a_batch_whose_name_no_asset_can_have_is_made_all_the_same(
-    generator: NanoBananaGenerator, bucket: S3Bucket
+def test_assets_are_the_same_each_day_and_know_what_they_were_made_of(
+    generator: NanoBananaGenerator,
+    bucket: S3Bucket,
+    wait_for: Callable[..., None],
+    tmp_path: Path,
+    sandbox: Sandbox,
 ) -> None:
+    """As Prefect's server keeps them; lineage joins what others know of list and references."""
+    store = ObjectStore(bucket)
+    folder = f"s3://pictures/{bucket.bucket_folder}"
+    picture = draw("a cat", seed="1", longest=32)
+    store.put(store.key("brand/cat 1.png"), picture, "image/png")
+    rows = [
+        {"prompt": "one", "reference_image_urls": [f"{folder}/brand/cat 1.png"]},
+        {
+            "prompt": "two",
+            "reference_image_urls": ["https://me:5ecret@refs.example/b.png?sig=5ecret&v=1"],
+        },
+    ]
+    store.put(store.key("lists/day.jsonl"), "\n".join(map(json.dumps, rows)).encode(), "text/plain")
+    settings: dict[str, Any] = {"generator": generator, "bucket": bucket}
+    for day in (24, 25):
+        daily_images(
+            prompts=[], prompts_from=f"{folder}/lists/day.jsonl", day=date(2026, 11, day), **settings
+        )
+    generate_images(prompts_from=_list(tmp_path), batch="two words", **settings)
+    found = lambda: _events("prefect.asset.materialization.", bucket.bucket_folder)  # noqa: E731
+    wait_for(lambda: len(found()) == 3)
+    days = {event["payload"]["partition"]: event for event in found() if "daily-" in str(event)}
+    assert set(days) == {"2026-11-24", "2026-11-25"}
+    for day, event in days.items():
+        assert event["resource"]["prefect.resource.id"] == folder, "the same each day"
+        assert event["payload"]["batch"] == f"daily-{day}"
+        related = {
+            r["prefect.resource.id"]
+            for r in event["related"]
+            if r.get("prefect.resource.role") == "asset"
+        }
+        assert related == {
+            f"{folder}/lists/day.jsonl",
+            f"{folder}/brand/cat-1.png",
+            "https://refs.example/b.png",
+        }
+        assert event["payload"]["dependencies"] == 3
+    (other,) = (event for event in found() if "two words" in str(event))
+    assert f"file://{tmp_path}/list.txt" in str(other["related"])
+    assert "5ecret" not in str(found())
+    told = _events("prefect.asset.referenced", bucket.bucket_folder)
+    assert len(told) >= 4
+
+
+def _list(folder: Path) -> str:
+    path = folder / "list.txt"
+    path.write_text("a fox\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("flow", "folder", "key"),
+    [
+        (None, "a/b", "s3://p/a/b"),
+        ("generate_images", "", "s3://p"),
+        ("daily_images/mornings", "a", "s3://p/a/daily_images/mornings"),
+        ("daily images/every day #1", "ä b", "s3://p/ä-b/daily-images/every-day-1"),
+    ],
+)
+def test_keys_of_assets(flow: str | None, folder: str, key: str) -> None:
+    block: Any = SimpleNamespace(bucket_name="p", bucket_folder=folder)
+    assert asset_key(ObjectStore(block), Caller(flow=flow)) == key
+    Asset(key=key)
+
+
+def test_many_references_are_named_as_far_as_the_server_takes_them(
+    generator: NanoBananaGenerator,
+    bucket: S3Bucket,
+    sandbox: Sandbox,
+    wait_for: Callable[..., None],
+) -> None:
+    sandbox.account.credits += 100
+    urls = [f"https://refs.example/{n}.png" for n in range(MOST_DEPENDENCIES + 60)]
+    prompt = ImagePrompt(prompt="a", reference_image_urls=urls)
+    generate_images(prompts=[prompt], generator=generator, bucket=bucket)
+    wait_for(lambda: _events("prefect.asset.materialization.", bucket.bucket_folder))
+    (event,) = _events("prefect.asset.materialization.", bucket.bucket_folder)
+    related = [r for r in event["related"] if r.get("prefect.resource.role") == "asset"]
+    assert len(related) == MOST_DEPENDENCIES
+    assert event["payload"]["dependencies"] == len(urls)
+
+
+def test_a_batch_in_a_folder_that_no_asset_can_have_is_made_all_the_same(
+    generator: NanoBananaGenerator, make_bucket: Callable[..., S3Bucket]
+) -> None:
+    bucket = make_bucket(bucket_folder="/".join(["x" * 100] * 6))
     report = generate_images(prompts=["a"], generator=generator, bucket=bucket, batch="two words")
     assert report.stored == 1
     assert report.manifest_uri
+    assert report.unpublished == ()
 
 
 def test_no_event_where_credits_are_plenty(
