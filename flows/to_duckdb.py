@@ -39,16 +39,19 @@ def to_duckdb(bucket: S3Bucket, database: str) -> list[str]:
     Returns:
         The names of the batches that were loaded.
     """
-    loaded = []
+    loaded, failed = list[str](), list[str]()
     with duckdb.connect(database) as connection:
         connection.execute("create table if not exists loaded (batch text primary key, tag text)")
         known = dict(connection.execute("select batch, tag from loaded").fetchall())
         for tables in changed_batches(bucket, known):
-            load(connection, tables)
-            loaded.append(tables.batch)
-    get_run_logger().info(
-        "%d batches were new or had changed: %s", len(loaded), ", ".join(loaded) or "-"
-    )
+            try:
+                load(connection, tables)
+                loaded.append(tables.batch)
+            except duckdb.Error as error:  # which holds up no other batch
+                failed.append(f"{tables.batch!r}: {error}")
+    get_run_logger().info("%d batches were new or had changed", len(loaded))
+    if failed:
+        raise RuntimeError(f"{len(failed)} batches could not be loaded; first {failed[0]}")
     return loaded
 
 
@@ -70,14 +73,21 @@ def load(connection: duckdb.DuckDBPyConnection, tables: BatchTables) -> None:
 
 def replace(connection: duckdb.DuckDBPyConnection, table: str, path: Path, batch: str) -> None:
     """Replace the rows of a batch in a table by those of a file."""
-    rows = connection.read_parquet(str(path))
-    connection.execute(f"create table if not exists {table} as select * from rows limit 0")
-    there = set(connection.table(table).columns)
-    for column, kind in zip(rows.columns, rows.types, strict=True):
-        if column not in there:  # a later version of the package has made it
-            connection.execute(f"alter table {table} add column {column} {kind}")
+    rows, file = "select * from read_parquet(?)", [str(path)]
+    connection.execute(f"create table if not exists {table} as {rows} limit 0", file)
+    there = columns(connection, f"describe {table}", [])
+    for name, kind in columns(connection, f"describe {rows}", file).items():
+        if name not in there:  # a later version of the package has made it
+            connection.execute(f"alter table {table} add column {name} {kind}")
+        elif there[name] != kind:  # it has more fields than it had
+            connection.execute(f"alter table {table} alter column {name} set data type {kind}")
     connection.execute(f"delete from {table} where batch = ?", [batch])
-    connection.execute(f"insert into {table} by name select * from rows")
+    connection.execute(f"insert into {table} by name {rows}", file)
+
+
+def columns(connection: duckdb.DuckDBPyConnection, query: str, values: list[str]) -> dict[str, str]:
+    """Names and types of a table's columns."""
+    return {row[0]: row[1] for row in connection.execute(query, values).fetchall()}
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -100,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     finished = DeploymentEventTrigger(
         name="Nano Banana: a run has finished",
-        expect={"nanobanana.run.finished"},
+        expect={"nanobanana.run.finished", "nanobanana.batch.published"},
         match={"prefect.resource.id": "nanobanana.batch.*"},
         threshold=1,
         within=timedelta(0),

@@ -114,7 +114,7 @@ class Record(BaseModel):
     stored_at: dict[int, Moment] | None = None
     thumbnails: dict[int, str] = {}
     message: str | None = None
-    updated_at: datetime | None = None
+    updated_at: Moment | None = None
 
     @property
     def safe_to_send(self) -> bool:

@@ -6,10 +6,12 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from prefect_nanobanana._common.characters import quoted
+from prefect_nanobanana._common.references import bare_reference
+from prefect_nanobanana._common.text import well_formed, without_signatures
 from prefect_nanobanana.batch._tables import COLUMNS, TableRow, unknown_column
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.models import ImagePrompt, PromptTemplate
@@ -111,6 +113,9 @@ class Templates:
             unused = [name for name in extra if name not in named]
             if unused and not isinstance(row, TableRow):
                 raise InvalidInput(*map(unknown_column, unused))
+        for name in named & extra.keys():
+            if name != well_formed(name):
+                raise InvalidInput(f"the column {quoted(name)} holds half of a character: rename it")
         constants = template.variables if template is not None else {}
         columns = {name: _text(value) for name, value in extra.items()}
         idle = [name for name in self._combinations[0] if name not in named]
@@ -130,7 +135,7 @@ class Templates:
             filled = _filled(own, values)
             if new:
                 self._check_new(made, filled)
-            yield made, filled, tuple((name, values[name] or "") for name in values if name in named)
+            yield made, filled, _told(values, named, filled)
 
     def check_used(self) -> None:
         """Refuse a text that no row has used: it was meant for some.
@@ -153,6 +158,20 @@ class Templates:
                 f"the template makes of it what it makes of {before}: name a column that tells them "
                 "apart, or ask for more images with quantity"
             )
+
+
+def _told(
+    values: Mapping[str, str | None], named: Collection[str], filled: Mapping[str, Any]
+) -> Variables:
+    """What variables stand for, as it may be kept: what is still to be seen in what was made of them.
+
+    A variable may be all that signs an address, or a part of it, which is nowhere kept.
+    """
+    references = filled.get("reference_image_urls")
+    urls = references if isinstance(references, list) else []
+    seen = [*(str(filled.get(name) or "") for name in _TEXTS), *(bare_reference(str(u)) for u in urls)]
+    told = ((name, without_signatures(values[name] or "")) for name in values if name in named)
+    return tuple((name, value if any(value in text for text in seen) else "...") for name, value in told)
 
 
 def _fields(row: Any) -> dict[str, Any] | None:

@@ -14,19 +14,22 @@ def caller_of(credentials: NanoBananaCredentials) -> Caller:
     Args:
         credentials: Of the account that pays.
     """
-    return Caller(flow=_flow(), account=credentials.account)
+    flow, run_id = _flow()
+    return Caller(flow=flow, account=credentials.account, flow_run_id=run_id)
 
 
-def _flow() -> str | None:
+def _flow() -> tuple[str | None, str | None]:
+    """The flow's name, and the run's id."""
     found = (context for context in entered(FlowRunContext) if context.flow and context.flow_run)
     outermost = next(found, None)
     if outermost is None or outermost.flow is None or outermost.flow_run is None:
-        return None
+        return None, None
     name, deployment = outermost.flow.name, outermost.flow_run.deployment_id
+    run_id = str(outermost.flow_run.id)
     if deployment is None:
-        return name
+        return name, run_id
     try:
         with get_client(sync_client=True) as client:
-            return f"{name}/{client.read_deployment(deployment).name}"
+            return f"{name}/{client.read_deployment(deployment).name}", run_id
     except Exception:  # a name for people, which no run should fail for
-        return name
+        return name, run_id

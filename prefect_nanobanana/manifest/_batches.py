@@ -9,6 +9,8 @@ from datetime import datetime
 from prefect_nanobanana.manifest._files import MANIFEST
 from prefect_nanobanana.s3 import ObjectStore
 
+_MOST_CHARACTERS = 200
+"""Of a batch's name."""
 _OBJECT = re.compile(rf"(.+)/(?:(records)/[0-9a-f]{{24}}\.json|(images)/[^/]+|({re.escape(MANIFEST)}))")
 
 
@@ -66,5 +68,9 @@ def list_batches(store: ObjectStore) -> list[ListedBatch]:
             kind = match[2] or match[3] or match[4]
             found[name].note(kind, each.written, each.size, each.etag)
     # A folder of images alone is somebody else's.
-    batches = (batch for batch in found.values() if batch.records or batch.manifest is not None)
+    batches = (
+        batch
+        for name, batch in found.items()
+        if (batch.records or batch.manifest is not None) and len(name) <= _MOST_CHARACTERS
+    )
     return sorted(batches, key=lambda batch: batch.name)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prefect_nanobanana.errors import InvalidInput
+from prefect_nanobanana.errors import InvalidInput, StorageError
 from prefect_nanobanana.manifest import _parquet
 from prefect_nanobanana.manifest._batches import list_batches
 from prefect_nanobanana.manifest._columns import IMAGE_COLUMNS, PROMPT_COLUMNS
@@ -63,7 +63,7 @@ def changed_batches(bucket: S3Bucket, known: Mapping[str, str]) -> Iterator[Batc
 
     Raises:
         InvalidInput: After all others, if a manifest cannot be read; names it, and the line.
-        StorageError: If the bucket cannot be used.
+        StorageError: If the bucket cannot be listed.
     """
     store, problems = ObjectStore(bucket), list[str]()
     for batch in list_batches(store):
@@ -71,14 +71,15 @@ def changed_batches(bucket: S3Bucket, known: Mapping[str, str]) -> Iterator[Batc
         if batch.manifest is None or (batch.manifest and batch.manifest == known.get(batch.name)):
             continue
         key = store.key(batch.name, MANIFEST)
-        found = store.find(key)
-        if found is None:
-            continue
         try:
-            prompts = list(read_prompts(batch.name, store.uri(key), found[0]))
+            found = store.find(key)
+            prompts = list(read_prompts(batch.name, store.uri(key), found[0])) if found else None
         except InvalidInput as error:
             problems += error.problems
-            continue
-        yield BatchTables(batch.name, batch.manifest, prompts, list(image_rows(prompts)))
+        except StorageError as error:
+            problems.append(str(error))
+        else:
+            if prompts is not None:
+                yield BatchTables(batch.name, batch.manifest, prompts, list(image_rows(prompts)))
     if problems:
         raise InvalidInput(*problems)

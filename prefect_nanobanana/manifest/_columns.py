@@ -73,7 +73,9 @@ _BATCH = Column("batch", "string", "The batch's name.")
 _KEY = Column(
     "prompt_key", "string", "The prompt's key, the same in all runs: joins images and prompts."
 )
-_POSITION = Column("position", "int64", "The prompt's place in the list, from 1.")
+_POSITION = Column(
+    "position", "int64", "Its place in the manifest, from 1: first comes the list, as it was given."
+)
 _STATUS = Column("status", "string", "`stored`, `warning`, `failed`, `unknown` or `skipped`.")
 _TEXT = Column("prompt_text", "string", "The text that was asked for.")
 _NAME = Column("prompt_name", "string", "The prompt's own name.")
@@ -88,9 +90,9 @@ _ASKED = (
         "The reference images: web addresses without signatures, and `s3://` addresses and paths with "
         "the hash of what they held.",
     ),
-    Column("flow", "string", "The flow that had it asked for, the outermost one."),
+    Column("flow", "string", "The flow that had it asked for: the outermost one in its process."),
     Column("deployment", "string", "That flow's deployment."),
-    Column("flow_run_id", "string", "The id of the flow run that had it asked for, the outermost one."),
+    Column("flow_run_id", "string", "The id of that flow's run."),
     Column("account", "string", "What tells accounts apart; it does not give away the key."),
     Column("asked_at", "timestamp", "When the last request left."),
 )
@@ -111,6 +113,14 @@ _FILE = (
     ),
     Column("place", "int64", "Which of the prompt's images it is, from 1."),
     Column("stored_at", "timestamp", "When it was in S3."),
+    Column(
+        "earlier",
+        "boolean",
+        "Whether an earlier request than the last made it: what that one asked is not said.",
+    ),
+    Column("picked", "boolean", "What people decided: kept or rejected; null if nobody has yet."),
+    Column("pick_note", "string", "What they noted."),
+    Column("picked_at", "timestamp", "When that was taken over."),
 )
 
 PROMPT_COLUMNS: tuple[Column, ...] = (
@@ -129,7 +139,7 @@ PROMPT_COLUMNS: tuple[Column, ...] = (
         "credits_at_risk", "double", "What may have been paid besides, for requests without an answer."
     ),
     Column("credits_estimated", "boolean", "Whether the cost is an estimate, as the API did not say."),
-    Column("reused", "boolean", "Whether another run than the last had it asked for."),
+    Column("reused", "boolean", "Whether another run than the one that wrote this had it asked for."),
     Column("by_other_run", "boolean", "Whether that run was at work at the same time."),
     Column(
         "credits_own", "double", "Of `credits_used`, what the last run has paid before another asked."

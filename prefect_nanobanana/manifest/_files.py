@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
+from prefect_nanobanana.errors import StorageError
 from prefect_nanobanana.manifest import _jsonl, _parquet
 from prefect_nanobanana.manifest._columns import IMAGE_COLUMNS, PROMPT_COLUMNS
-from prefect_nanobanana.manifest._rows import Entry, Row, image_rows, prompt_rows
+from prefect_nanobanana.manifest._rows import Entry, PickedImages, Row, image_rows, prompt_rows
 from prefect_nanobanana.s3 import ObjectStore
 
 MANIFEST = "manifest.jsonl"
 IMAGES = "images.jsonl"
+KEPT_ROWS = 2_000
+"""Of more the rows are made for each file anew, as they would take much memory."""
 TABLES = ("prompts.parquet", "images.parquet")
 
 
@@ -21,17 +25,26 @@ class ManifestFiles:
         store: Where the batch lies.
         batch: Its name.
         entries: What they are to say: one per prompt, in the order of the list.
+        picks: What people have decided on the images.
     """
 
-    def __init__(self, store: ObjectStore, batch: str, entries: Sequence[Entry]) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        batch: str,
+        entries: Sequence[Entry],
+        picks: PickedImages | None = None,
+    ) -> None:
         self._store = store
         self._batch = batch
         self._entries = entries
+        self._picks = picks
+        self._rows: list[Row] | None = None
 
     @staticmethod
     def prepare() -> None:
         """Import what writing needs, which takes a while, before it is needed."""
-        _parquet.prepare()
+        _parquet.can_write()
 
     def writers(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """Yield the name of each file, and what writes it: each raises `StorageError` if it cannot."""
@@ -46,7 +59,11 @@ class ManifestFiles:
             yield images, lambda: self._remove(images)
 
     def _prompts(self) -> Iterator[Row]:
-        return prompt_rows(self._batch, self._entries)
+        if len(self._entries) > KEPT_ROWS:
+            return prompt_rows(self._batch, self._entries, self._picks)
+        if self._rows is None:
+            self._rows = list(prompt_rows(self._batch, self._entries, self._picks))
+        return iter(self._rows)
 
     def _images(self) -> Iterator[Row]:
         return image_rows(self._prompts())
@@ -54,7 +71,12 @@ class ManifestFiles:
     def _put_table(self, name: str) -> None:
         images = name == TABLES[1]
         rows, columns = (self._images(), IMAGE_COLUMNS) if images else (self._prompts(), PROMPT_COLUMNS)
-        self._put(name, _parquet.parquet(rows, columns), _parquet.CONTENT_TYPE)
+        try:
+            self._put(name, _parquet.parquet(rows, columns), _parquet.CONTENT_TYPE)
+        except Exception:
+            with suppress(StorageError):
+                self._remove(name)  # what an earlier run has written is out of date
+            raise
 
     def _remove(self, name: str) -> None:
         """Remove the table of an earlier run, which would go on saying what is not so any more."""

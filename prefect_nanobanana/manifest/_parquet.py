@@ -7,8 +7,6 @@ extra already that reads lists of prompts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from importlib.util import find_spec
 from itertools import islice
 from typing import Any
 
@@ -21,14 +19,12 @@ _ROWS_AT_ONCE = 5_000
 
 
 def can_write() -> bool:
-    """Whether pyarrow is installed."""
-    return find_spec("pyarrow") is not None
-
-
-def prepare() -> None:
-    """Import pyarrow, if it is installed."""
-    with suppress(ImportError):
+    """Whether pyarrow is installed, and can be imported, which takes a while."""
+    try:
         import pyarrow.parquet  # noqa: F401
+    except Exception:  # a broken one raises all kinds of errors
+        return False
+    return True
 
 
 def parquet(rows: Iterable[Row], columns: Sequence[Column]) -> bytes:

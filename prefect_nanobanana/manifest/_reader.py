@@ -6,10 +6,12 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from prefect_nanobanana._common.characters import quoted
+from prefect_nanobanana._common.text import well_formed
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.manifest._columns import (
     PROMPT_COLUMNS,
@@ -22,7 +24,8 @@ from prefect_nanobanana.manifest._columns import (
 )
 from prefect_nanobanana.manifest._rows import MOST_INT64, Row
 
-_PLACE = re.compile(r"-([1-9]\d{0,3})\.\w{1,8}")
+_PLACE = re.compile(r"-([1-9]\d{0,3})\.\w{1,8}$")
+_ANEW = "have the manifest written anew with publish_batches"
 _NEVER_NULL: Mapping[str, Any] = {
     "credits_used": 0,
     "credits_at_risk": 0,
@@ -51,18 +54,16 @@ def read_prompts(batch: str, name: str, content: bytes) -> Iterator[Row]:
         try:
             yield _row(batch, line)
         except ValueError as error:
-            raise InvalidInput(
-                f"{name}, line {number}: {error}: have the manifest written anew with publish_batches"
-            ) from None
+            raise InvalidInput(f"{name}, line {number}: {error}") from None
 
 
 def _row(batch: str, line: bytes) -> Row:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
-        raise ValueError("is not JSON") from None
+        raise ValueError(f"is not JSON: {_ANEW}") from None
     if not isinstance(found, dict):
-        raise ValueError("is not an object")
+        raise ValueError(f"is not an object: {_ANEW}")
     version = found.get("schema_version")
     if version is None:
         found = _upgraded(found)
@@ -83,7 +84,9 @@ def _value(value: Any, kind: Type, name: str) -> Any:
     match kind:
         case ListOf(item):
             if isinstance(value, list):
-                return [_value(each, item, name) for each in value]
+                items = [_value(each, item, name) for each in value]
+                if None not in items:
+                    return items
             if value is None:
                 return []
         case Struct(columns):
@@ -93,28 +96,33 @@ def _value(value: Any, kind: Type, name: str) -> Any:
                 return None
         case _:
             return None if value is None else _simple(value, kind, name)
-    raise ValueError(f"{name} is of another type")
+    raise _other_type(name)
+
+
+def _other_type(name: str) -> ValueError:
+    return ValueError(f"{name} is of another type: {_ANEW}")
 
 
 def _simple(value: Any, kind: Simple, name: str) -> Any:
     match kind:
         case "string" if isinstance(value, str):
-            return value
+            return well_formed(value)
         case "boolean" if isinstance(value, bool):
             return value
         case "int64" if isinstance(value, int) and not isinstance(value, bool):
             if abs(value) <= MOST_INT64:
                 return value
         case "double" if isinstance(value, int | float) and not isinstance(value, bool):
-            if math.isfinite(value):
-                return value
+            with suppress(OverflowError):
+                if math.isfinite(number := float(value)):
+                    return number
         case "timestamp" if isinstance(value, str):
             try:
                 found = datetime.fromisoformat(value)
-            except ValueError:
-                raise ValueError(f"{name} is not a time") from None
-            return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
-    raise ValueError(f"{name} is of another type")
+                return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+            except (ValueError, OverflowError):
+                raise ValueError(f"{name} is not a time: {_ANEW}") from None
+    raise _other_type(name)
 
 
 def _upgraded(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -122,7 +130,7 @@ def _upgraded(row: Mapping[str, Any]) -> Mapping[str, Any]:
     prompt, generation = _object(row, "prompt"), _object(row, "generation")
     listed = row.get("images") or []
     if not isinstance(listed, list) or not all(isinstance(image, dict) for image in listed):
-        raise ValueError("images is of another type")
+        raise _other_type("images")
     known = {name: row.get(name, otherwise) for name, otherwise in _NEVER_NULL.items()}
     return {
         **row,
@@ -140,10 +148,16 @@ def _upgraded(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _upgraded_image(image: Mapping[str, Any], number: int) -> Mapping[str, Any]:
-    place = _PLACE.search(str(image.get("key")))
+    place = _PLACE.search(str(image.get("key")).rpartition("/")[2])
     checked = image.get("checked", True)
     size = {} if checked else {"width": None, "height": None}
-    return {**image, **size, "checked": checked, "place": int(place[1]) if place else number}
+    return {
+        **image,
+        **size,
+        "checked": checked,
+        "earlier": False,
+        "place": int(place[1]) if place else number,
+    }
 
 
 def _object(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -151,5 +165,5 @@ def _object(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise ValueError(f"{name} is of another type")
+        raise _other_type(name)
     return found

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from prefect_nanobanana._common.text import well_formed
 from prefect_nanobanana.manifest._columns import (
     IMAGE_COLUMNS,
     PROMPT_COLUMNS,
@@ -33,15 +35,43 @@ class Entry(Protocol):
         """Where that comes from, if it is known."""
 
 
-def prompt_rows(batch: str, entries: Iterable[Entry]) -> Iterator[Row]:
+class Picked(Protocol):
+    """What people decided on an image."""
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the image that they saw."""
+
+    @property
+    def picked(self) -> bool:
+        """Whether it is kept."""
+
+    @property
+    def note(self) -> str | None:
+        """What they noted."""
+
+    @property
+    def decided_at(self) -> datetime:
+        """When that was taken over."""
+
+
+PickedImages = Mapping[tuple[str, int], Picked]
+"""By prompt's key and image's place."""
+
+
+def prompt_rows(
+    batch: str, entries: Iterable[Entry], picks: PickedImages | None = None
+) -> Iterator[Row]:
     """The rows of a batch's prompts.
 
     Args:
         batch: Its name.
         entries: One per prompt, in the order of the list.
+        picks: What people have decided on its images.
     """
     for entry in entries:
-        yield whole(_prompt(batch, entry.outcome, entry.provenance), PROMPT_COLUMNS)
+        row = _prompt(batch, entry.outcome, entry.provenance, picks or {})
+        yield whole(row, PROMPT_COLUMNS)
 
 
 def image_rows(prompts: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
@@ -53,7 +83,16 @@ def image_rows(prompts: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
     for prompt in prompts:
         of_prompt = {**prompt, "prompt_credits_used": prompt["credits_used"]}
         for image in prompt["images"]:
-            yield whole({**of_prompt, **image}, IMAGE_COLUMNS)
+            unknown = _OF_LAST_REQUEST if image["earlier"] else {}
+            yield whole({**of_prompt, **unknown, **image}, IMAGE_COLUMNS)
+
+
+_OF_LAST_REQUEST = dict.fromkeys(
+    (
+        *("prompt_text", "model", "aspect_ratio", "quantity", "variables", "reference_keys"),
+        *("flow", "deployment", "flow_run_id", "account", "asked_at", "generation_id"),
+    )
+)
 
 
 def whole(values: Mapping[str, Any], columns: Iterable[Column]) -> Row:
@@ -67,13 +106,21 @@ def _whole(value: Any, kind: Type) -> Any:
             return [_whole(each, item) for each in value or ()]
         case Struct(columns):
             return None if value is None else whole(value, columns)
+        case "string" if value is not None and not value.isascii():
+            return well_formed(value)
+        case "timestamp" if value is not None:
+            try:
+                return value.astimezone(UTC)
+            except OverflowError:  # the first or last day that there is, in another zone
+                return None
         case "int64" if value is not None and abs(value) > MOST_INT64:
             return None  # a record may claim anything
         case _:
             return value
 
 
-def _prompt(batch: str, outcome: Outcome, provenance: Provenance | None) -> Row:
+def _prompt(batch: str, outcome: Outcome, provenance: Provenance | None, picks: PickedImages) -> Row:
+    key = provenance.key if provenance is not None else ""
     generation = outcome.generation
     origins = provenance.images if provenance is not None else ()
     if len(origins) != len(outcome.images):
@@ -88,7 +135,10 @@ def _prompt(batch: str, outcome: Outcome, provenance: Provenance | None) -> Row:
         "generation_id": generation and generation.generation_id,
         "model": generation.model if generation else outcome.prompt.model,
         "stored_at": max(stored_at, default=None) if outcome.status == "stored" else None,
-        "images": [_image(image, origin) for image, origin in zip(outcome.images, origins, strict=True)],
+        "images": [
+            _image(image, origin, picks.get((key, origin.place)))
+            for image, origin in zip(outcome.images, origins, strict=True)
+        ],
     }
     return row if provenance is None else row | _provenance(provenance)
 
@@ -112,8 +162,10 @@ def _provenance(provenance: Provenance) -> Row:
     }
 
 
-def _image(image: StoredImage, origin: Origin) -> Row:
+def _image(image: StoredImage, origin: Origin, pick: Picked | None) -> Row:
     row = image.model_dump(mode="json")
+    if pick is not None and pick.sha256 == image.sha256:
+        row |= {"picked": pick.picked, "pick_note": pick.note, "picked_at": pick.decided_at}
     size = {} if image.checked else {"width": None, "height": None}
     return (
         row
@@ -121,6 +173,7 @@ def _image(image: StoredImage, origin: Origin) -> Row:
         | {
             "checked": image.checked,
             "place": origin.place,
+            "earlier": origin.earlier,
             "stored_at": origin.stored_at,
         }
     )

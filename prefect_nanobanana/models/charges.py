@@ -22,10 +22,12 @@ class Caller:
     Attributes:
         flow: The outermost flow, with its deployment if it has one, as `daily_images/mornings`.
         account: What tells accounts apart, without giving away the key.
+        flow_run_id: That flow's run.
     """
 
     flow: str | None = None
     account: str | None = None
+    flow_run_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,10 +16,12 @@ class Origin:
     Attributes:
         place: Which of the prompt's images it is, from 1; those of earlier requests come first.
         stored_at: When it was in S3, UTC; None if no record says so.
+        earlier: Whether an earlier request than the last one has made it.
     """
 
     place: int
     stored_at: datetime | None = None
+    earlier: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

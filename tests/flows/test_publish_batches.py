@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import io
 import json
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,18 +95,25 @@ def test_tables_say_the_same(run: Run, folder: Path) -> None:
     assert len(_table(folder, "images.parquet")) == 3
 
 
-@pytest.fixture
-def without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Has it be as if pyarrow were not installed."""
+BROKEN: list[type[Exception]] = [ImportError, AttributeError]
+
+
+@pytest.fixture(params=BROKEN)
+def without_pyarrow(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Callable[[], None]:
+    """Has it be as if pyarrow were not installed, or broken."""
+    error = request.param("pyarrow")
 
     def hide() -> None:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "pyarrow"]:
-            monkeypatch.delitem(sys.modules, name)
-        found = __import__("importlib.util", fromlist=["find_spec"]).find_spec
-        monkeypatch.setattr(
-            "prefect_nanobanana.manifest._parquet.find_spec",
-            lambda name: None if name == "pyarrow" else found(name),
-        )
+        found = builtins.__import__
+
+        def refused(name: str, *args: Any, **kwargs: Any) -> Any:
+            if name.partition(".")[0] == "pyarrow":
+                raise error
+            return found(name, *args, **kwargs)
+
+        monkeypatch.setattr(builtins, "__import__", refused)
 
     return hide
 
@@ -154,6 +161,72 @@ def test_the_outermost_flow_and_its_run_are_named(
     assert (row["flow"], row["flow_run_id"]) == ("catalogue", run_id)
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["https://refs.example/cat.png?X-Amz-Signature={sig}", "https://me:{sig}@refs.example/cat.png"],
+)
+def test_a_variable_that_signs_an_address_is_not_kept(
+    run: Run, folder: Path, tmp_path: Path, address: str
+) -> None:
+    """Alone it looks like any other."""
+    path = tmp_path / "list.csv"
+    path.write_text(f"prompt,reference_image_urls,sig,animal\na {{animal}},{address},5ca1ab1e,fox\n")
+    run(prompts_from=str(path))
+    (row,) = _lines(folder, "manifest.jsonl")
+    assert row["variables"] == [
+        {"name": "sig", "value": "..."},
+        {"name": "animal", "value": "fox"},
+    ]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert all(b"5ca1ab1e" not in path.read_bytes() for path in files)
+
+
+def test_a_column_with_half_a_character_is_refused(run: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    path.write_text('{"prompt": "a {\\ud800} fox", "\\ud800": "red"}\n')
+    with pytest.raises(InvalidInput, match="half of a character: rename it"):
+        run(prompts_from=str(path))
+    assert sandbox.account.posts == 0
+
+
+def test_of_images_of_earlier_requests_nothing_is_said_that_is_not_theirs(
+    run: Run, bucket: S3Bucket, folder: Path
+) -> None:
+    run(ImagePrompt(prompt="a", name="n", quantity=2))
+    ledger = Ledger(ObjectStore(bucket), "b")
+    (record,) = ledger.read_others(()).values()
+    kept = {1: record.images[1]}
+    ledger.write(record.model_copy(update={"state": "lost", "images": kept}))
+    run(ImagePrompt(prompt="A2", name="n"), ask_again=["failed"])
+    rows = _lines(folder, "images.jsonl")
+    assert [(row["place"], row["earlier"], row["prompt_text"]) for row in rows] == [
+        (1, True, None),
+        (3, False, "A2"),
+    ]
+    assert rows[0]["generation_id"] is rows[0]["asked_at"] is None
+    assert rows[1]["generation_id"]
+
+
+@pytest.mark.parametrize(
+    "odd", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", "2026-01-01T00:00:00"]
+)
+def test_odd_dates_of_records_keep_no_table_from_being_written(
+    run: Run, bucket: S3Bucket, folder: Path, odd: str
+) -> None:
+    run(ImagePrompt(prompt="a", quantity=2))
+    (path,) = (folder / "b/records").iterdir()
+    record = json.loads(path.read_text())
+    record |= {"asked_at": odd, "updated_at": odd, "stored_at": {"1": odd}}
+    ObjectStore(bucket).put(
+        f"{bucket.bucket_folder}/b/records/{path.name}", json.dumps(record).encode(), "text/plain"
+    )
+    assert publish_batches(bucket=bucket) == ["b"]
+    (row,) = _table(folder, "prompts.parquet")
+    (told,) = _lines(folder, "manifest.jsonl")
+    assert (row["asked_at"] is None) == (told["asked_at"] is None) == (odd[:4] != "2026")
+    assert row["images"][1]["stored_at"] is None
+
+
 # Batches that earlier versions or killed runs left.
 
 
@@ -171,17 +244,16 @@ def test_manifests_of_an_earlier_version_are_brought_up_to_date(
     assert found is not None
     rows = [json.loads(line) for line in found[0].decode().splitlines()]
     assert {row["schema_version"] for row in rows} == {1}
-    told = {row["prompt"]["prompt"]: row for row in rows}
-    for row in before:
-        if row["status"] == "skipped" and row["prompt"]["prompt"] not in told:
-            continue  # it was never asked, and has no record
-        now = told[row["prompt"]["prompt"]]
-        assert [i["sha256"] for i in now["images"]] == [i["sha256"] for i in row.get("images", [])]
+    assert _hashes(rows) == _hashes(before)
     stored = [row for row in rows if row["status"] == "stored"]
     assert stored
     assert all(row["prompt_key"] and row["asked_at"] and row["stored_at"] for row in stored)
     tables = {key.rpartition("/")[2] for key, *_ in store.keys(store.key("spring/cards") + "/")}
     assert tables >= FILES
+
+
+def _hashes(rows: list[dict[str, Any]]) -> list[str]:
+    return sorted(image["sha256"] for row in rows for image in row.get("images", []))
 
 
 def test_what_a_killed_run_has_made_is_published(run: Run, bucket: S3Bucket, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 from collections.abc import Callable
@@ -12,7 +13,11 @@ from typing import Any
 import duckdb
 import pytest
 import sqlalchemy
+from galleries import gallery_item, manifest
+from prefect.blocks.system import Secret
 from prefect_aws import S3Bucket
+from pydantic import SecretStr
+from servers import FaultyS3, s3_error
 
 from prefect_nanobanana import InvalidInput, NanoBananaGenerator, RunReport
 from prefect_nanobanana.flows import daily_images
@@ -117,7 +122,7 @@ def test_a_load_that_dies_leaves_nothing_in_part(
     with duckdb.connect(str(database)) as connection:
         connection.execute("drop table images")
         connection.execute("create view images as select 1 as batch")
-    with pytest.raises(duckdb.Error):
+    with pytest.raises(RuntimeError, match="1 batches could not be loaded; first 'daily-2026-11-24'"):
         load()
     assert query("select count(*) from prompts") == [(2,)], "as before, and not half of the new one"
     with duckdb.connect(str(database)) as connection:
@@ -126,16 +131,89 @@ def test_a_load_that_dies_leaves_nothing_in_part(
     assert query(COUNTS) == [("daily-2026-11-24", 3)]
 
 
+def _row(**changes: Any) -> bytes:
+    row = json.loads(manifest([gallery_item(1)]))
+    return json.dumps({**row, **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"{}\nnot JSON\n", "manifest.jsonl, line 2: is not JSON"),
+        (_row(asked_at="0001-01-01T00:00:00+14:00"), "asked_at is not a time"),
+        (_row(credits_used=10**400), "credits_used is of another type"),
+        (_row(images=[None]), "images is of another type"),
+        (_row(images={}), "images is of another type"),
+    ],
+)
 def test_a_manifest_that_cannot_be_read_holds_up_no_other(
-    day: Callable[..., RunReport], load: Load, query: Query, bucket: S3Bucket
+    day: Callable[..., RunReport], load: Load, query: Query, bucket: S3Bucket, content: bytes, why: str
+) -> None:
+    day(25, "b")
+    store = ObjectStore(bucket)
+    store.put(store.key("a", "manifest.jsonl"), content, "text/plain")
+    with pytest.raises(InvalidInput, match=why):
+        load()
+    assert query(COUNTS) == [("daily-2026-11-25", 1)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _row(credits_used=2**60),
+        _row(message="\ud800"),
+        _row(prompt_text="\x00'; drop table prompts; --"),
+    ],
+)
+def test_an_odd_manifest_is_loaded(load: Load, query: Query, bucket: S3Bucket, content: bytes) -> None:
+    store = ObjectStore(bucket)
+    store.put(store.key("a 'b' \"c\"; --", "manifest.jsonl"), content, "text/plain")
+    assert load() == ["a 'b' \"c\"; --"]
+    assert query("select count(*) from prompts") == [(1,)]
+
+
+def test_a_manifest_that_may_not_be_read_holds_up_no_other(
+    day: Callable[..., RunReport], bucket: S3Bucket, make_bucket: Any, database: Path, query: Query
 ) -> None:
     day(24, "a")
     day(25, "b")
-    store = ObjectStore(bucket)
-    store.put(store.key("daily-2026-11-24", "manifest.jsonl"), b"{}\nnot JSON\n", "text/plain")
-    with pytest.raises(InvalidInput, match=r"daily-2026-11-24/manifest.jsonl, line 2: is not JSON"):
-        load()
+    endpoint = bucket.credentials.aws_client_parameters.endpoint_url
+    with FaultyS3(str(endpoint)) as front:
+        front.fault = lambda seen: (
+            s3_error(403, "InvalidObjectState")
+            if seen.method == "GET" and seen.path.endswith("24/manifest.jsonl")
+            else None
+        )
+        other = make_bucket(endpoint_url=front.url, bucket_folder=bucket.bucket_folder)
+        to_duckdb = runpy.run_path(str(ROOT / "flows/to_duckdb.py"))["to_duckdb"]
+        with pytest.raises(InvalidInput, match="InvalidObjectState"):
+            to_duckdb(other, str(database))
     assert query(COUNTS) == [("daily-2026-11-25", 1)]
+
+
+def test_tables_of_ones_own_are_let_be(
+    day: Callable[..., RunReport], load: Load, query: Query, database: Path
+) -> None:
+    with duckdb.connect(str(database)) as connection:
+        connection.execute("create table rows as select 'zz' as batch")
+        connection.execute("create table file as select 'zz' as batch")
+    day(24, "a")
+    load()
+    assert query(COUNTS) == [("daily-2026-11-24", 1)]
+
+
+def test_fields_of_a_later_version_are_added(
+    day: Callable[..., RunReport], load: Load, query: Query, database: Path
+) -> None:
+    day(24, "a")
+    load()
+    with duckdb.connect(str(database)) as connection:
+        smaller = "struct(uri varchar, key varchar)[]"
+        connection.execute(f"alter table prompts alter column images set data type {smaller}")
+        connection.execute("delete from loaded")
+    day(25, "b")
+    load()
+    assert query("select distinct length(images[1].sha256) from prompts") == [(64,)]
 
 
 def test_any_other_database_as_the_docs_say(
@@ -147,12 +225,13 @@ def test_any_other_database_as_the_docs_say(
     script.write_text(block)
     to_database = runpy.run_path(str(script))["to_database"]
     url = f"sqlite:///{tmp_path / 'pictures.db'}"
+    Secret(value=SecretStr(url)).save("warehouse-url", overwrite=True)
     day(24, "a", "b")
-    to_database(bucket, url)
+    to_database(bucket)
     day(24, "a", "b", "c")
     day(25, "a")
-    to_database(bucket, url)
-    to_database(bucket, url)
+    to_database(bucket)
+    to_database(bucket)
     with sqlalchemy.create_engine(url).connect() as connection:
         rows = connection.execute(sqlalchemy.text(COUNTS)).fetchall()
     assert [tuple(row) for row in rows] == [("daily-2026-11-24", 3), ("daily-2026-11-25", 1)]

@@ -111,7 +111,10 @@ def test_assets_are_the_same_each_day_and_know_what_they_were_made_of(
             prompts=[], prompts_from=f"{folder}/lists/day.jsonl", day=date(2026, 11, day), **settings
         )
     generate_images(prompts_from=_list(tmp_path), batch="two words", **settings)
-    found = lambda: _events("prefect.asset.materialization.", bucket.bucket_folder)  # noqa: E731
+
+    def found() -> list[dict[str, Any]]:
+        return _events("prefect.asset.materialization.", bucket.bucket_folder)
+
     wait_for(lambda: len(found()) == 3)
     days = {event["payload"]["partition"]: event for event in found() if "daily-" in str(event)}
     assert set(days) == {"2026-11-24", "2026-11-25"}
