@@ -65,7 +65,8 @@ test-browser: $(READY) ## what people see: Prefect's UI and the gallery page in 
 	$(BIN)/python -m pytest -m browser
 
 screenshots: $(READY) ## the docs' pictures of Prefect's UI, made by the test that clicks through it
-	SCREENSHOTS=docs/pictures $(BIN)/python -m pytest -m browser tests/live/test_browser.py tests/live/test_approved.py
+	SCREENSHOTS=docs/pictures $(BIN)/python -m pytest -m browser tests/live/test_browser.py tests/live/test_approved.py \
+	  tests/live/test_review.py
 
 bench-slots: $(READY) ## how busy the account's slots are kept, ours and others, side by side (an hour)
 	PYTHONPATH=benchmarks $(BIN)/python benchmarks/slots/bench_slots.py $(ARGS)

@@ -24,6 +24,7 @@ from prefect_nanobanana.flows import (
     generate_in_parts,
     generate_part,
     publish_batches,
+    review_images,
 )
 from prefect_nanobanana.flows._daily import daily_images
 
@@ -100,6 +101,12 @@ def deployments(options: argparse.Namespace) -> list[RunnerDeployment]:
             schedule=Cron("30 6 * * *", timezone=options.time_zone, slug="every-morning"),
             parameters=blocks,
             concurrency_limit=ONE_IS_ENOUGH,
+            tags=["nanobanana"],
+        ),
+        review_images.to_deployment(
+            "review",
+            description="Has people decide which pictures of a batch are kept.",
+            parameters={"batch": "", **blocks},
             tags=["nanobanana"],
         ),
         publish_batches.to_deployment(

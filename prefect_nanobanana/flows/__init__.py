@@ -6,6 +6,7 @@ from prefect_nanobanana.flows._parts import generate_in_parts, generate_part
 from prefect_nanobanana.flows._pending import copy_pending
 from prefect_nanobanana.flows._plans import plan_images
 from prefect_nanobanana.flows._publish import publish_batches
+from prefect_nanobanana.flows._review import review_images
 
 __all__ = [
     "copy_pending",
@@ -15,4 +16,5 @@ __all__ = [
     "generate_part",
     "plan_images",
     "publish_batches",
+    "review_images",
 ]

@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.context import FlowRunContext
 from prefect.flow_runs import suspend_flow_run
-from prefect.input import RunInput, keyset_from_base_key, read_flow_run_input
+from prefect.input import RunInput
 from prefect.states import Cancelled
 from pydantic import ConfigDict, Field, create_model
 
 from prefect_nanobanana._common.text import in_credits
 from prefect_nanobanana.errors import InvalidInput
+from prefect_nanobanana.flows._asked import answer_to, can_be_suspended, current_run, was_asked
 from prefect_nanobanana.flows._call import Call
 from prefect_nanobanana.flows._work import Work
 from prefect_nanobanana.models import Credits, Plan
@@ -66,8 +66,7 @@ def approved(call: Call, batch: str | None, within_seconds: int) -> Call | None:
         return call
     work = Work.of_flow_run(call, batch, dry=True)
     plan, spent = work.preview(), work.spent
-    context = FlowRunContext.get()
-    run = context.flow_run if context is not None else None
+    run = current_run()
     earlier = _answer(run) if run is not None and run.run_count > 1 else None
     allowed, what = call.approve_above, f"the {call.approve_above} that need no approval"
     if earlier is not None and earlier.decision == "approve":
@@ -75,11 +74,10 @@ def approved(call: Call, batch: str | None, within_seconds: int) -> Call | None:
         what = f"is left of the {allowed} that were approved"
     if call.max_credits is not None and call.max_credits <= allowed:
         return _bounded(call, allowed)  # whatever it would cost, it may spend no more
-    asked = run is not None and _KEY in (run.empirical_policy.pause_keys or ())
-    if not asked:
+    if not was_asked(run, _KEY):
         if plan.worst_price is not None and spent + plan.worst_price <= allowed:
             return _bounded(call, allowed)
-        if run is None or run.deployment_id is None or run.parent_task_run_id is not None:
+        if not can_be_suspended(run):
             raise InvalidInput(
                 f"approve_above: this would cost {_price(plan)}, more than {what}, and only a run of a "
                 "deployment of this flow can wait for a person: start it as one, or raise "
@@ -110,9 +108,8 @@ def _bounded(call: Call, credits: int) -> Call:
 
 def _answer(run: FlowRun | None) -> Approval | None:
     """What a person has answered the run; None if nobody has, or not in full."""
-    assert run is not None
-    given = read_flow_run_input(keyset_from_base_key(f"suspended-{_KEY}")["response"], run.id)
-    if not isinstance(given, dict) or not given.keys() >= {"decision", "up_to_credits"}:
+    given = answer_to(run, _KEY)
+    if given is None or not given.keys() >= {"decision", "up_to_credits"}:
         return None
     return Approval.model_validate(given)
 

@@ -9,6 +9,7 @@ from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed
 from prefect_aws import S3Bucket
 
+from prefect_nanobanana._common.text import visible
 from prefect_nanobanana.batch import Ledger, recorded_outcomes
 from prefect_nanobanana.errors import InvalidInput, StorageError
 from prefect_nanobanana.flows._call import Logger
@@ -50,7 +51,7 @@ def publish_batches(
     written = [name for name in names if name not in failed]
     message = f"gallery and manifest of {len(written)} of {len(names)} batches written"
     if failed:
-        message += f"; the log says why not of {', '.join(failed[:20])}"
+        message += f"; the log says why not of {', '.join(map(visible, failed[:20]))}"
         return cast(list[str], Failed(message=message, data=StorageError(message)))
     return cast(list[str], Completed(message=message, data=written))
 
@@ -65,7 +66,7 @@ def publish_recorded(store: ObjectStore, batch: str, logger: Logger) -> bool:
     if recorded is None or not recorded.items:
         return recorded is not None
     publisher = Publisher(store, batch, logger)
-    report = publisher.publish_pages(publisher.report(recorded.items), recorded.items)
+    report = publisher.publish_again(publisher.report(recorded.items), recorded.items)
     return not report.unpublished
 
 

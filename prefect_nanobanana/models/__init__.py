@@ -44,6 +44,7 @@ from prefect_nanobanana.models.prompts import (
     unsigned_prompt,
 )
 from prefect_nanobanana.models.provenance import Origin, Provenance
+from prefect_nanobanana.models.reviews import ReviewReport
 from prefect_nanobanana.models.templates import PromptTemplate
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "PlannedStep",
     "PromptTemplate",
     "Provenance",
+    "ReviewReport",
     "RunReport",
     "StoredImage",
     "Submission",

@@ -15,6 +15,7 @@ from prefect_nanobanana.models import Credits, Outcome, RunReport, StoredImage, 
 IMAGE_STORED = "nanobanana.image.stored"
 IMAGE_WARNING = "nanobanana.image.warning"
 IMAGE_FAILED = "nanobanana.image.failed"
+BATCH_PUBLISHED = "nanobanana.batch.published"
 RUN_FINISHED = "nanobanana.run.finished"
 CREDITS_LOW = "nanobanana.credits.low"
 
@@ -35,7 +36,7 @@ def emit_image_stored(
         **_prompt(batch, position, prompt, credits),
         **image.model_dump(mode="json", exclude={"source_url"}),
     }
-    emit_event(IMAGE_STORED, _batch(batch), payload=payload)
+    emit_event(IMAGE_STORED, batch_resource(batch), payload=payload)
 
 
 def emit_image_missing(batch: str, outcome: Outcome) -> None:
@@ -56,7 +57,7 @@ def emit_image_missing(batch: str, outcome: Outcome) -> None:
         "generation_id": generation.generation_id if generation else None,
     }
     name = IMAGE_WARNING if outcome.status == "warning" else IMAGE_FAILED
-    emit_event(name, _batch(batch), payload=payload)
+    emit_event(name, batch_resource(batch), payload=payload)
 
 
 def emit_run_finished(report: RunReport, summary: str) -> None:
@@ -66,7 +67,18 @@ def emit_run_finished(report: RunReport, summary: str) -> None:
         report: Its report.
         summary: The same in one line.
     """
-    emit_event(RUN_FINISHED, _batch(report.batch), payload={**numbers(report), "summary": summary})
+    emit_event(
+        RUN_FINISHED, batch_resource(report.batch), payload={**numbers(report), "summary": summary}
+    )
+
+
+def emit_batch_published(report: RunReport) -> None:
+    """Tell that a batch's gallery and manifest were written anew, and not at the end of a run.
+
+    Args:
+        report: What its records say.
+    """
+    emit_event(BATCH_PUBLISHED, batch_resource(report.batch), payload=numbers(report))
 
 
 def numbers(report: RunReport) -> dict[str, Any]:
@@ -96,7 +108,8 @@ def emit_credits_low(account: str, batch: str, remaining: Credits, bound: Credit
     emit_event(CREDITS_LOW, resource, payload=payload)
 
 
-def _batch(batch: str) -> dict[str, str]:
+def batch_resource(batch: str) -> dict[str, str]:
+    """The resource that events of a batch are about."""
     return {"prefect.resource.id": f"nanobanana.batch.{batch}", "prefect.resource.name": batch}
 
 

@@ -6,17 +6,19 @@ import base64
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.resources import files
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from jinja2 import Environment, Template
 
 from prefect_nanobanana._common.text import counted, in_credits, number, shortened
 from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.models import OutcomeStatus, RunReport, StoredImage
+from prefect_nanobanana.picks import ImageId, Pick
 from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._summary import NAMES, balance_note, summary
 from prefect_nanobanana.s3 import ObjectStore
@@ -41,11 +43,38 @@ _WITHOUT: dict[OutcomeStatus, str] = {
 
 @dataclass(frozen=True)
 class _Picture:
-    """A picture of a card: where it is, seen from the page, and its preview if that is in the page."""
+    """A picture of a card: where it is, seen from the page, and its preview if that is in the page.
+
+    Attributes:
+        image: The picture.
+        href: Where it is.
+        preview: Its preview.
+        id: What it is known by.
+        picked: What people decided on it.
+    """
 
     image: StoredImage
     href: str | None
     preview: str | None
+    id: str | None = None
+    picked: Pick | None = None
+
+    @property
+    def pick(self) -> str:
+        """What people decided."""
+        if self.picked is None:
+            return "undecided"
+        return "kept" if self.picked.picked else "rejected"
+
+    @property
+    def decided(self) -> bool:
+        """Whether somebody has decided."""
+        return self.picked is not None
+
+    @property
+    def note(self) -> str | None:
+        """What they noted."""
+        return self.picked.note if self.picked is not None else None
 
     @property
     def name(self) -> str:
@@ -60,21 +89,58 @@ class _Parts:
     page: Template
     style: str
     script: str
+    review_script: str
 
 
-def gallery_page(report: RunReport, items: Sequence[GalleryItem], bucket: ObjectStore) -> bytes:
+@dataclass(frozen=True)
+class Review:
+    """What the page of a review needs besides.
+
+    Attributes:
+        id: Tells it from other reviews.
+        place: Where the decisions are to go, as `s3://bucket/key`.
+        address: Where the page can put them, for a while; empty if it cannot.
+        headers: What that must be sent with.
+        until: How long it can.
+        links: Where the page finds each full picture, by its key; by default beside it.
+    """
+
+    id: str
+    place: str
+    address: str
+    headers: Mapping[str, str]
+    until: datetime
+    links: Mapping[str, str]
+
+    @property
+    def origin(self) -> str:
+        """Where the page may send something to."""
+        return _origin(self.address)
+
+
+def gallery_page(
+    report: RunReport,
+    items: Sequence[GalleryItem],
+    bucket: ObjectStore,
+    picks: Mapping[ImageId, Pick] | None = None,
+    review: Review | None = None,
+) -> bytes:
     """The gallery page `index.html`, which lies beside `images/` and links to it by relative paths.
 
     Args:
         report: The run's report.
         items: What to show: the run's outcomes, and after them those of earlier lists of the batch.
         bucket: Where the page will lie.
+        picks: What people have decided on the images.
+        review: What the page needs if it is for people to decide; by default it is not.
 
     Returns:
         The page; it is bounded, and says what it leaves out.
     """
     parts = _parts()
-    pictures = _pictures(items[:PAGE_CARDS], bucket.key(report.batch) + "/")
+    pictures = _pictures(
+        items[:PAGE_CARDS], bucket.key(report.batch) + "/", picks or {}, review.links if review else {}
+    )
     cards: list[str] = []
     room = PAGE_TEXT_BYTES
     for item, its in zip(items, pictures, strict=False):
@@ -94,6 +160,7 @@ def gallery_page(report: RunReport, items: Sequence[GalleryItem], bucket: Object
     shown, left_out = items[: len(cards)], items[len(cards) :]
     counts = Counter(item.outcome.status for item in shown)
     prompts = Counter(o.status for o in report.outcomes)
+    decided = Counter(picture.pick for its in pictures[: len(cards)] for picture in its)
     page = parts.page.render(
         report=report,
         summary=summary(report),
@@ -111,11 +178,21 @@ def gallery_page(report: RunReport, items: Sequence[GalleryItem], bucket: Object
         style_hash=_hash(parts.style),
         script=parts.script,
         script_hash=_hash(parts.script),
+        picks=decided if picks or review else None,
+        review=review,
+        review_script=parts.review_script,
+        review_hash=_hash(parts.review_script),
+        image_origin=_origin(next(iter(review.links.values()), "")) if review else "",
     )
     return page.encode()
 
 
-def _pictures(items: Sequence[GalleryItem], base: str) -> list[list[_Picture]]:
+def _pictures(
+    items: Sequence[GalleryItem],
+    base: str,
+    picks: Mapping[ImageId, Pick],
+    links: Mapping[str, str],
+) -> list[list[_Picture]]:
     """The pictures of each card. First pictures get the room first, so that few cards lack all."""
     room = PAGE_PREVIEW_BYTES
     kept: dict[tuple[int, int], str] = {}
@@ -130,10 +207,14 @@ def _pictures(items: Sequence[GalleryItem], base: str) -> list[list[_Picture]]:
             _Picture(
                 image,
                 # A link leads to what lies beside the page, whatever a record claims.
-                quote(image.key.removeprefix(base)) if is_below(image.key, base + IMAGES) else None,
+                links.get(image.key) or quote(image.key.removeprefix(base))
+                if is_below(image.key, base + IMAGES)
+                else None,
                 kept.get((n, place)),
+                f"{known[0]}-{known[1]}" if known else None,
+                picks.get(known) if known else None,
             )
-            for place, image in enumerate(item.outcome.images)
+            for place, (image, known) in enumerate(zip(item.outcome.images, item.image_ids, strict=True))
         ]
         for n, item in enumerate(items)
     ]
@@ -169,6 +250,11 @@ def _notices(
     return notices
 
 
+def _origin(address: str) -> str:
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else ""
+
+
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
@@ -189,8 +275,8 @@ def _parts() -> _Parts:
     environment.filters.update(
         credits=in_credits, counted=counted, bytes=_in_bytes, known=_known, number=number
     )
-    card, page, style, script = (
+    card, page, style, script, review = (
         files("prefect_nanobanana.report").joinpath("templates", name).read_text("utf-8")
-        for name in ("gallery_card.html.j2", "gallery.html.j2", "gallery.css", "gallery.js")
+        for name in ("gallery_card.html.j2", "gallery.html.j2", "gallery.css", "gallery.js", "review.js")
     )
-    return _Parts(environment.from_string(card), environment.from_string(page), style, script)
+    return _Parts(environment.from_string(card), environment.from_string(page), style, script, review)

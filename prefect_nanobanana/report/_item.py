@@ -11,6 +11,7 @@ from prefect_nanobanana._common.references import bare_reference
 from prefect_nanobanana._common.text import pictures_note, well_formed, without_signatures
 from prefect_nanobanana._common.untrusted import is_preview
 from prefect_nanobanana.models import Charge, Credits, Outcome, Provenance, unsigned_prompt
+from prefect_nanobanana.picks import ImageId
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ class GalleryItem:
         generation = self.outcome.generation
         stored = len(self.outcome.images)
         return min(stored, len(generation.image_urls)) if generation else stored
+
+    @property
+    def image_ids(self) -> tuple[ImageId | None, ...]:
+        """What each image of the outcome is known by; None where that is not known."""
+        provenance, images = self.provenance, self.outcome.images
+        if provenance is None or len(provenance.images) != len(images):
+            return (None,) * len(images)
+        return tuple((provenance.key, origin.place) for origin in provenance.images)
 
     @property
     def count_note(self) -> str | None:

@@ -18,6 +18,7 @@ from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.manifest import MANIFEST, ManifestFiles
 from prefect_nanobanana.models import Caller, Charge, Credits, Part, Plan, RunReport
+from prefect_nanobanana.picks import PICKS, ImageId, Pick, Picks
 from prefect_nanobanana.report._account_page import account_credits
 from prefect_nanobanana.report._artifacts import (
     artifact_key,
@@ -26,7 +27,7 @@ from prefect_nanobanana.report._artifacts import (
     create_results,
 )
 from prefect_nanobanana.report._credits_page import create_account_credits
-from prefect_nanobanana.report._events import emit_credits_low, emit_run_finished
+from prefect_nanobanana.report._events import emit_batch_published, emit_credits_low, emit_run_finished
 from prefect_nanobanana.report._gallery import gallery_page
 from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._lineage import materialize_asset
@@ -34,6 +35,7 @@ from prefect_nanobanana.report._live import LiveArtifact
 from prefect_nanobanana.report._plan_page import create_plan
 from prefect_nanobanana.report._published import ACCOUNT, Logger, published
 from prefect_nanobanana.report._report import build_report
+from prefect_nanobanana.report._review import ReviewPages
 from prefect_nanobanana.report._summary import summary
 from prefect_nanobanana.s3 import ObjectStore
 
@@ -60,6 +62,11 @@ class Publisher:
         self._logger = logger
         self._beside: Future[None] | None = None
         self._without_plan = False
+
+    @property
+    def review(self) -> ReviewPages:
+        """What people see of a review of the batch."""
+        return ReviewPages(self._store, self._batch)
 
     def has_published(self) -> bool:
         """Whether a run of the batch has come to its end: its manifest is there.
@@ -188,16 +195,30 @@ class Publisher:
             The report, without the address of what could not be written.
         """
 
+        picks = self.picks()
+
         def write_gallery() -> None:
-            page = gallery_page(report, items, self._store)
+            page = gallery_page(report, items, self._store, picks)
             self._store.put(self._key(GALLERY), page, "text/html; charset=utf-8", "page")
 
         fields = {GALLERY: "gallery_uri", MANIFEST: "manifest_uri"}
-        files = ManifestFiles(self._store, self._batch, items).writers()
+        files = ManifestFiles(self._store, self._batch, items, picks).writers()
         writers = chain([(GALLERY, write_gallery)], files)
         failed = [name for name, write in writers if not self._tried(name, write)]
         changes: dict[str, Any] = {fields[name]: None for name in failed if name in fields}
         return report.model_copy(update={**changes, "unpublished": (*report.unpublished, *failed)})
+
+    def publish_again(self, report: RunReport, items: Sequence[GalleryItem]) -> RunReport:
+        """The same at another time than a run's end, which is an event of its own."""
+        report = self.publish_pages(report, items)
+        self._tried("event batch.published", lambda: emit_batch_published(report))
+        return report
+
+    def picks(self) -> dict[ImageId, Pick]:
+        """What people have decided on the images; nothing if that cannot be read, which is said."""
+        found: dict[ImageId, Pick] = {}
+        self._tried(PICKS, lambda: found.update(Picks(self._store, self._batch).read()))
+        return found
 
     def _key(self, *parts: str) -> str:
         return self._store.key(self._batch, *parts)

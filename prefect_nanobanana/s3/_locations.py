@@ -50,11 +50,19 @@ logging.getLogger("botocore.auth").addFilter(_not_of_links)
 
 def presigned(client: Any, bucket: str, key: str, seconds: float = SIGNED_SECONDS) -> str:
     """A link with which whoever has it may read an object, for so many seconds."""
+    return _presigned(client, "get_object", {"Bucket": bucket, "Key": key}, seconds)
+
+
+def presigned_put(client: Any, request: dict[str, str], seconds: float) -> str:
+    """An address with which whoever has it may write one object, for so many seconds."""
+    return _presigned(client, "put_object", request, seconds)
+
+
+def _presigned(client: Any, operation: str, request: dict[str, str], seconds: float) -> str:
     _signing.link = True
     try:
-        link: str = client.generate_presigned_url(
-            "get_object", {"Bucket": bucket, "Key": key}, ExpiresIn=max(1, math.ceil(seconds))
-        )
+        valid = min(SIGNED_SECONDS, max(1, math.ceil(seconds)))
+        link: str = client.generate_presigned_url(operation, request, ExpiresIn=valid)
         return link
     finally:
         _signing.link = False

@@ -25,6 +25,7 @@ from prefect_nanobanana.s3._errors import (
     text,
 )
 from prefect_nanobanana.s3._locations import is_aws, object_url, presigned
+from prefect_nanobanana.s3._marks import Marks
 from prefect_nanobanana.s3._objects import ListedObject, StoredObject, few_keys, pages
 from prefect_nanobanana.s3._uris import Uris
 from prefect_nanobanana.storage_options import Kind, StorageOptions
@@ -64,6 +65,11 @@ class ObjectStore:
     def uris(self) -> Uris:
         """What can be done with `s3://` addresses, of whatever bucket, with the block's credentials."""
         return Uris(self._connection)
+
+    @property
+    def marks(self) -> Marks:
+        """What can be done with objects that are there: copies, tags, addresses to write to."""
+        return Marks(self._connection, self.name, self.options)
 
     def __repr__(self) -> str:
         return f"ObjectStore({self.name!r}, {self.folder!r})"

@@ -21,7 +21,7 @@ from kept_private import only_for_its_own_page, only_the_owners, processes_of
 from prefect_server_process import NO_WEB
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
-NAMES = {"prompt-list", "daily", "copy-pending", "in-parts", "part", "publish-batches"}
+NAMES = {"prompt-list", "daily", "copy-pending", "in-parts", "part", "publish-batches", "review"}
 
 
 @contextmanager

@@ -5,7 +5,8 @@
   const chips = [...document.querySelectorAll(".chips button")];
   const dialog = document.querySelector("dialog");
   const text = find("text"), large = find("large"), full = find("full"), note = find("note");
-  const state = { status: "", q: "", p: "" };
+  const state = { status: "", pick: "", q: "", p: "" };
+  const group = (chip) => ("pick" in chip.dataset ? "pick" : "status");
   let words = null; // what each card is searched for, made when somebody searches
   let trying = null; // the full picture that is on its way
   document.documentElement.classList.add("js");
@@ -22,7 +23,9 @@
   function read() {
     const said = new URLSearchParams(location.hash.slice(1));
     for (const name of Object.keys(state)) state[name] = said.get(name) ?? "";
-    if (!chips.some((chip) => chip.dataset.status === state.status)) state.status = "";
+    for (const name of ["status", "pick"]) {
+      if (!chips.some((chip) => group(chip) === name && chip.dataset[name] === state[name])) state[name] = "";
+    }
     if (fold(text.value) !== fold(state.q)) text.value = state.q;
   }
   function go(changes, push = false) {
@@ -56,11 +59,13 @@
     }
     let shown = 0;
     for (const card of cards) {
-      const hit = (!state.status || card.dataset.status === state.status) && (!wanted || words.get(card).includes(wanted));
+      // While one is open, what was just decided on stays, so that one can go back to it.
+      const picked = !state.pick || card.dataset.pick.split(" ").includes(state.pick) || (state.p !== "" && !card.hidden);
+      const hit = (!state.status || card.dataset.status === state.status) && picked && (!wanted || words.get(card).includes(wanted));
       if (card.hidden === hit) card.hidden = !hit;
       shown += hit;
     }
-    for (const chip of chips) chip.setAttribute("aria-pressed", String(chip.dataset.status === state.status));
+    for (const chip of chips) chip.setAttribute("aria-pressed", String(chip.dataset[group(chip)] === state[group(chip)]));
     find("count").textContent = `${shown} of ${cards.length} shown`;
     find("empty").hidden = shown > 0 || !cards.length;
   }
@@ -96,9 +101,13 @@
       strip.forEach((button, m) => button.setAttribute("aria-pressed", String(m === n)));
       files.forEach((file, m) => file.classList.toggle("chosen", strip.length > 1 && m === n));
       enlarge(pictures[n], files[n], prompt.textContent);
+      document.dispatchEvent(new CustomEvent("picture", { detail: { card, n, choose } }));
     }
     if (pictures.length) choose(0);
-    else enlarge(null);
+    else {
+      enlarge(null);
+      document.dispatchEvent(new CustomEvent("picture", { detail: null }));
+    }
   }
   function enlarge(picture, file, prompt) {
     if (trying) trying.onload = trying.onerror = null;
@@ -181,7 +190,7 @@
     go({ p: summary.closest("article").id.slice(1) }, true);
   });
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.("textarea")) return;
     if (dialog.open) {
       if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
         event.preventDefault();
@@ -200,10 +209,13 @@
     }
   });
   text.addEventListener("input", () => go({ q: text.value.trim() }));
-  for (const chip of chips) chip.addEventListener("click", () => go({ status: chip.dataset.status }));
+  for (const chip of chips) chip.addEventListener("click", () => go({ [group(chip)]: chip.dataset[group(chip)] }));
+  // For what else may be in the page: the decisions have changed, and a card is to be opened.
+  document.addEventListener("decided", filter);
+  document.addEventListener("open", (event) => go({ p: event.detail }));
   find("empty").querySelector("button").addEventListener("click", () => {
     text.value = "";
-    go({ status: "", q: "" });
+    go({ status: "", pick: "", q: "" });
     text.focus();
   });
   find("previous").addEventListener("click", () => move(-1));
