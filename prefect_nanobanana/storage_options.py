@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 from unicodedata import normalize
 from urllib.parse import quote, urlencode
@@ -37,6 +38,8 @@ class StorageOptions(BaseModel):
         acl: A canned ACL. Those that let the public read concern images and the gallery page alone.
         tags: Names and values, for everything.
         cache_control: What browsers and CDNs are told about images.
+        prompts: Whether images' metadata say what was asked for: `auto` does, unless everybody may read
+            them.
         links: Where the gallery in Prefect's UI leads: see `Links`.
         verify: How it is known that the store holds what it was sent: see `Verify`.
         retry_for_seconds: How long a copy that fails for a reason that may pass is tried again, in
@@ -78,6 +81,12 @@ class StorageOptions(BaseModel):
         title="Cache-Control of images",
         pattern=r"^[ -~]*$",
         description="What browsers and CDNs are told.",
+    )
+    prompts: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        title="Prompts in images' metadata",
+        description="auto: unless everybody may read the images. What they cost is never said to "
+        "everybody.",
     )
     links: Links = Field(
         default="plain",
@@ -124,12 +133,29 @@ class StorageOptions(BaseModel):
             raise ValueError("kms_key_id: it is for aws:kms only: set encryption to aws:kms")
         return self
 
+    @property
+    def is_public(self) -> bool:
+        """Whether everybody may read the images, by their ACL."""
+        return str(self.acl).startswith("public")
+
+    def shown(self, metadata: Mapping[str, str]) -> dict[str, str]:
+        """What an image's metadata may say, of what is known.
+
+        Args:
+            metadata: All of it, with `credits` and `prompt`.
+        """
+        public = self.is_public
+        hidden = {"credits"} if public else set[str]()
+        if self.prompts == "never" or (self.prompts == "auto" and public):
+            hidden.add("prompt")
+        return {name: text for name, text in metadata.items() if name not in hidden}
+
     def for_put(self, kind: Kind) -> dict[str, Any]:
         """What `put_object` is given for an object."""
         options = {
             "ServerSideEncryption": self.encryption,
             "SSEKMSKeyId": self.kms_key_id,
-            "ACL": self.acl if kind != "record" or not str(self.acl).startswith("public") else None,
+            "ACL": self.acl if kind != "record" or not self.is_public else None,
             "Tagging": urlencode(self.tags, quote_via=quote),  # Ceph takes no + for a space
         }
         if kind == "image":

@@ -10,7 +10,6 @@ from prefect_nanobanana._common.naming import slug
 from prefect_nanobanana.batch._control import RunControl
 from prefect_nanobanana.batch._job import Job
 from prefect_nanobanana.batch._outcomes import Ended
-from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._task_runs import copy_task
 from prefect_nanobanana.batch._workers import run_task
 from prefect_nanobanana.errors import BucketNotUsable, ImageNotCopied, StorageError
@@ -99,7 +98,7 @@ class Copying:
     def _run_task(self, job: Job, url: str, key: str) -> Copied | Exception:
         record = job.record
         try:
-            found = run_task(copy_task, record.prompt, self._copier, url, key, _metadata(record))
+            found = run_task(copy_task, record.prompt, self._copier, url, key, _shown(job))
         except Exception as error:  # Prefect's own
             return error
         if isinstance(found, Copied | Exception):
@@ -107,15 +106,17 @@ class Copying:
         return RuntimeError("the task that copies it failed")
 
 
-def _metadata(record: Record) -> Mapping[str, str]:
+def _shown(job: Job) -> Mapping[str, str]:
     """What the objects in S3 say of themselves."""
+    record, options = job.record, job.planned.ledger.store.options
     generation = record.generation
-    return {
+    metadata = {
         "model": generation.model if generation else record.request.model,
         "generation-id": (generation and generation.generation_id) or "",
         "credits": str(record.credits_used),
         "prompt": record.request.prompt,
     }
+    return options.shown(metadata)
 
 
 def _cannot_be_kept(error: Exception) -> TypeGuard[StorageError]:

@@ -897,3 +897,32 @@ def test_credentials_are_shared_by_value(sandbox: Sandbox) -> None:
         for _ in range(2)
     ]
     assert same[0].slots is same[1].slots
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, {"credits", "prompt"}),
+        ({"prompts": "never"}, {"credits"}),
+        ({"acl": "public-read"}, set()),
+        ({"acl": "public-read", "prompts": "always"}, {"prompt"}),
+        ({"acl": "bucket-owner-full-control"}, {"credits", "prompt"}),
+    ],
+)
+def test_images_for_everybody_say_neither_cost_nor_prompt(
+    generator: NanoBananaGenerator,
+    make_bucket: MakeBucket,
+    moto_url: str,
+    options: dict[str, Any],
+    told: set[str],
+) -> None:
+    bucket = make_bucket(endpoint_url=moto_url, user="x" * 5, secret="y" * 9)
+    storage = StorageOptions(**options)
+    report = generate_images(
+        prompts=["a secret fox"], generator=generator, bucket=bucket, batch="b", storage=storage
+    )
+    found = ObjectStore(bucket).head(report.outcomes[0].images[0].key)
+    assert found is not None
+    assert set(found.metadata) & {"credits", "prompt"} == told
+    assert set(found.metadata) >= {"sha256", "model", "generation-id"}
+    assert ("fox" in str(found.metadata)) is ("prompt" in told)
