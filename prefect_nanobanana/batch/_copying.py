@@ -14,7 +14,7 @@ from prefect_nanobanana.batch._task_runs import copy_task
 from prefect_nanobanana.batch._workers import run_task
 from prefect_nanobanana.errors import BucketNotUsable, ImageNotCopied, StorageError
 from prefect_nanobanana.images import Copied, Copier
-from prefect_nanobanana.models import URL_LIFETIME_DAYS
+from prefect_nanobanana.models import DIGITAL_SOURCE_TYPE, URL_LIFETIME_DAYS
 from prefect_nanobanana.report import emit_image_stored
 
 REFUSALS_IN_A_ROW = 3
@@ -115,6 +115,7 @@ def _shown(job: Job) -> Mapping[str, str]:
         "generation-id": (generation and generation.generation_id) or "",
         "credits": str(record.credits_used),
         "prompt": record.request.prompt,
+        "digital-source-type": DIGITAL_SOURCE_TYPE,
     }
     return options.shown(metadata)
 

@@ -157,6 +157,8 @@ class Copier:
             height=picture.height,
             source_url=shown(url),
             checked=picture.checked,
+            marks=picture.marks,
+            perceptual_hash=picture.perceptual_hash or None,
         )
 
 

@@ -12,7 +12,7 @@ import threading
 import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 from PIL import (
@@ -25,8 +25,10 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from prefect_nanobanana._common.similar import difference_hash
 from prefect_nanobanana.images import _kinds
 from prefect_nanobanana.images._kinds import HEAD_BYTES, Kind, kind_of, no_kind
+from prefect_nanobanana.images._marks import marks_of
 from prefect_nanobanana.images._pixels import apart, budget, inflated_size
 from prefect_nanobanana.images._structure import (
     NotAPicture,
@@ -97,6 +99,8 @@ class Picture:
         height: The same.
         thumbnail: A small WebP of it, as a `data:` URL; empty if none was asked for, or can be made.
         checked: Whether it is known to be whole: it was decoded, or is a PNG with the right checksums.
+        marks: What its file says of where it comes from.
+        perceptual_hash: What it looks like: see `difference_hash`; empty without a thumbnail.
     """
 
     content_type: str
@@ -105,6 +109,8 @@ class Picture:
     height: int
     thumbnail: str
     checked: bool = True
+    marks: tuple[str, ...] = ()
+    perceptual_hash: str = ""
 
 
 _mapped = threading.Lock()
@@ -118,10 +124,8 @@ def inspect(file: IO[bytes], *, thumbnail: bool = True, length_told: bool = Fals
     are decoded, and those of a PNG counted before. The other kinds are decoded without one, too.
 
     A PNG without a thumbnail is checked by the checksums of its parts with pixels, its end and its first
-    rows, which finds what is cut or damaged on the way and takes a few hundredths of the time of
-    unpacking it. It may not find pixels that end too early though all checksums are right: no cut
-    transfer leaves that, only an encoder that stopped. Such a picture is stored as it was served, and
-    browsers show the rows that it has.
+    rows, at a few hundredths of the time of unpacking it. It may not find pixels that end too early
+    though all checksums are right: no cut transfer leaves that, only an encoder that stopped.
 
     Args:
         file: The file, from its start; it is read and rewound.
@@ -139,7 +143,9 @@ def inspect(file: IO[bytes], *, thumbnail: bool = True, length_told: bool = Fals
         data = _viewed(file)
         if not data:
             raise NotAPicture("the body is empty")
-        return _inspected(data, thumbnail, length_told)
+        picture = _inspected(data, thumbnail, length_told)
+        kind = kind_of(bytes(data[:HEAD_BYTES]))
+        return replace(picture, marks=marks_of(kind, data)) if kind else picture
     finally:
         file.seek(0)
 
@@ -203,8 +209,9 @@ def _decoded(kind: Kind, structure: Structure, thumbnail: bool) -> Picture:
             turned = _orientation(structure.exif)
             if kind == _kinds.AVIF:
                 turned = _orientation(image.info.get("exif") or b"")
-            small = _small(image, turned) if thumbnail else ""
-            return _upright(kind, width, height, turned, small)
+            small, looks = _small(image, turned) if thumbnail else ("", "")
+            picture = _upright(kind, width, height, turned, small)
+            return replace(picture, perceptual_hash=looks)
     except NotAPicture:
         raise
     except Exception as error:  # decoders raise what they like: RuntimeError, DecompressionBombError
@@ -221,15 +228,17 @@ def _upright(
     return Picture(kind.content_type, kind.extension, width, height, small, checked)
 
 
-def _small(image: Image.Image, turned: int) -> str:
+def _small(image: Image.Image, turned: int) -> tuple[str, str]:
+    """A small picture, and the hash of what it looks like."""
     out = io.BytesIO()
     try:
         image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
         small = image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
         small.convert("RGBA" if "A" in small.getbands() else "RGB").save(out, "WEBP", quality=60)
+        looks = difference_hash(small)
     except Exception:  # as for a mode that cannot be converted: it is a whole picture all the same
-        return ""
-    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+        return "", ""
+    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode(), looks
 
 
 def _expected_size(structure: Structure, head: bytes) -> int:

@@ -118,6 +118,15 @@ _FILE = (
         "boolean",
         "Whether an earlier request than the last made it: what that one asked is not said.",
     ),
+    Column("digital_source_type", "string", "IPTC's term for what a model has made, as an address."),
+    Column(
+        "marks",
+        ListOf("string"),
+        "What the file itself says of where it comes from: `c2pa` (a manifest, not checked), and "
+        "`iptc:` with the digital source type.",
+    ),
+    Column("perceptual_hash", "string", "What it looks like, in 16 hexadecimal digits (a dHash)."),
+    Column("similar_to", "string", "The `key` of an earlier image of the batch that looks the same."),
     Column("picked", "boolean", "What people decided: kept or rejected; null if nobody has yet."),
     Column("pick_note", "string", "What they noted."),
     Column("picked_at", "timestamp", "When that was taken over."),

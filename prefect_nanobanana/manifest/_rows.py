@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from prefect_nanobanana._common.similar import near_duplicates
 from prefect_nanobanana._common.text import well_formed
 from prefect_nanobanana.manifest._columns import (
     IMAGE_COLUMNS,
@@ -16,7 +17,7 @@ from prefect_nanobanana.manifest._columns import (
     Struct,
     Type,
 )
-from prefect_nanobanana.models import Origin, Outcome, Provenance, StoredImage
+from prefect_nanobanana.models import DIGITAL_SOURCE_TYPE, Origin, Outcome, Provenance, StoredImage
 
 MOST_INT64 = 2**63 - 1
 Row = dict[str, Any]
@@ -60,7 +61,7 @@ PickedImages = Mapping[tuple[str, int], Picked]
 
 
 def prompt_rows(
-    batch: str, entries: Iterable[Entry], picks: PickedImages | None = None
+    batch: str, entries: Sequence[Entry], picks: PickedImages | None = None
 ) -> Iterator[Row]:
     """The rows of a batch's prompts.
 
@@ -69,8 +70,10 @@ def prompt_rows(
         entries: One per prompt, in the order of the list.
         picks: What people have decided on its images.
     """
+    images = (image for entry in entries for image in entry.outcome.images)
+    alike = near_duplicates({image.key: image.perceptual_hash or "" for image in images})
     for entry in entries:
-        row = _prompt(batch, entry.outcome, entry.provenance, picks or {})
+        row = _prompt(batch, entry.outcome, entry.provenance, picks or {}, alike)
         yield whole(row, PROMPT_COLUMNS)
 
 
@@ -119,7 +122,13 @@ def _whole(value: Any, kind: Type) -> Any:
             return value
 
 
-def _prompt(batch: str, outcome: Outcome, provenance: Provenance | None, picks: PickedImages) -> Row:
+def _prompt(
+    batch: str,
+    outcome: Outcome,
+    provenance: Provenance | None,
+    picks: PickedImages,
+    alike: Mapping[str, str],
+) -> Row:
     key = provenance.key if provenance is not None else ""
     generation = outcome.generation
     origins = provenance.images if provenance is not None else ()
@@ -136,7 +145,7 @@ def _prompt(batch: str, outcome: Outcome, provenance: Provenance | None, picks: 
         "model": generation.model if generation else outcome.prompt.model,
         "stored_at": max(stored_at, default=None) if outcome.status == "stored" else None,
         "images": [
-            _image(image, origin, picks.get((key, origin.place)))
+            _image(image, origin, picks.get((key, origin.place)), alike.get(image.key))
             for image, origin in zip(outcome.images, origins, strict=True)
         ],
     }
@@ -162,8 +171,9 @@ def _provenance(provenance: Provenance) -> Row:
     }
 
 
-def _image(image: StoredImage, origin: Origin, pick: Picked | None) -> Row:
+def _image(image: StoredImage, origin: Origin, pick: Picked | None, similar_to: str | None) -> Row:
     row = image.model_dump(mode="json")
+    row |= {"digital_source_type": DIGITAL_SOURCE_TYPE, "similar_to": similar_to}
     if pick is not None and pick.sha256 == image.sha256:
         row |= {"picked": pick.picked, "pick_note": pick.note, "picked_at": pick.decided_at}
     size = {} if image.checked else {"width": None, "height": None}

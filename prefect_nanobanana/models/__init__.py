@@ -12,6 +12,7 @@ from prefect_nanobanana.models.base import (
 )
 from prefect_nanobanana.models.charges import Caller, Charge, ChargeStatus
 from prefect_nanobanana.models.generations import (
+    DIGITAL_SOURCE_TYPE,
     URL_LIFETIME_DAYS,
     Generation,
     GenerationStatus,
@@ -52,6 +53,7 @@ __all__ = [
     "CEILING_REACHED",
     "DEFAULT_ASPECT_RATIO",
     "DEFAULT_MODEL",
+    "DIGITAL_SOURCE_TYPE",
     "MAX_PROMPT_CHARACTERS",
     "MAX_QUANTITY",
     "URL_LIFETIME_DAYS",

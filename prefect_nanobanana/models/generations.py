@@ -13,6 +13,8 @@ Mode = Literal["sync", "async", "stream"]
 GenerationStatus = Literal["completed", "warning", "failed"]
 
 
+DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's term for what a model has made, which all of the API's images are."""
 URL_LIFETIME_DAYS = 15
 """After this the API's image URLs are dead (vendor's documentation)."""
 
@@ -73,6 +75,10 @@ class StoredImage(Frozen):
         source_url: Where it was fetched from; a `data:` URL is cut short.
         checked: Whether it was decoded and is known to be a whole picture. If not, it is a film or of a
             kind that cannot be checked here, stored as its host served it.
+        marks: What the file says of where it comes from: `c2pa`, and `iptc:` with IPTC's digital source
+            type.
+        perceptual_hash: What it looks like, in 16 hexadecimal digits: those of pictures that look alike
+            differ in few bits. None if no small picture was made of it.
     """
 
     uri: str
@@ -84,6 +90,8 @@ class StoredImage(Frozen):
     height: int
     source_url: str
     checked: bool = True
+    marks: tuple[str, ...] = ()
+    perceptual_hash: str | None = None
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -91,4 +99,7 @@ class StoredImage(Frozen):
         written: dict[str, Any] = handler(self)
         if self.checked:
             written.pop("checked", None)
+        for name in ("marks", "perceptual_hash"):
+            if not written.get(name):
+                written.pop(name, None)
         return written

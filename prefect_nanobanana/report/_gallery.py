@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from jinja2 import Environment, Template
 
+from prefect_nanobanana._common.similar import near_duplicates
 from prefect_nanobanana._common.text import counted, in_credits, number, shortened
 from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.models import OutcomeStatus, RunReport, StoredImage
@@ -51,6 +52,7 @@ class _Picture:
         preview: Its preview.
         id: What it is known by.
         picked: What people decided on it.
+        similar_to: The file's name of an earlier picture that looks the same.
     """
 
     image: StoredImage
@@ -58,6 +60,7 @@ class _Picture:
     preview: str | None
     id: str | None = None
     picked: Pick | None = None
+    similar_to: str | None = None
 
     @property
     def pick(self) -> str:
@@ -179,6 +182,7 @@ def gallery_page(
         script=parts.script,
         script_hash=_hash(parts.script),
         picks=decided if picks or review else None,
+        similar=sum(any(picture.similar_to for picture in its) for its in pictures[: len(cards)]),
         review=review,
         review_script=parts.review_script,
         review_hash=_hash(parts.review_script),
@@ -202,6 +206,8 @@ def _pictures(
             if preview and len(preview) <= room:
                 room -= len(preview)
                 kept[n, place] = preview
+    images = (image for item in items for image in item.outcome.images)
+    alike = near_duplicates({image.key: image.perceptual_hash or "" for image in images})
     return [
         [
             _Picture(
@@ -213,6 +219,7 @@ def _pictures(
                 kept.get((n, place)),
                 f"{known[0]}-{known[1]}" if known else None,
                 picks.get(known) if known else None,
+                alike.get(image.key, "").rpartition("/")[2] or None,
             )
             for place, (image, known) in enumerate(zip(item.outcome.images, item.image_ids, strict=True))
         ]

@@ -55,7 +55,8 @@ def test_stored_byte_for_byte_with_type_and_extension_of_its_bytes(
         copied = copy_image(bucket, url, thumbnail=True, prompt="Käse", model="m")
         again = copy_image(bucket, url, prompt="Käse", model="m")
     image = copied.image
-    assert again == Copied(image, "")
+    assert len(image.perceptual_hash or "") == 16, "a small picture tells what it looks like"
+    assert again == Copied(image.model_copy(update={"perceptual_hash": None}), "")
     assert (folder / f"images/x.{extension}").read_bytes() == content
     assert image.sha256 == hashlib.sha256(content).hexdigest()
     assert (image.content_type, image.size_bytes) == (kind, len(content))

@@ -5,8 +5,9 @@
   const chips = [...document.querySelectorAll(".chips button")];
   const dialog = document.querySelector("dialog");
   const text = find("text"), large = find("large"), full = find("full"), note = find("note");
-  const state = { status: "", pick: "", q: "", p: "" };
-  const group = (chip) => ("pick" in chip.dataset ? "pick" : "status");
+  const state = { status: "", pick: "", similar: "", q: "", p: "" };
+  const groups = ["status", "pick", "similar"];
+  const group = (chip) => groups.find((name) => name in chip.dataset);
   let words = null; // what each card is searched for, made when somebody searches
   let trying = null; // the full picture that is on its way
   document.documentElement.classList.add("js");
@@ -23,7 +24,7 @@
   function read() {
     const said = new URLSearchParams(location.hash.slice(1));
     for (const name of Object.keys(state)) state[name] = said.get(name) ?? "";
-    for (const name of ["status", "pick"]) {
+    for (const name of groups) {
       if (!chips.some((chip) => group(chip) === name && chip.dataset[name] === state[name])) state[name] = "";
     }
     if (fold(text.value) !== fold(state.q)) text.value = state.q;
@@ -61,7 +62,7 @@
     for (const card of cards) {
       // While one is open, what was just decided on stays, so that one can go back to it.
       const picked = !state.pick || card.dataset.pick.split(" ").includes(state.pick) || (state.p !== "" && !card.hidden);
-      const hit = (!state.status || card.dataset.status === state.status) && picked && (!wanted || words.get(card).includes(wanted));
+      const hit = (!state.status || card.dataset.status === state.status) && (!state.similar || card.dataset.similar === state.similar) && picked && (!wanted || words.get(card).includes(wanted));
       if (card.hidden === hit) card.hidden = !hit;
       shown += hit;
     }
@@ -215,7 +216,7 @@
   document.addEventListener("open", (event) => go({ p: event.detail }));
   find("empty").querySelector("button").addEventListener("click", () => {
     text.value = "";
-    go({ status: "", pick: "", q: "" });
+    go({ status: "", pick: "", similar: "", q: "" });
     text.focus();
   });
   find("previous").addEventListener("click", () => move(-1));
