@@ -1,6 +1,7 @@
 """The flows that people run."""
 
 from prefect_nanobanana.flows._daily import daily_images
+from prefect_nanobanana.flows._derive import derive_sizes
 from prefect_nanobanana.flows._images import generate_images
 from prefect_nanobanana.flows._parts import generate_in_parts, generate_part
 from prefect_nanobanana.flows._pending import copy_pending
@@ -11,6 +12,7 @@ from prefect_nanobanana.flows._review import review_images
 __all__ = [
     "copy_pending",
     "daily_images",
+    "derive_sizes",
     "generate_images",
     "generate_in_parts",
     "generate_part",

@@ -44,7 +44,7 @@ MAX_PIXELS = 100_000_000
 """More than any model makes; a larger picture is a decompression bomb."""
 
 # Each format's own reader: `Image.open` warns of large pictures, and tries whatever is installed.
-_READERS: dict[Kind, Callable[[io.BytesIO], Image.Image]] = {
+READERS: dict[Kind, Callable[[io.BytesIO], Image.Image]] = {
     _kinds.PNG: PngImagePlugin.PngImageFile,
     _kinds.JPEG: JpegImagePlugin.JpegImageFile,
     _kinds.GIF: GifImagePlugin.GifImageFile,
@@ -76,7 +76,7 @@ _ADAM7 = (
     (0, 1, 1, 2),
 )
 """The passes of an interlaced PNG: where each begins, and how far its pixels are apart."""
-_UPRIGHT = {
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -167,7 +167,7 @@ def _inspected(data: memoryview, thumbnail: bool, length_told: bool) -> Picture:
         raise NotAPicture(no_kind(head))
     with _mapped if isinstance(data.obj, mmap.mmap) else nullcontext():
         structure = read_structure(kind, data)
-    width, height, turned = structure.width, structure.height, _orientation(structure.exif)
+    width, height, turned = structure.width, structure.height, orientation(structure.exif)
     needed = width * height * _BYTES_PER_PIXEL.get(kind, 8)
     if not kind.checked or (needed > MAX_DECODED_BYTES and width * height <= MAX_PIXELS):
         return _unchecked(kind, structure, length_told)
@@ -189,7 +189,7 @@ def _unchecked(kind: Kind, structure: Structure, length_told: bool) -> Picture:
     if not length_told:
         raise NotAPicture(f"{kind.name} cannot be checked, and its host did not say how long it is")
     known = (structure.width, structure.height) if kind.checked else (0, 0)
-    return _upright(kind, *known, _orientation(structure.exif), checked=False)
+    return _upright(kind, *known, orientation(structure.exif), checked=False)
 
 
 def _bound(pixels: int) -> None:
@@ -199,16 +199,16 @@ def _bound(pixels: int) -> None:
 
 def _decoded(kind: Kind, structure: Structure, thumbnail: bool) -> Picture:
     try:
-        with _READERS[kind](io.BytesIO(b"".join(structure.parts))) as image:
+        with READERS[kind](io.BytesIO(b"".join(structure.parts))) as image:
             _bound(image.width * image.height)
             width, height = image.size
             # A JPEG is decoded at the size wanted, which reads all of it at a fraction of the cost.
             wanted = THUMBNAIL_PIXELS * 2 if thumbnail else 1
             image.draft("RGB", (wanted, wanted))
             image.load()
-            turned = _orientation(structure.exif)
+            turned = orientation(structure.exif)
             if kind == _kinds.AVIF:
-                turned = _orientation(image.info.get("exif") or b"")
+                turned = orientation(image.info.get("exif") or b"")
             small, looks = _small(image, turned) if thumbnail else ("", "")
             picture = _upright(kind, width, height, turned, small)
             return replace(picture, perceptual_hash=looks)
@@ -233,7 +233,7 @@ def _small(image: Image.Image, turned: int) -> tuple[str, str]:
     out = io.BytesIO()
     try:
         image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-        small = image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
+        small = image.transpose(UPRIGHT[turned]) if turned in UPRIGHT else image
         small.convert("RGBA" if "A" in small.getbands() else "RGB").save(out, "WEBP", quality=60)
         looks = difference_hash(small)
     except Exception:  # as for a mode that cannot be converted: it is a whole picture all the same
@@ -282,7 +282,7 @@ def _count_png(structure: Structure, expected: int) -> None:
         raise NotAPicture(_ROWS_MISSING)
 
 
-def _orientation(exif: bytes) -> int:
+def orientation(exif: bytes) -> int:
     """How a picture is turned, by EXIF; 1, upright, if that does not say so."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
@@ -294,7 +294,7 @@ def _orientation(exif: bytes) -> int:
         for at in range(start + 2, start + 2 + 12 * count, 12):
             tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, at)
             if tag == 0x0112:
-                return value if value in _UPRIGHT else 1
+                return value if value in UPRIGHT else 1
     except struct.error:
         pass
     return 1

@@ -4,12 +4,14 @@ from prefect_nanobanana.manifest._batches import list_batches
 from prefect_nanobanana.manifest._changes import BatchTables, changed_batches
 from prefect_nanobanana.manifest._columns import IMAGE_COLUMNS, PROMPT_COLUMNS
 from prefect_nanobanana.manifest._files import MANIFEST, ManifestFiles
+from prefect_nanobanana.manifest._rows import Besides
 
 __all__ = [
     "IMAGE_COLUMNS",
     "MANIFEST",
     "PROMPT_COLUMNS",
     "BatchTables",
+    "Besides",
     "ManifestFiles",
     "changed_batches",
     "list_batches",

@@ -127,6 +127,23 @@ _FILE = (
     ),
     Column("perceptual_hash", "string", "What it looks like, in 16 hexadecimal digits (a dHash)."),
     Column("similar_to", "string", "The `key` of an earlier image of the batch that looks the same."),
+    Column(
+        "derived",
+        ListOf(
+            Struct(
+                (
+                    Column("uri", "string", "Where the copy is."),
+                    Column("key", "string", "The same without the bucket."),
+                    Column("content_type", "string", "As `image/webp`."),
+                    Column("width", "int64", "In pixels."),
+                    Column("height", "int64", "In pixels."),
+                    Column("size_bytes", "int64", "Its size."),
+                    Column("sha256", "string", "The hash of its bytes."),
+                )
+            )
+        ),
+        "Smaller copies of it, made by `derive_sizes`.",
+    ),
     Column("picked", "boolean", "What people decided: kept or rejected; null if nobody has yet."),
     Column("pick_note", "string", "What they noted."),
     Column("picked_at", "timestamp", "When that was taken over."),

@@ -8,7 +8,7 @@ from contextlib import suppress
 from prefect_nanobanana.errors import StorageError
 from prefect_nanobanana.manifest import _jsonl, _parquet
 from prefect_nanobanana.manifest._columns import IMAGE_COLUMNS, PROMPT_COLUMNS
-from prefect_nanobanana.manifest._rows import Entry, PickedImages, Row, image_rows, prompt_rows
+from prefect_nanobanana.manifest._rows import Besides, Entry, Row, image_rows, prompt_rows
 from prefect_nanobanana.s3 import ObjectStore
 
 MANIFEST = "manifest.jsonl"
@@ -25,7 +25,7 @@ class ManifestFiles:
         store: Where the batch lies.
         batch: Its name.
         entries: What they are to say: one per prompt, in the order of the list.
-        picks: What people have decided on the images.
+        besides: What is known of the images besides.
     """
 
     def __init__(
@@ -33,12 +33,12 @@ class ManifestFiles:
         store: ObjectStore,
         batch: str,
         entries: Sequence[Entry],
-        picks: PickedImages | None = None,
+        besides: Besides | None = None,
     ) -> None:
         self._store = store
         self._batch = batch
         self._entries = entries
-        self._picks = picks
+        self._besides = besides
         self._rows: list[Row] | None = None
 
     @staticmethod
@@ -60,9 +60,9 @@ class ManifestFiles:
 
     def _prompts(self) -> Iterator[Row]:
         if len(self._entries) > KEPT_ROWS:
-            return prompt_rows(self._batch, self._entries, self._picks)
+            return prompt_rows(self._batch, self._entries, self._besides)
         if self._rows is None:
-            self._rows = list(prompt_rows(self._batch, self._entries, self._picks))
+            self._rows = list(prompt_rows(self._batch, self._entries, self._besides))
         return iter(self._rows)
 
     def _images(self) -> Iterator[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -60,20 +61,44 @@ PickedImages = Mapping[tuple[str, int], Picked]
 """By prompt's key and image's place."""
 
 
-def prompt_rows(
-    batch: str, entries: Sequence[Entry], picks: PickedImages | None = None
-) -> Iterator[Row]:
+class Derived(Protocol):
+    """A smaller copy of an image."""
+
+    @property
+    def source_sha256(self) -> str:
+        """The hash of the image that it was made of."""
+
+    def model_dump(self, *, mode: str, include: set[str]) -> dict[str, Any]:
+        """What is known of it."""
+
+
+@dataclass(frozen=True)
+class Besides:
+    """What is known of images besides their records.
+
+    Attributes:
+        bucket: The address of the bucket, as `s3://bucket/`.
+        picks: What people have decided.
+        derived: Smaller copies, by the image's key.
+    """
+
+    bucket: str = "s3:///"
+    picks: PickedImages = field(default_factory=dict)
+    derived: Mapping[str, Sequence[Derived]] = field(default_factory=dict)
+
+
+def prompt_rows(batch: str, entries: Sequence[Entry], besides: Besides | None = None) -> Iterator[Row]:
     """The rows of a batch's prompts.
 
     Args:
         batch: Its name.
         entries: One per prompt, in the order of the list.
-        picks: What people have decided on its images.
+        besides: What is known of its images besides.
     """
     images = (image for entry in entries for image in entry.outcome.images)
     alike = near_duplicates({image.key: image.perceptual_hash or "" for image in images})
     for entry in entries:
-        row = _prompt(batch, entry.outcome, entry.provenance, picks or {}, alike)
+        row = _prompt(batch, entry.outcome, entry.provenance, besides or Besides(), alike)
         yield whole(row, PROMPT_COLUMNS)
 
 
@@ -126,7 +151,7 @@ def _prompt(
     batch: str,
     outcome: Outcome,
     provenance: Provenance | None,
-    picks: PickedImages,
+    besides: Besides,
     alike: Mapping[str, str],
 ) -> Row:
     key = provenance.key if provenance is not None else ""
@@ -145,7 +170,10 @@ def _prompt(
         "model": generation.model if generation else outcome.prompt.model,
         "stored_at": max(stored_at, default=None) if outcome.status == "stored" else None,
         "images": [
-            _image(image, origin, picks.get((key, origin.place)), alike.get(image.key))
+            {
+                **_image(image, origin, besides.picks.get((key, origin.place)), alike.get(image.key)),
+                "derived": _derived(image, besides),
+            }
             for image, origin in zip(outcome.images, origins, strict=True)
         ],
     }
@@ -187,3 +215,13 @@ def _image(image: StoredImage, origin: Origin, pick: Picked | None, similar_to: 
             "stored_at": origin.stored_at,
         }
     )
+
+
+def _derived(image: StoredImage, besides: Besides) -> list[Row]:
+    fields = {"key", "content_type", "width", "height", "size_bytes", "sha256"}
+    rows = [
+        each.model_dump(mode="json", include=fields)
+        for each in besides.derived.get(image.key, ())
+        if each.source_sha256 == image.sha256
+    ]
+    return [{**row, "uri": besides.bucket + row["key"]} for row in rows]

@@ -16,7 +16,8 @@ from prefect_nanobanana._common.daemon_pool import beside
 from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.credentials import NanoBananaCredentials
-from prefect_nanobanana.manifest import MANIFEST, ManifestFiles
+from prefect_nanobanana.derived import DERIVED, DerivedImage, DerivedImages
+from prefect_nanobanana.manifest import MANIFEST, Besides, ManifestFiles
 from prefect_nanobanana.models import Caller, Charge, Credits, Part, Plan, RunReport
 from prefect_nanobanana.picks import PICKS, ImageId, Pick, Picks
 from prefect_nanobanana.report._account_page import account_credits
@@ -202,7 +203,7 @@ class Publisher:
             self._store.put(self._key(GALLERY), page, "text/html; charset=utf-8", "page")
 
         fields = {GALLERY: "gallery_uri", MANIFEST: "manifest_uri"}
-        files = ManifestFiles(self._store, self._batch, items, picks).writers()
+        files = ManifestFiles(self._store, self._batch, items, self._besides(picks)).writers()
         writers = chain([(GALLERY, write_gallery)], files)
         failed = [name for name, write in writers if not self._tried(name, write)]
         changes: dict[str, Any] = {fields[name]: None for name in failed if name in fields}
@@ -213,6 +214,12 @@ class Publisher:
         report = self.publish_pages(report, items)
         self._tried("event batch.published", lambda: emit_batch_published(report))
         return report
+
+    def _besides(self, picks: dict[ImageId, Pick]) -> Besides:
+        derived: dict[str, list[DerivedImage]] = {}
+        copies = DerivedImages(self._store, self._batch)
+        self._tried(DERIVED, lambda: derived.update(copies.by_source()))
+        return Besides(self._store.uri(""), picks, derived)
 
     def picks(self) -> dict[ImageId, Pick]:
         """What people have decided on the images; nothing if that cannot be read, which is said."""

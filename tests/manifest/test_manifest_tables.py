@@ -280,9 +280,8 @@ def test_names_are_such_as_warehouses_take(columns: tuple[Column, ...]) -> None:
             found.append(column.name)
             kind = column.type.item if isinstance(column.type, ListOf) else column.type
             if isinstance(kind, Struct):
-                inner = names(kind.columns)
-                assert len(set(inner)) == len(inner)
-                found += inner
+                assert len({c.name for c in kind.columns}) == len(kind.columns)
+                found += names(kind.columns)
         return found
 
     for name in names(columns):

@@ -351,7 +351,7 @@ def test_the_record_knows_whom_it_was_sent_for(
 ) -> None:
     run("a")
     (record,) = Ledger(ObjectStore(bucket), "b").read_others(()).values()
-    assert record.caller == Caller("generate_images", credentials.account)
+    assert record.caller == Caller("generate_images", credentials.account, record.asked_by)
     assert record.price == 1
 
 
