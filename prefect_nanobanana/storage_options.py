@@ -85,8 +85,8 @@ class StorageOptions(BaseModel):
     prompts: Literal["auto", "always", "never"] = Field(
         default="auto",
         title="Prompts in images' metadata",
-        description="auto: unless everybody may read the images. What they cost is never said to "
-        "everybody.",
+        description="auto: unless everybody may read the images. What they cost is never in the "
+        "metadata of public ones.",
     )
     links: Links = Field(
         default="plain",
@@ -135,8 +135,8 @@ class StorageOptions(BaseModel):
 
     @property
     def is_public(self) -> bool:
-        """Whether everybody may read the images, by their ACL."""
-        return str(self.acl).startswith("public")
+        """Whether everybody, or everybody with an account, may read the images, by their ACL."""
+        return str(self.acl).startswith("public") or self.acl == "authenticated-read"
 
     def shown(self, metadata: Mapping[str, str]) -> dict[str, str]:
         """What an image's metadata may say, of what is known.

@@ -14,6 +14,7 @@ from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.flows._asked import current_run
 from prefect_nanobanana.flows._images import generate_images
 from prefect_nanobanana.flows._review_steps import KeepAs, ReviewSteps
+from prefect_nanobanana.flows._variants import spent_on
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.models import ReviewReport
 from prefect_nanobanana.s3 import ObjectStore
@@ -67,6 +68,7 @@ def review_images(
     """
     if variants and generator is None:
         raise InvalidInput("generator: is missing: name the block whose account pays for variants")
+    logger = get_run_logger()
     steps = ReviewSteps(
         ObjectStore(bucket, storage),
         batch,
@@ -75,31 +77,38 @@ def review_images(
         decide_within_seconds,
         get_run_logger(),
     )
-    asked: set[str] = set()
     given = steps.read(picks) if picks and picks.strip() else None
+    variants_asked, problems = set[str](), list[str]()
     while True:
-        steps.carry_out()
-        wanted = [each for each in steps.variants(variants) if each.name not in asked]
-        if wanted:
-            assert generator is not None
-            asked |= {str(each.name) for each in wanted}
-            settings: dict[str, Any] = {"max_credits": max_credits, "budget": budget, "storage": storage}
-            generate_images(
-                prompts=wanted,
-                generator=generator,
-                bucket=bucket,
-                batch=batch,
-                fail_on="never",
-                **settings,
-            )
-            steps.reload()
         if given is not None:
-            decided, given = steps.decide(given), {}
+            steps.decide(given)
+            more, given = True, None
         else:
-            decided = steps.ask()
-        if not decided:
+            more = False
+        steps.carry_out()
+        wanted, told = steps.variants(variants, variants_asked)
+        left = None if max_credits is None else int(max(0, max_credits - spent_on(steps.own_variants)))
+        problems += told
+        if wanted and generator is not None and left != 0:
+            variants_asked |= {str(each.name) for each in wanted}
+            settings: dict[str, Any] = {"max_credits": left, "budget": budget, "storage": storage}
+            try:
+                generate_images(
+                    prompts=wanted,
+                    generator=generator,
+                    bucket=bucket,
+                    batch=steps.batch,
+                    fail_on="never",
+                    **settings,
+                )
+            except InvalidInput as error:  # what people have decided counts all the same
+                problems += error.problems
+            steps.reload()
+        if not more and (picks or not steps.ask()):
             break
-    report = steps.publish()
+    for problem in problems:
+        logger.warning("A variant is not asked for: %s", problem)
+    report = steps.publish(steps.own_variants)
     message = f"{report.kept} kept, {report.rejected} rejected, {report.undecided} undecided"
     if report.variants:
         message += f"; {report.variants} variants, {report.credits_used} credits"

@@ -2,8 +2,7 @@
 
 # No `from __future__ import annotations` here, as in every module of the flows.
 
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -11,20 +10,23 @@ from typing import Literal
 from prefect.client.schemas.objects import FlowRun
 from prefect.flow_runs import suspend_flow_run
 
-from prefect_nanobanana._common.naming import slug
 from prefect_nanobanana._common.text import counted
 from prefect_nanobanana.batch import Ledger, recorded_outcomes
 from prefect_nanobanana.errors import InvalidInput, LedgerError, StorageError
-from prefect_nanobanana.flows._asked import answer_to, can_be_suspended, was_asked
+from prefect_nanobanana.flows import _review_form as forms
+from prefect_nanobanana.flows._asked import answer_to, can_be_suspended
 from prefect_nanobanana.flows._call import Logger
-from prefect_nanobanana.flows._review_form import Seen, decisions_of, form_of
+from prefect_nanobanana.flows._review_form import Asked, Picture, hashes_of, pictures_of
+from prefect_nanobanana.flows._review_state import Questions, question_key
+from prefect_nanobanana.flows._variants import own_variants, variants_of
 from prefect_nanobanana.models import ImagePrompt, ReviewReport
-from prefect_nanobanana.picks import Decision, ImageId, Pick, Picks, read_decisions
+from prefect_nanobanana.picks import MOST_BYTES, Decision, ImageId, Pick, Picks, read_decisions
 from prefect_nanobanana.report import GalleryItem, Publisher
 from prefect_nanobanana.s3 import ObjectStore
 
 KeepAs = Literal["copy", "tag", "record"]
-_VARIANT = re.compile(r"(.+) variant ([1-9])")
+MOST_PROMPTS = 2_000
+"""On a page; what else is undecided is left to the next review."""
 
 
 class ReviewSteps:
@@ -61,31 +63,36 @@ class ReviewSteps:
         self._logger = logger
         self._publisher = Publisher(store, self._ledger.batch, logger)
         self._picks = Picks(store, self._ledger.batch)
-        self._decided = self._picks.read()
-        self._items: list[GalleryItem] = []
+        self._all_decided = self._picks.read()
+        self._questions = Questions(self._ledger, run)
+        self._now = 0
+        self.items: list[GalleryItem] = []
+        self._pictures: dict[ImageId, Picture] = {}
         self.reload()
 
     @property
-    def _run_id(self) -> str:
-        return str(self._run.id) if self._run is not None else ""
+    def batch(self) -> str:
+        """The batch's name, as its folder is called."""
+        return self._ledger.batch
 
     @property
-    def _own(self) -> list[Pick]:
-        """What this run has decided so far."""
-        return [pick for pick in self._decided.values() if pick.review == self._run_id]
+    def decided(self) -> dict[ImageId, Pick]:
+        """What is decided on the images as they are: on others there was no decision."""
+        return {
+            known: pick
+            for known, pick in self._all_decided.items()
+            if known in self._pictures and self._pictures[known].image.sha256 == pick.sha256
+        }
 
     def reload(self) -> None:
         """Read what the batch's records say now."""
         recorded = recorded_outcomes(self._ledger, self._logger)
         if recorded is None:
-            raise LedgerError(
-                f"the records of batch {self._ledger.batch!r} could not be read: see the log"
-            )
+            raise LedgerError(f"the records of batch {self.batch!r} could not be read: see the log")
         if not recorded.items:
-            raise InvalidInput(
-                f"batch: there is no batch {self._ledger.batch!r} in {self._store.uri('')}"
-            )
-        self._items = recorded.items
+            raise InvalidInput(f"batch: there is no batch {self.batch!r} in {self._store.uri('')}")
+        self.items = recorded.items
+        self._pictures = pictures_of(self.items)
 
     def read(self, picks: str) -> dict[ImageId, Decision]:
         """Read a `picks.json`.
@@ -97,14 +104,15 @@ class ReviewSteps:
             InvalidInput: If it cannot be read, or is about another batch.
         """
         if picks.startswith("s3://"):
-            content = self._store.uris.read(picks, parameter="picks")
+            content = self._store.uris.read(picks, MOST_BYTES + 1, parameter="picks")
         else:
             try:
-                content = Path(picks).read_bytes()
-            except OSError as error:
-                raise InvalidInput(f"picks: {picks} cannot be read: {error.strerror}") from None
-        hashes = Seen(self._items, {}).hashes
-        return read_decisions(content, picks, self._ledger.batch, hashes)
+                with Path(picks).open("rb") as file:
+                    content = file.read(MOST_BYTES + 1)
+            except (OSError, ValueError) as error:
+                why = getattr(error, "strerror", None) or "it is no path"
+                raise InvalidInput(f"picks: {picks!r} cannot be read: {why}") from None
+        return read_decisions(content, picks, self.batch, hashes_of(self._pictures))
 
     def carry_out(self) -> None:
         """Do with the images what was decided, as far as it is not done yet.
@@ -112,47 +120,17 @@ class ReviewSteps:
         Raises:
             StorageError: If the store does not let us.
         """
-        images = {key: i for key, i, *_ in Seen(self._items, {}).pictures}
-        decided = [(images[p.image], p) for p in self._decided.values() if p.image in images]
-        marks = self._store.marks
-        if self._keep_as == "tag":
-            for image, pick in decided:
-                if pick.review == self._run_id:
-                    marks.tag(image.key, "picked", str(pick.picked).lower())
-        if self._keep_as == "copy":
-            folder = self._ledger.key("picked") + "/"
-            there = {each.key for each in self._store.keys(folder)} if decided else set()
-            for image, pick in decided:
-                key = folder + image.key.rpartition("/")[2]
-                if pick.picked and key not in there:
-                    marks.copy(image.key, key)
-                elif not pick.picked and key in there:
-                    self._store.remove(key)  # the copy: the image itself stays where it is
-
-    def variants(self, most: int) -> list[ImagePrompt]:
-        """The prompts to ask for again: all their images are rejected, and they have no variant yet.
-
-        Args:
-            most: How many times one is asked for again.
-        """
-        names = {item.outcome.prompt.name for item in self._items}
-        found = []
-        for item in self._items:
-            known = [self._decided.get(key) if key else None for key in item.image_ids]
-            if not known or not all(pick is not None and not pick.picked for pick in known):
-                continue
-            prompt, provenance = item.outcome.prompt, item.provenance
-            assert provenance is not None
-            match = _VARIANT.fullmatch(prompt.name or "")
-            number = int(match[2]) + 1 if match else 1
-            named = prompt.name or f"{slug(prompt.prompt, 40)}-{provenance.key[:8]}"
-            name = f"{match[1] if match else named} variant {number}"
-            if number > most or name in names:
-                continue
-            request = provenance.request
-            asked = {"model": request.model, "aspect_ratio": request.aspect_ratio}
-            found.append(prompt.model_copy(update={**asked, "name": name, "quantity": request.quantity}))
-        return found
+        decided = [(self._pictures[known].image, pick) for known, pick in self.decided.items()]
+        folder = self._ledger.key("picked") + "/"
+        there = {each.key for each in self._store.keys(folder)} if decided else set()
+        for image, pick in decided:
+            key = folder + image.key.rpartition("/")[2]
+            if self._keep_as == "tag":
+                self._store.marks.tag(image.key, "picked", str(pick.picked).lower())
+            if self._keep_as == "copy" and pick.picked and key not in there:
+                self._store.marks.copy(image.key, key)
+            if not pick.picked and key in there:
+                self._store.remove(key)  # the copy: the image itself stays where it is
 
     def decide(self, decisions: Mapping[ImageId, Decision]) -> list[Pick]:
         """Take decisions over.
@@ -163,109 +141,131 @@ class ReviewSteps:
         Raises:
             StorageError: If they cannot be written.
         """
-        now, number = datetime.now(UTC), self._round
-        images = {key: image for key, image, *_ in Seen(self._items, {}).pictures}
-        news = []
+        now, before, news = datetime.now(UTC), self.decided, []
         for known, decision in decisions.items():
-            before, image = self._decided.get(known), images[known]
-            said = (decision.picked, decision.note, image.sha256)
-            if decision.picked is None or (
-                before and (before.picked, before.note, before.sha256) == said
-            ):
+            if decision.picked is None or known not in self._pictures:
                 continue
-            news.append(
-                Pick(
-                    batch=self._ledger.batch,
-                    prompt_key=known[0],
-                    place=known[1],
-                    key=image.key,
-                    sha256=image.sha256,
-                    picked=decision.picked,
-                    note=decision.note,
-                    decided_at=now,
-                    review=self._run_id or None,
-                    round=number,
-                )
+            pick = Pick(
+                batch=self.batch,
+                prompt_key=known[0],
+                place=known[1],
+                key=self._pictures[known].image.key,
+                sha256=self._pictures[known].image.sha256,
+                picked=decision.picked,
+                note=decision.note,
+                decided_at=now,
+                review=str(self._run.id) if self._run is not None else None,
             )
+            earlier = before.get(known)
+            if earlier is None or (earlier.picked, earlier.note) != (pick.picked, pick.note):
+                news.append(pick)
         if news:
-            self._decided = self._picks.add(news)
-            self._publisher.review.tell(news, self._items)
+            self._all_decided = self._picks.add(news)
+            self._publisher.review.tell(news, self.items)
+            self._now += len(news)
         return news
 
-    def ask(self) -> list[Pick]:
-        """Ask people to decide, if there is something new to decide on; the run is suspended meanwhile.
+    def variants(self, most: int, asked: Collection[str]) -> tuple[list[ImagePrompt], list[str]]:
+        """What to ask for again, and why not; see `variants_of`."""
+        own = self._store.uri(self._ledger.key("references")) + "/"
+        return variants_of(self.items, self.decided, most, own, asked) if most else ([], [])
+
+    @property
+    def own_variants(self) -> list[GalleryItem]:
+        """The variants that this run has asked for."""
+        return own_variants(self.items, str(self._run.id) if self._run is not None else "")
+
+    def ask(self) -> bool:
+        """Have people decide, if there is something new to decide on; the run is suspended meanwhile.
 
         Returns:
-            What they have decided.
+            Whether they have been asked, and what they answered is taken over.
 
         Raises:
             InvalidInput: If the run cannot be suspended, or the answer cannot be read.
             StorageError: If the page cannot be written, or the decisions.
         """
-        seen, number = Seen(self._items, self._decided), self._round
-        last = max((pick.decided_at for pick in self._own), default=None)
-        asked_at = [item.provenance.asked_at for *_, item in seen.pictures if item.provenance]
-        if not seen.pictures or (last and not any(at and at > last for at in asked_at)):
-            return []
-        key = f"nanobanana-review-{number}"
-        handed_over = self._ledger.key("picks", f"{self._run_id}-{number}.json")
-        if not was_asked(self._run, key):
-            if not can_be_suspended(self._run):
-                raise InvalidInput(
-                    "picks: is missing, and only a run of a deployment of this flow can wait for a "
-                    "person: start it as one, or give the picks.json that a review page has saved"
-                )
-            report = self._publisher.report(self._items)
-            pages = self._publisher.review
-            pages.write_page(report, self._items, self._decided, handed_over, self._seconds)
-            self._logger.warning(
-                "%s to decide on until %s UTC: on the run's page in Prefect's UI, choose Resume",
-                counted(len(seen.pictures), "picture"),
-                f"{datetime.now(UTC) + timedelta(seconds=self._seconds):%Y-%m-%d %H:%M}",
-            )
+        number, asked, last = self._questions.next()
+        if asked is None:
+            undecided = [known for known in self._pictures if known not in self.decided]
+            if last is not None and not self._newer(undecided, last):
+                return False
+            asked = self._suspend_with(number, undecided)
         page = self._store.uri(self._publisher.review.key("review.html"))
-        suspend_flow_run(wait_for_input=form_of(seen, page), timeout=self._seconds, key=key)
-        found = self._store.find(handed_over)
-        place = self._store.uri(handed_over)
-        given = answer_to(self._run, key) or {}
-        content = found[0] if found else None
-        return self.decide(decisions_of(given, content, seen, self._ledger.batch, place))
+        form = forms.form_of(asked, self._pictures, page)
+        suspend_flow_run(wait_for_input=form, timeout=self._seconds, key=question_key(number))
+        given = answer_to(self._run, question_key(number)) or {}
+        handed_over = self._handed_over(number, forms.says_something(given))
+        self.decide(forms.decisions_of(given, handed_over, asked, self._pictures, self.batch))
+        self._questions.note(number, asked.model_copy(update={"taken_over": datetime.now(UTC)}))
+        return True
 
-    def publish(self) -> ReviewReport:
+    def publish(self, spent: Sequence[GalleryItem]) -> ReviewReport:
         """Write gallery and manifest with what is decided; say what the review came to.
+
+        Args:
+            spent: The variants that this run has asked for.
 
         Raises:
             StorageError: If they cannot be written.
         """
-        pictures = [(known, image.sha256) for known, image, *_ in Seen(self._items, {}).pictures]
-        picks = [self._decided.get(known) for known, _ in pictures]
-        kept, rejected = (
-            sum(p is not None and p.picked is is_kept for p in picks) for is_kept in (True, False)
-        )
-        if self._own:
-            report = self._publisher.publish_again(self._publisher.report(self._items), self._items)
+        decided = self.decided
+        if self._all_decided:
+            report = self._publisher.publish_again(self._publisher.report(self.items), self.items)
             if report.unpublished:
                 raise StorageError(f"could not be written: {', '.join(report.unpublished)}; see the log")
-        variants = [
-            item.outcome
-            for item in self._items
-            if item.provenance is not None
-            and item.provenance.flow_run_id == self._run_id
-            and _VARIANT.fullmatch(item.outcome.prompt.name or "")
-        ]
+        kept = sum(pick.picked for pick in decided.values())
         return ReviewReport(
-            batch=self._ledger.batch,
-            images=len(pictures),
+            batch=self.batch,
+            images=len(self._pictures),
             kept=kept,
-            rejected=rejected,
-            undecided=len(pictures) - kept - rejected,
-            decided_now=len(self._own),
-            picks_uri=self._picks.uri if self._decided else None,
-            variants=len(variants),
-            credits_used=sum(outcome.credits_used for outcome in variants),
+            rejected=len(decided) - kept,
+            undecided=len(self._pictures) - len(decided),
+            decided_now=self._now,
+            picks_uri=self._picks.uri if self._all_decided else None,
+            variants=len(spent),
+            credits_used=sum(item.outcome.credits_used for item in spent),
         )
 
-    @property
-    def _round(self) -> int:
-        """Which of this run's questions is next."""
-        return 1 + max((pick.round for pick in self._own), default=0)
+    def _newer(self, undecided: Sequence[ImageId], last: datetime) -> bool:
+        keys = {known[0] for known in undecided}
+        sources = (i.provenance for i in self.items if i.provenance and i.provenance.key in keys)
+        return any(source.asked_at is not None and source.asked_at > last for source in sources)
+
+    def _suspend_with(self, number: int, undecided: Sequence[ImageId]) -> Asked:
+        """Write the page and what is asked about."""
+        if not can_be_suspended(self._run):
+            raise InvalidInput(
+                "picks: is missing, and only a run of a deployment of this flow can wait for a "
+                "person: start it as one, or give the picks.json that a review page has saved"
+            )
+        # What is undecided first: there is room for so many.
+        keys = {known[0] for known in undecided}
+        order = sorted(self.items, key=lambda i: not (i.provenance and i.provenance.key in keys))
+        shown = set(pictures_of(order[:MOST_PROMPTS]))
+        hashes = hashes_of(self._pictures)
+        asked = Asked(images=[(*known, hashes[known]) for known in undecided if known in shown])
+        report = self._publisher.report(self.items)
+        pages = self._publisher.review
+        pages.write_page(report, order, self.decided, self._questions.place(number), self._seconds)
+        self._questions.note(number, asked)
+        self._logger.warning(
+            "%s to decide on until %s UTC: on the run's page in Prefect's UI, choose Resume",
+            counted(len(asked.images), "picture"),
+            f"{datetime.now(UTC) + timedelta(seconds=self._seconds):%Y-%m-%d %H:%M}",
+        )
+        return asked
+
+    def _handed_over(self, number: int, answered: bool) -> dict[ImageId, Decision]:
+        """What the page has written; if it cannot be read, and the form says something, that counts."""
+        place = self._store.uri(self._questions.place(number))
+        if self._store.head(self._questions.place(number)) is None:
+            return {}
+        content = self._store.uris.read(place, MOST_BYTES + 1, parameter="picks")
+        try:
+            return read_decisions(content, place, self.batch, hashes_of(self._pictures))
+        except InvalidInput as error:
+            if not answered:
+                raise
+            self._logger.warning("What the review page handed over is passed over: %s", error)
+            return {}

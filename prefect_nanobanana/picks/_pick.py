@@ -27,7 +27,6 @@ class Pick(BaseModel):
         note: What the person has noted.
         decided_at: When the review took it over, UTC.
         review: The flow run that asked.
-        round: Which of that run's questions it answered, from 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -42,7 +41,6 @@ class Pick(BaseModel):
     note: Annotated[Text, Field(max_length=MOST_NOTE_CHARACTERS)] | None = None
     decided_at: Moment
     review: str | None = None
-    round: Annotated[int, Field(ge=1)] = 1
 
     @property
     def image(self) -> ImageId:

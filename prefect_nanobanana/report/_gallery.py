@@ -218,7 +218,7 @@ def _pictures(
                 else None,
                 kept.get((n, place)),
                 f"{known[0]}-{known[1]}" if known else None,
-                picks.get(known) if known else None,
+                _of_these_bytes(picks.get(known) if known else None, image),
                 alike.get(image.key, "").rpartition("/")[2] or None,
             )
             for place, (image, known) in enumerate(zip(item.outcome.images, item.image_ids, strict=True))
@@ -255,6 +255,10 @@ def _notices(
             "folder or an open bucket, and not behind a presigned link."
         )
     return notices
+
+
+def _of_these_bytes(pick: Pick | None, image: StoredImage) -> Pick | None:
+    return pick if pick is not None and pick.sha256 == image.sha256 else None
 
 
 def _origin(address: str) -> str:

@@ -199,7 +199,11 @@ class Publisher:
         picks = self.picks()
 
         def write_gallery() -> None:
-            page = gallery_page(report, items, self._store, picks)
+            public = self._store.options.is_public
+            shown = (
+                {k: p.model_copy(update={"note": None}) for k, p in picks.items()} if public else picks
+            )
+            page = gallery_page(report, items, self._store, shown)
             self._store.put(self._key(GALLERY), page, "text/html; charset=utf-8", "page")
 
         fields = {GALLERY: "gallery_uri", MANIFEST: "manifest_uri"}

@@ -72,7 +72,7 @@ class ReviewPages:
             links={key: link for key in images if (link := store.link(key))},
         )
         page = gallery_page(report, items, store, picks, review)
-        store.put(self.key(PAGE), page, "text/html; charset=utf-8")
+        store.marks.write_unlogged(self.key(PAGE), page, "text/html; charset=utf-8")
         self._show(report, items)
 
     def _show(self, report: RunReport, items: Sequence[GalleryItem]) -> None:

@@ -6,6 +6,8 @@ import logging
 import math
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -45,7 +47,18 @@ def _not_of_links(_: logging.LogRecord) -> bool:
 
 
 # At the level DEBUG it tells signatures, and one of these opens an object for a week.
-logging.getLogger("botocore.auth").addFilter(_not_of_links)
+for _name in ("botocore.auth", "botocore.endpoint", "botocore.httpsession", "urllib3.connectionpool"):
+    logging.getLogger(_name).addFilter(_not_of_links)
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Have boto3 tell nothing of what this thread sends: it is, or holds, a signed address."""
+    _signing.link = True
+    try:
+        yield
+    finally:
+        _signing.link = False
 
 
 def presigned(client: Any, bucket: str, key: str, seconds: float = SIGNED_SECONDS) -> str:
@@ -59,13 +72,10 @@ def presigned_put(client: Any, request: dict[str, str], seconds: float) -> str:
 
 
 def _presigned(client: Any, operation: str, request: dict[str, str], seconds: float) -> str:
-    _signing.link = True
-    try:
+    with unlogged():
         valid = min(SIGNED_SECONDS, max(1, math.ceil(seconds)))
         link: str = client.generate_presigned_url(operation, request, ExpiresIn=valid)
         return link
-    finally:
-        _signing.link = False
 
 
 def object_url(client: Any, bucket: str, key: str) -> str:

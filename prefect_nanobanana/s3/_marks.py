@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefect_nanobanana.s3._connection import FAILURES, Connection
-from prefect_nanobanana.s3._locations import presigned_put
+from prefect_nanobanana.s3._locations import presigned_put, unlogged
 from prefect_nanobanana.storage_options import StorageOptions
 
 
@@ -30,10 +30,18 @@ class Marks:
             StorageError: If it does not.
         """
         options = self._options.for_put("image")
-        for given in ("Tagging", "CacheControl"):  # those of the original are copied
-            options.pop(given, None)
+        options.pop("Tagging", None)  # those of the original are copied
         source = {"Bucket": self._bucket, "Key": key}
         try:
+            if self._options.is_public:  # the original may be private, and say more
+                there = self._connection.call("head_object", Key=key)
+                options |= {
+                    "MetadataDirective": "REPLACE",
+                    "ContentType": there.get("ContentType"),
+                    "Metadata": self._options.shown(there.get("Metadata") or {}),
+                }
+            else:
+                options.pop("CacheControl", None)
             self._connection.call("copy_object", CopySource=source, Key=to, **options)
         except FAILURES as error:
             raise self._connection.problem(error, key) from None
@@ -51,6 +59,21 @@ class Marks:
                 return
             listed = [{"Key": n, "Value": v} for n, v in {**tags, name: value}.items()]
             self._connection.call("put_object_tagging", Key=key, Tagging={"TagSet": listed})
+        except FAILURES as error:
+            raise self._connection.problem(error, key) from None
+
+    def write_unlogged(self, key: str, content: bytes, content_type: str) -> None:
+        """Write a record that holds a signed address, of which boto3's log must not tell.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        options = self._options.for_put("record")
+        try:
+            with unlogged():
+                self._connection.call(
+                    "put_object", Key=key, Body=content, ContentType=content_type, **options
+                )
         except FAILURES as error:
             raise self._connection.problem(error, key) from None
 

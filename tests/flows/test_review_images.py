@@ -8,13 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect import get_client
+from prefect import flow, get_client
 from prefect_aws import S3Bucket
 
-from prefect_nanobanana import ImagePrompt, InvalidInput, NanoBananaGenerator, RunReport
+from prefect_nanobanana import (
+    ImagePrompt,
+    InvalidInput,
+    NanoBananaGenerator,
+    RunReport,
+    StorageOptions,
+)
 from prefect_nanobanana.flows import generate_images, publish_batches, review_images
+from prefect_nanobanana.flows._review_steps import ReviewSteps
 from prefect_nanobanana.models import ReviewReport
+from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.sandbox import Sandbox
+from prefect_nanobanana.sandbox.pictures import draw
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 Run = Callable[..., RunReport]
@@ -231,3 +240,205 @@ def test_kept_images_can_be_tagged_instead(
         for row in rows
     ]
     assert tags == [{"team": "art", "picked": "true"}, {"picked": "false"}]
+
+
+# What a reviewer has broken.
+
+
+def test_a_changed_image_is_undecided(
+    run: Run,
+    review: Callable[..., ReviewReport],
+    folder: Path,
+    bucket: S3Bucket,
+    generator: NanoBananaGenerator,
+    sandbox: Sandbox,
+) -> None:
+    run("a", "b")
+    review({"a": True, "b": False}, keep_as="record")
+    for path in (folder / "b/records").iterdir():
+        record = json.loads(path.read_text())
+        record["images"]["1"]["sha256"] = "0" * 64
+        ObjectStore(bucket).put(
+            f"{bucket.bucket_folder}/b/records/{path.name}", json.dumps(record).encode(), "text/plain"
+        )
+    report = review({}, generator=generator, variants=1)
+    assert (report.kept, report.rejected, report.undecided) == (0, 0, 2)
+    assert sandbox.account.posts == 2
+    assert not (folder / "b/picked").exists()
+    assert '" data-pick="undecided"><details>' in (folder / "b/index.html").read_text("utf-8").replace(
+        "\n", ""
+    )
+
+
+@pytest.mark.parametrize("url", ["{secret}", "s3://other/secret.png"])
+def test_a_strangers_record_has_no_file_read_for_a_variant(
+    run: Run,
+    review: Callable[..., ReviewReport],
+    folder: Path,
+    bucket: S3Bucket,
+    generator: NanoBananaGenerator,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    url: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run("a")
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(draw("secret", seed="1", longest=32))
+    (path,) = (folder / "b/records").iterdir()
+    record = json.loads(path.read_text())
+    urls = [url.format(secret=secret)]
+    record["request"]["reference_image_urls"] = urls
+    record["prompt"]["reference_image_urls"] = urls
+    ObjectStore(bucket).put(
+        f"{bucket.bucket_folder}/b/records/{path.name}", json.dumps(record).encode(), "text/plain"
+    )
+    review({"a": False}, generator=generator, variants=1)
+    assert sandbox.account.posts == 1
+    assert not (folder / "b/references").exists()
+    assert "neither on the web nor the batch's own copy" in caplog.text
+
+
+def test_a_variant_has_the_references_of_the_request(
+    run: Run, review: Callable[..., ReviewReport], generator: NanoBananaGenerator, sandbox: Sandbox
+) -> None:
+    """Those of the generator block, too."""
+    url = "https://refs.example/a.png"
+    both = generator.model_copy(update={"reference_image_urls": [url]})
+    run("a", generator=both)
+    review({"a": False}, generator=generator, variants=1)
+    assert [row.references for row in sandbox.account._rows.values()] == [(url,)] * 2
+
+
+def test_a_private_reference_is_used_again(
+    run: Run,
+    review: Callable[..., ReviewReport],
+    generator: NanoBananaGenerator,
+    sandbox: Sandbox,
+    tmp_path: Path,
+) -> None:
+    picture = tmp_path / "cat.png"
+    picture.write_bytes(draw("cat", seed="1", longest=32))
+    run(ImagePrompt(prompt="a", reference_image_urls=[str(picture)]))
+    picture.unlink()
+    review({"a": False}, generator=generator, variants=1)
+    assert sandbox.account.posts == 2
+
+
+def test_names_with_line_breaks_have_no_more_variants(
+    run: Run, review: Callable[..., ReviewReport], generator: NanoBananaGenerator, sandbox: Sandbox
+) -> None:
+    run(ImagePrompt(prompt="a", name="cup\nred"))
+    for _ in range(3):
+        review({"a": False}, generator=generator, variants=1)
+    assert sandbox.account.charged == 2
+
+
+def test_a_variant_that_was_not_charged_is_asked_for_again(
+    run: Run, review: Callable[..., ReviewReport], generator: NanoBananaGenerator, sandbox: Sandbox
+) -> None:
+    run(ImagePrompt(prompt="a", name="cup"))
+    sandbox.faults.queue("400")
+    assert review({"a": False}, generator=generator, variants=1).variants == 1
+    assert sandbox.account.charged == 1
+    review({}, generator=generator, variants=1)
+    assert sandbox.account.charged == 2
+    review({}, generator=generator, variants=1)
+    assert sandbox.account.charged == 2
+
+
+def test_a_variant_that_cannot_be_asked_for_prevents_nothing_else(
+    run: Run,
+    review: Callable[..., ReviewReport],
+    generator: NanoBananaGenerator,
+    folder: Path,
+    bucket: S3Bucket,
+    sandbox: Sandbox,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run("a", "b")
+    for path in (folder / "b/records").iterdir():
+        record = json.loads(path.read_text())
+        record["request"]["model"] = "retired-model"
+        ObjectStore(bucket).put(
+            f"{bucket.bucket_folder}/b/records/{path.name}", json.dumps(record).encode(), "text/plain"
+        )
+    report = review({"a": True, "b": False}, generator=generator, variants=1)
+    assert (report.kept, report.rejected) == (1, 1)
+    assert "retired-model" in caplog.text
+    assert {row["prompt_text"]: row["picked"] for row in _lines(folder, "images.jsonl")} == {
+        "a": True,
+        "b": False,
+    }
+
+
+def test_a_copy_for_everybody_says_neither_cost_nor_prompt(
+    make_bucket: Callable[..., S3Bucket], moto_url: str, generator: NanoBananaGenerator, tmp_path: Path
+) -> None:
+    bucket = make_bucket(endpoint_url=moto_url, user="x" * 5, secret="y" * 9)
+    generate_images(prompts=["secret plan"], generator=generator, bucket=bucket, batch="b")
+    store = ObjectStore(bucket)
+    found = store.find(store.key("b/images.jsonl"))
+    assert found is not None
+    row = json.loads(found[0])
+    path = tmp_path / "picks.json"
+    images = [{**row, "picked": True, "note": "for internal use"}]
+    path.write_text(json.dumps({"version": 1, "batch": "b", "images": images}))
+    storage = StorageOptions(acl="public-read")
+    review_images(batch="b", bucket=bucket, picks=str(path), storage=storage)
+    copy = store.head(store.key("b/picked", row["key"].rpartition("/")[2]))
+    assert copy is not None
+    assert not {"credits", "prompt"} & set(copy.metadata)
+    assert copy.metadata["sha256"] == row["sha256"]
+    client = bucket.credentials.get_s3_client()
+    head = client.head_object(
+        Bucket="pictures", Key=store.key("b/picked", row["key"].rpartition("/")[2])
+    )
+    assert head["ContentType"] == row["content_type"]
+    page = store.find(store.key("b/index.html"))
+    assert page is not None
+    assert b"internal use" not in page[0]
+
+
+@pytest.mark.parametrize("acl", ["public-read", "public-read-write", "authenticated-read"])
+def test_records_are_private_whatever_the_acl(acl: str) -> None:
+    options = StorageOptions(acl=acl)
+    assert "ACL" not in options.for_put("record")
+    assert options.for_put("image")["ACL"] == acl
+
+
+def test_who_died_after_the_decision_goes_on(
+    run: Run, review: Callable[..., ReviewReport], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(ReviewSteps, "carry_out", lambda _: (_ for _ in ()).throw(RuntimeError("killed")))
+        patch.setattr(ReviewSteps, "decide", _decide_and_die(ReviewSteps.decide))
+        with pytest.raises(RuntimeError, match="killed"):
+            review({"a": True})
+    assert _lines(folder, "images.jsonl")[0]["picked"] is None
+    report = review({})
+    assert (report.kept, report.decided_now) == (1, 0)
+    assert _lines(folder, "images.jsonl")[0]["picked"] is True
+    assert len(list((folder / "b/picked").iterdir())) == 1
+
+
+def _decide_and_die(decide: Any) -> Any:
+    def call(*args: Any) -> Any:
+        decide(*args)
+        raise RuntimeError("killed")
+
+    return call
+
+
+def test_inside_another_flow_variants_are_counted(
+    run: Run, review: Callable[..., ReviewReport], generator: NanoBananaGenerator
+) -> None:
+    run("a")
+
+    @flow
+    def above() -> ReviewReport:
+        return review({"a": False}, generator=generator, variants=1)
+
+    report = above()
+    assert (report.variants, report.credits_used) == (1, 1)

@@ -94,6 +94,7 @@
   });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.("input, textarea")) return;
+    if (event.repeat) return; // a key that is held decides once
     const what = { k: "kept", r: "rejected", u: "undecided" }[event.key.toLowerCase()];
     if (!what) return;
     const open = document.querySelector("dialog").open, card = event.target.closest?.("article");
@@ -147,20 +148,24 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   }
   async function handOver() {
+    const sent = picks();
     find("hand-over").disabled = true;
     handed.textContent = "Handing over ...";
     let problem = "";
     try {
-      const answer = await fetch(about.address, { method: "PUT", body: picks(), headers: JSON.parse(about.headers) });
+      const answer = await fetch(about.address, { method: "PUT", body: sent, headers: JSON.parse(about.headers) });
       if (!answer.ok) problem = `the store answers ${answer.status}`;
     } catch {
       problem = "the store cannot be reached from this page";
     }
     if (Date.now() / 1000 > Number(about.until)) problem ||= "the time for it is over";
     find("hand-over").disabled = false;
+    const notes = JSON.parse(sent).images.filter((image) => image.picked === null && image.note).length;
+    const more = notes ? ` ${notes} notes on what is undecided are not taken over.` : "";
+    if (!problem && sent !== picks()) problem = "something was decided meanwhile: hand over once more";
     handed.textContent = problem
       ? `Not handed over: ${problem}. Save picks.json, and paste what is in it into the form in Prefect.`
-      : "Handed over. Now choose Resume on the run's page in Prefect's UI.";
+      : "Handed over. Now choose Resume on the run's page in Prefect's UI." + more;
   }
   find("download").addEventListener("click", () => {
     save();
@@ -171,6 +176,12 @@
 
   for (const card of cards) mark(card);
   tell();
-  const chip = document.querySelector(".chips [data-pick=undecided]");
-  if (!location.hash && chip?.querySelector("span").textContent !== "0") chip.click();
+  // At first only what is undecided is shown; the gallery begins after this, and reads it.
+  const left = cards.some((card) => card.dataset.pick.includes("undecided"));
+  if (!location.hash && left) history.replaceState(null, "", "#pick=undecided");
+  // What was decided on may be hidden once its picture is closed: the next has the focus then.
+  addEventListener("popstate", () => setTimeout(() => {
+    if (document.activeElement !== document.body) return;
+    cards.find((card) => !card.hidden)?.querySelector("summary").focus();
+  }));
 })();
