@@ -69,14 +69,8 @@ def review_images(
     if variants and generator is None:
         raise InvalidInput("generator: is missing: name the block whose account pays for variants")
     logger = get_run_logger()
-    steps = ReviewSteps(
-        ObjectStore(bucket, storage),
-        batch,
-        current_run(),
-        keep_as,
-        decide_within_seconds,
-        get_run_logger(),
-    )
+    store = ObjectStore(bucket, storage)
+    steps = ReviewSteps(store, batch, current_run(), keep_as, decide_within_seconds, logger)
     given = steps.read(picks) if picks and picks.strip() else None
     variants_asked, problems = set[str](), list[str]()
     while True:

@@ -187,7 +187,8 @@ class ReviewSteps:
         """
         number, asked, last = self._questions.next()
         if asked is None:
-            undecided = [known for known in self._pictures if known not in self.decided]
+            decided = self.decided
+            undecided = [known for known in self._pictures if known not in decided]
             if last is not None and not self._newer(undecided, last):
                 return False
             asked = self._suspend_with(number, undecided)
