@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from prefect_nanobanana._common.addresses import without_signature, without_userinfo
 from prefect_nanobanana._common.adjustable import Adjustable
 from prefect_nanobanana._common.characters import quoted
+from prefect_nanobanana._common.local_files import LocalFiles
 from prefect_nanobanana._common.references import (
     is_path,
     is_private,
@@ -39,7 +40,6 @@ from prefect_nanobanana.batch._known_references import (
     remembered_name,
 )
 from prefect_nanobanana.batch._ledger import Ledger
-from prefect_nanobanana.batch._local_files import LocalFiles
 from prefect_nanobanana.batch._prompts import Listed
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.generator import NanoBananaGenerator

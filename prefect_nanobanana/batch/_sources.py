@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from prefect_nanobanana._common.adjustable import Adjustable
-from prefect_nanobanana.batch._local_files import LocalFiles
+from prefect_nanobanana._common.local_files import LocalFiles
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.images import Fetcher
 

@@ -47,8 +47,8 @@ def review_images(
         batch: The batch's name.
         bucket: The S3 Bucket block in which it is.
         generator: The Nano Banana Generator block that asks for variants; without any it is not needed.
-        picks: Where a picks.json lies that the review page has saved, as a path or s3:// address. It is
-            taken over, and nobody is asked. Empty: people are.
+        picks: Where a picks.json lies that the review page has saved: an s3:// address or, in scripts, a
+            path. It is taken over, and nobody is asked. Empty: people are.
         keep_as: What becomes of what is kept: `copy` into the batch's folder picked/, `tag` the object
             with picked=true, or `record` it in picks.jsonl alone, as the two others do, too.
         variants: So many times a prompt is asked for again, and paid, whose images are all rejected.

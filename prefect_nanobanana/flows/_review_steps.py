@@ -4,12 +4,12 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Literal
 
 from prefect.client.schemas.objects import FlowRun
 from prefect.flow_runs import suspend_flow_run
 
+from prefect_nanobanana._common.local_files import LocalFiles
 from prefect_nanobanana._common.text import counted
 from prefect_nanobanana.batch import Ledger, recorded_outcomes
 from prefect_nanobanana.errors import InvalidInput, LedgerError, StorageError
@@ -106,12 +106,7 @@ class ReviewSteps:
         if picks.startswith("s3://"):
             content = self._store.uris.read(picks, MOST_BYTES + 1, parameter="picks")
         else:
-            try:
-                with Path(picks).open("rb") as file:
-                    content = file.read(MOST_BYTES + 1)
-            except (OSError, ValueError) as error:
-                why = getattr(error, "strerror", None) or "it is no path"
-                raise InvalidInput(f"picks: {picks!r} cannot be read: {why}") from None
+            content = LocalFiles("picks", "decisions").read(picks, MOST_BYTES + 1)
         return read_decisions(content, picks, self.batch, hashes_of(self._pictures))
 
     def carry_out(self) -> None:

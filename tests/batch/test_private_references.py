@@ -26,10 +26,10 @@ from prefect_nanobanana import (
     StorageError,
     StorageOptions,
 )
+from prefect_nanobanana._common.local_files import FOLDERS_VARIABLE
 from prefect_nanobanana._common.references import split_hash, with_hash
 from prefect_nanobanana.batch import Ledger
 from prefect_nanobanana.batch._known_references import KnownReferences
-from prefect_nanobanana.batch._local_files import FOLDERS_VARIABLE
 from prefect_nanobanana.batch._references import MAX_REFERENCE_BYTES, References
 from prefect_nanobanana.client import GenerationHooks, NanoBananaClient
 from prefect_nanobanana.flows import generate_in_parts, plan_images
@@ -429,7 +429,7 @@ def test_the_folders_of_workers_hold_in_all_threads(
 ) -> None:
     """Whether a worker has started a run stands in its context."""
     started = ContextVar("started", default=False)
-    monkeypatch.setattr("prefect_nanobanana.batch._local_files.started_by_worker", started.get)
+    monkeypatch.setattr("prefect_nanobanana._common.local_files.started_by_worker", started.get)
     (tmp_path / "cat.png").write_bytes(CAT)
     token = started.set(True)
     with pytest.raises(InvalidInput, match="is not below a folder that references may be read from"):

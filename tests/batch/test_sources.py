@@ -20,7 +20,7 @@ from prefect_aws import S3Bucket
 from servers import Reply, Scripted, Seen
 
 from prefect_nanobanana import InvalidInput
-from prefect_nanobanana.batch._local_files import FOLDERS_VARIABLE, started_by_worker
+from prefect_nanobanana._common.local_files import FOLDERS_VARIABLE, started_by_worker
 from prefect_nanobanana.batch._prompts import gather_prompts
 from prefect_nanobanana.batch._sources import MAX_LIST_BYTES, WEB_SECONDS
 from prefect_nanobanana.images import Fetcher

@@ -18,6 +18,7 @@ from prefect_nanobanana import (
     RunReport,
     StorageOptions,
 )
+from prefect_nanobanana._common.local_files import FOLDERS_VARIABLE
 from prefect_nanobanana.flows import generate_images, publish_batches, review_images
 from prefect_nanobanana.flows._review_steps import ReviewSteps
 from prefect_nanobanana.models import ReviewReport
@@ -195,7 +196,9 @@ def test_nothing_kept_but_a_record(run: Run, review: Callable[..., ReviewReport]
     ("changes", "why"),
     [
         ({"picks": None}, "picks: is missing, and only a run of a deployment"),
-        ({"picks": "/nowhere/picks.json"}, "picks: /nowhere/picks.json cannot be read: No such file"),
+        ({"picks": "/nowhere/picks.json"}, "picks: /nowhere/picks.json cannot be read (No such file"),
+        ({"picks": "/dev/zero"}, "picks: /dev/zero cannot be read (it is not a regular file)"),
+        ({"picks": "a\0b"}, "cannot be read"),
         ({"picks": "s3://pictures/nowhere.json"}, "picks: 's3://pictures/nowhere.json' cannot be read"),
         ({"variants": 1}, "generator: is missing"),
         ({"batch": "c"}, "batch: there is no batch 'c'"),
@@ -209,6 +212,17 @@ def test_what_cannot_be_done_is_said(
     with pytest.raises(InvalidInput) as caught:
         review({"a": True}, **changes)
     assert why.replace("'", "") in str(caught.value).replace("'", "")
+
+
+def test_in_a_workers_run_no_file_of_the_worker_is_read(
+    run: Run, review: Callable[..., ReviewReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("a")
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "x")
+    with pytest.raises(InvalidInput, match="is not below a folder that decisions may be read from"):
+        review({"a": True})
+    monkeypatch.setenv(FOLDERS_VARIABLE, str(tmp_path))
+    assert review({"a": True}).kept == 1
 
 
 def test_kept_images_can_be_tagged_instead(
