@@ -45,6 +45,11 @@ def test_answers_count_for_what_was_asked_about() -> None:
     assert _decided(given, asked, 2) == {KEYS[2]: True}, "one is gone"
 
 
+def test_what_is_another_image_by_now_is_not_decided_on() -> None:
+    asked = Asked(images=[(KEYS[1], 1, "f" * 64)])
+    assert _decided({"picture_1": "keep"}, asked, 1) == {}
+
+
 def test_what_came_meanwhile_is_not_the_rest() -> None:
     asked = _asked(0, 1)
     assert _decided({"rest": "reject"}, asked, 0, 1, 2) == {KEYS[0]: False, KEYS[1]: False}

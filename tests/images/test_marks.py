@@ -68,6 +68,7 @@ CASES: dict[str, tuple[Kind, bytes, tuple[str, ...]]] = {
         BOTH,
     ),
     "jpeg, none": (_kinds.JPEG, _jpeg((0xFFEB, b"JP something else"), (0xFFE1, b"Exif\0\0")), ()),
+    "jpeg, another box": (_kinds.JPEG, _jpeg((0xFFEB, JUMBF.replace(b"c2pa", b"360p"))), ()),
     "webp": (_kinds.WEBP, _webp((b"C2PA", b"abc"), (b"XMP ", XMP)), BOTH),
     "webp, none": (_kinds.WEBP, _webp((b"EXIF", b"c2pa")), ()),
 }
