@@ -51,6 +51,7 @@ pytestmark = [pytest.mark.server, pytest.mark.skipif(bool(MISSING), reason=MISSI
 PNG = draw("a cat", seed="1", longest=96)
 OTHER = draw("a dog", seed="2", longest=96)
 BUCKET = "pictures"
+TABLES = ("images.jsonl", "prompts.parquet", "images.parquet")
 KEY = "arn:aws:kms:us-east-1:000000000000:key/0123"
 
 
@@ -393,7 +394,7 @@ def test_a_whole_run_through_a_network_that_changes_bytes(
     assert (statuses(again), again.credits_used) == (statuses(report), 0)
     assert sandbox.account.posts == 3
     pages = [path.rpartition("/")[2] for path in sent_again if "/nanobanana-credits/" not in path]
-    assert sorted(pages) == ["index.html", "manifest.jsonl"]
+    assert {*pages} == {"index.html", "manifest.jsonl", *TABLES}
     assert len(sent_again) <= len(pages) + 2
 
 
