@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from contextlib import suppress
 from ipaddress import ip_address
-from urllib.parse import SplitResult, urlsplit
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from prefect_nanobanana._common.addresses import without_signature
 from prefect_nanobanana._common.characters import control_problem, invisible_problem, quoted
 from prefect_nanobanana._common.public import Address, is_public
 
+FOLDER = "references"
+"""Of a batch: its own copies of private references."""
 _SHOWN = 120
 _PATH = re.compile(r"file:///|[/~]|\.{1,2}[/\\]|[a-z]:[/\\]", re.IGNORECASE)
 _HASH_MARK = "#sha256="
@@ -30,6 +34,18 @@ def is_private(url: str) -> bool:
 def is_path(url: str) -> bool:
     """Whether a reference is a local file: a path with its folder, as `./cat.png`, or `file:///`."""
     return bool(_PATH.match(url))
+
+
+def local_path(url: str) -> str:
+    """The path of a local file."""
+    return unquote(url[len("file://") :]) if url.lower().startswith("file:///") else url
+
+
+def absolute_path(url: str) -> str:
+    """The same from the root, as far as it can be said: of nobody's home it cannot."""
+    with suppress(RuntimeError, OSError, ValueError):
+        return str(Path(local_path(url)).expanduser().absolute())
+    return url
 
 
 def with_hash(uri: str, sha256: str) -> str:

@@ -7,9 +7,9 @@ PyWavelets for it; here it is a few lines over Pillow, which is there.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from itertools import pairwise
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from PIL import Image
 
@@ -35,6 +35,23 @@ def difference_hash(image: Image.Image) -> str:
         for left, right in pairwise(line):
             bits = bits << 1 | (left > right)
     return f"{bits:016x}"
+
+
+class Hashed(Protocol):
+    """An image, and what it looks like."""
+
+    @property
+    def key(self) -> str:
+        """What it is known by."""
+
+    @property
+    def perceptual_hash(self) -> str | None:
+        """See `difference_hash`."""
+
+
+def lookalikes(images: Iterable[Hashed]) -> dict[str, str]:
+    """Find images that look like an earlier one; see `near_duplicates`."""
+    return near_duplicates({image.key: image.perceptual_hash or "" for image in images})
 
 
 def near_duplicates(hashes: Mapping[K, str]) -> dict[K, K]:

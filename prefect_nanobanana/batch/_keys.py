@@ -13,8 +13,7 @@ from typing import Any
 
 from prefect_nanobanana._common.addresses import unsigned
 from prefect_nanobanana._common.characters import is_word_character, quoted
-from prefect_nanobanana._common.references import split_hash, with_hash
-from prefect_nanobanana.batch._known_references import FOLDER
+from prefect_nanobanana._common.references import FOLDER, split_hash, with_hash
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.models import ImagePrompt, ImageRequest
 from prefect_nanobanana.s3 import ObjectStore

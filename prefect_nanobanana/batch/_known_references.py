@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from prefect_nanobanana._common.references import is_path
+from prefect_nanobanana._common.references import absolute_path, is_path
 from prefect_nanobanana.s3 import ObjectStore, PreconditionFailed
 
-FOLDER = "references"
 """Of a batch: local files that were offered, and what is remembered."""
 _NAME = "known.json"
 _TRIES = 5
@@ -91,11 +87,4 @@ def remembered_name(url: str) -> str:
     """What a reference is remembered by: a local one by its whole path, as folders differ."""
     if not is_path(url):
         return url
-    with suppress(RuntimeError, OSError, ValueError):
-        return str(Path(local_path(url)).expanduser().absolute())
-    return url
-
-
-def local_path(url: str) -> str:
-    """The path of a local file."""
-    return unquote(url[len("file://") :]) if url.lower().startswith("file:///") else url
+    return absolute_path(url)

@@ -26,17 +26,17 @@ from prefect_nanobanana._common.adjustable import Adjustable
 from prefect_nanobanana._common.characters import quoted
 from prefect_nanobanana._common.local_files import LocalFiles
 from prefect_nanobanana._common.references import (
+    FOLDER,
     is_path,
     is_private,
+    local_path,
     reference_problem,
     split_hash,
     with_hash,
 )
 from prefect_nanobanana.batch._known_references import (
-    FOLDER,
     Known,
     KnownReferences,
-    local_path,
     remembered_name,
 )
 from prefect_nanobanana.batch._ledger import Ledger

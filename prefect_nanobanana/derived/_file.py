@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.errors import InvalidInput
-from prefect_nanobanana.models import Moment, Text, describe_errors
+from prefect_nanobanana.models import Line, Moment, Text, read_lines, to_lines
 from prefect_nanobanana.s3 import ObjectStore
 
 DERIVED = "derived.jsonl"
@@ -18,11 +18,10 @@ _Size = Annotated[int, Field(ge=0, lt=2**53)]
 _Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class DerivedImage(BaseModel):
+class DerivedImage(Line):
     """A smaller copy of an image.
 
     Attributes:
-        schema_version: Of this format.
         source: The key of the image that it was made of.
         source_sha256: The hash of that image's bytes.
         key: Its own key.
@@ -36,9 +35,6 @@ class DerivedImage(BaseModel):
         made_at: When, UTC.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    schema_version: int = 1
     source: Text
     source_sha256: _Hash
     key: Text
@@ -81,9 +77,13 @@ class DerivedImages:
             InvalidInput: If the file cannot be read; names the line.
             StorageError: If the store cannot be used.
         """
-        found = self._store.find(self._key)
-        lines = found[0].split(b"\n") if found is not None else []
-        return [self._parse(n, line) for n, line in enumerate(lines, 1) if line.strip()]
+        found, cure, images = self._store.find(self._key), "remove the line", []
+        lines = found[0] if found is not None else b""
+        for place, image in read_lines(DerivedImage, lines, self._store.uri(self._key), cure):
+            if not is_below(image.key, self._folder):
+                raise InvalidInput(f"{place}: key: is not in the batch's folder derived/: {cure}")
+            images.append(image)
+        return images
 
     def by_source(self) -> dict[str, list[DerivedImage]]:
         """The same by the key of the image that each was made of."""
@@ -98,18 +98,4 @@ class DerivedImages:
         Raises:
             StorageError: If it cannot be written.
         """
-        content = "".join(image.model_dump_json() + "\n" for image in images).encode()
-        self._store.put(self._key, content, "application/x-ndjson")
-
-    def _parse(self, number: int, line: bytes) -> DerivedImage:
-        place = f"{self._store.uri(self._key)}, line {number}"
-        try:
-            image = DerivedImage.model_validate_json(line)
-        except (ValidationError, RecursionError) as error:
-            why = describe_errors(error)[:3] if isinstance(error, ValidationError) else ["too deep"]
-            raise InvalidInput(f"{place}: {'; '.join(why)}: remove the line") from None
-        if image.schema_version != 1:
-            raise InvalidInput(f"{place}: was written by a newer version: update the package")
-        if not is_below(image.key, self._folder):
-            raise InvalidInput(f"{place}: key: is not in the batch's folder derived/: remove the line")
-        return image
+        self._store.put(self._key, to_lines(images), "application/x-ndjson")

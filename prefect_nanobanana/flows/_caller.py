@@ -18,10 +18,15 @@ def caller_of(credentials: NanoBananaCredentials) -> Caller:
     return Caller(flow=flow, account=credentials.account, flow_run_id=run_id)
 
 
+def outermost_flow() -> FlowRunContext | None:
+    """The outermost flow in this process."""
+    found = (context for context in entered(FlowRunContext) if context.flow and context.flow_run)
+    return next(found, None)
+
+
 def _flow() -> tuple[str | None, str | None]:
     """The flow's name, and the run's id."""
-    found = (context for context in entered(FlowRunContext) if context.flow and context.flow_run)
-    outermost = next(found, None)
+    outermost = outermost_flow()
     if outermost is None or outermost.flow is None or outermost.flow_run is None:
         return None, None
     name, deployment = outermost.flow.name, outermost.flow_run.deployment_id

@@ -12,11 +12,11 @@ from prefect.states import Completed, Failed
 from prefect_aws import S3Bucket
 from pydantic import Field
 
-from prefect_nanobanana.batch import Ledger, recorded_outcomes
+from prefect_nanobanana.batch import Ledger
 from prefect_nanobanana.derived import DerivedImage, DerivedImages
-from prefect_nanobanana.errors import ImageNotCopied, InvalidInput, LedgerError
+from prefect_nanobanana.errors import ImageNotCopied, InvalidInput
 from prefect_nanobanana.flows._call import Logger
-from prefect_nanobanana.flows._publish import publish_recorded
+from prefect_nanobanana.flows._publish import publish_recorded, recorded_items
 from prefect_nanobanana.images import Format, smaller_copies
 from prefect_nanobanana.models import DIGITAL_SOURCE_TYPE, StoredImage
 from prefect_nanobanana.picks import Picks
@@ -90,18 +90,13 @@ def derive_sizes(
 
 
 def _images(ledger: Ledger, logger: Logger, only_picked: bool) -> Iterator[StoredImage]:
-    recorded = recorded_outcomes(ledger, logger)
-    if recorded is None:
-        raise LedgerError(f"the records of batch {ledger.batch!r} could not be read: see the log")
-    if not recorded.items:
-        raise InvalidInput(f"batch: there is no batch {ledger.batch!r} in {ledger.store.uri('')}")
+    items = recorded_items(ledger, logger)
     picks = Picks(ledger.store, ledger.batch).read() if only_picked else {}
-    for item in recorded.items:
+    for item in items:
         for known, image in zip(item.image_ids, item.outcome.images, strict=True):
             pick = picks.get(known) if known is not None else None
-            if image.checked and (
-                not only_picked or (pick and pick.picked and pick.sha256 == image.sha256)
-            ):
+            kept = pick is not None and pick.picked and pick.is_on(image)
+            if image.checked and (kept or not only_picked):
                 yield image
 
 

@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: a single `flow.serve()` would then fail every run.
 
-from typing import Any, cast
+from typing import cast
 from unicodedata import normalize
 
 from prefect import flow, get_run_logger
@@ -11,10 +11,10 @@ from prefect_aws import S3Bucket
 
 from prefect_nanobanana._common.text import visible
 from prefect_nanobanana.batch import Ledger, recorded_outcomes
-from prefect_nanobanana.errors import InvalidInput, StorageError
+from prefect_nanobanana.errors import InvalidInput, LedgerError, StorageError
 from prefect_nanobanana.flows._call import Logger
 from prefect_nanobanana.manifest import list_batches
-from prefect_nanobanana.report import Publisher
+from prefect_nanobanana.report import GalleryItem, Publisher
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
 
@@ -70,11 +70,26 @@ def publish_recorded(store: ObjectStore, batch: str, logger: Logger) -> bool:
     return not report.unpublished
 
 
+def recorded_items(ledger: Ledger, logger: Logger) -> list[GalleryItem]:
+    """The outcomes of a batch that must be there, of its records.
+
+    Raises:
+        InvalidInput: If there is no such batch.
+        LedgerError: If the records cannot be read.
+    """
+    recorded = recorded_outcomes(ledger, logger)
+    if recorded is None:
+        raise LedgerError(f"the records of batch {ledger.batch!r} could not be read: see the log")
+    if not recorded.items:
+        raise InvalidInput(f"batch: there is no batch {ledger.batch!r} in {ledger.store.uri('')}")
+    return recorded.items
+
+
 def _names(store: ObjectStore, wanted: list[str]) -> list[str]:
     there = [batch.name for batch in list_batches(store) if batch.records]
     if not wanted:
         return there
-    known: dict[Any, str] = {normalize("NFC", name): name for name in there}
+    known = {normalize("NFC", name): name for name in there}
     missing = [name for name in wanted if normalize("NFC", name.strip()) not in known]
     if missing:
         raise InvalidInput(

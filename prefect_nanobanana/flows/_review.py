@@ -70,15 +70,12 @@ def review_images(
         raise InvalidInput("generator: is missing: name the block whose account pays for variants")
     logger = get_run_logger()
     store = ObjectStore(bucket, storage)
+    picks = (picks or "").strip()
     steps = ReviewSteps(store, batch, current_run(), keep_as, decide_within_seconds, logger)
-    given = steps.read(picks) if picks and picks.strip() else None
+    if picks:
+        steps.decide(steps.read(picks))
     variants_asked, problems = set[str](), list[str]()
     while True:
-        if given is not None:
-            steps.decide(given)
-            more, given = True, None
-        else:
-            more = False
         steps.carry_out()
         wanted, told = steps.variants(variants, variants_asked)
         left = None if max_credits is None else int(max(0, max_credits - spent_on(steps.own_variants)))
@@ -98,7 +95,7 @@ def review_images(
             except InvalidInput as error:  # what people have decided counts all the same
                 problems += error.problems
             steps.reload()
-        if not more and (picks or not steps.ask()):
+        if picks or not steps.ask():
             break
     for problem in problems:
         logger.warning("A variant is not asked for: %s", problem)

@@ -10,12 +10,14 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.flow_runs import suspend_flow_run
 
 from prefect_nanobanana._common.local_files import LocalFiles
+from prefect_nanobanana._common.references import FOLDER
 from prefect_nanobanana._common.text import counted
-from prefect_nanobanana.batch import Ledger, recorded_outcomes
-from prefect_nanobanana.errors import InvalidInput, LedgerError, StorageError
+from prefect_nanobanana.batch import Ledger
+from prefect_nanobanana.errors import InvalidInput, StorageError
 from prefect_nanobanana.flows import _review_form as forms
 from prefect_nanobanana.flows._asked import answer_to, can_be_suspended
 from prefect_nanobanana.flows._call import Logger
+from prefect_nanobanana.flows._publish import recorded_items
 from prefect_nanobanana.flows._review_form import Asked, Picture, hashes_of, pictures_of
 from prefect_nanobanana.flows._review_state import Questions, question_key
 from prefect_nanobanana.flows._variants import own_variants, variants_of
@@ -25,8 +27,6 @@ from prefect_nanobanana.report import GalleryItem, Publisher
 from prefect_nanobanana.s3 import ObjectStore
 
 KeepAs = Literal["copy", "tag", "record"]
-MOST_PROMPTS = 2_000
-"""On a page; what else is undecided is left to the next review."""
 
 
 class ReviewSteps:
@@ -81,17 +81,12 @@ class ReviewSteps:
         return {
             known: pick
             for known, pick in self._all_decided.items()
-            if known in self._pictures and self._pictures[known].image.sha256 == pick.sha256
+            if known in self._pictures and pick.is_on(self._pictures[known].image)
         }
 
     def reload(self) -> None:
         """Read what the batch's records say now."""
-        recorded = recorded_outcomes(self._ledger, self._logger)
-        if recorded is None:
-            raise LedgerError(f"the records of batch {self.batch!r} could not be read: see the log")
-        if not recorded.items:
-            raise InvalidInput(f"batch: there is no batch {self.batch!r} in {self._store.uri('')}")
-        self.items = recorded.items
+        self.items = recorded_items(self._ledger, self._logger)
         self._pictures = pictures_of(self.items)
 
     def read(self, picks: str) -> dict[ImageId, Decision]:
@@ -162,7 +157,7 @@ class ReviewSteps:
 
     def variants(self, most: int, asked: Collection[str]) -> tuple[list[ImagePrompt], list[str]]:
         """What to ask for again, and why not; see `variants_of`."""
-        own = self._store.uri(self._ledger.key("references")) + "/"
+        own = self._store.uri(self._ledger.key(FOLDER)) + "/"
         return variants_of(self.items, self.decided, most, own, asked) if most else ([], [])
 
     @property
@@ -187,8 +182,7 @@ class ReviewSteps:
             if last is not None and not self._newer(undecided, last):
                 return False
             asked = self._suspend_with(number, undecided)
-        page = self._store.uri(self._publisher.review.key("review.html"))
-        form = forms.form_of(asked, self._pictures, page)
+        form = forms.form_of(asked, self._pictures, self._publisher.review.uri)
         suspend_flow_run(wait_for_input=form, timeout=self._seconds, key=question_key(number))
         given = answer_to(self._run, question_key(number)) or {}
         handed_over = self._handed_over(number, forms.says_something(given))
@@ -235,14 +229,14 @@ class ReviewSteps:
                 "picks: is missing, and only a run of a deployment of this flow can wait for a "
                 "person: start it as one, or give the picks.json that a review page has saved"
             )
-        # What is undecided first: there is room for so many.
+        pages = self._publisher.review
+        # What is undecided first: there is room for so many, and the next review asks about the others.
         keys = {known[0] for known in undecided}
         order = sorted(self.items, key=lambda i: not (i.provenance and i.provenance.key in keys))
-        shown = set(pictures_of(order[:MOST_PROMPTS]))
+        shown = set(pictures_of(order[: pages.MOST_PROMPTS]))
         hashes = hashes_of(self._pictures)
         asked = Asked(images=[(*known, hashes[known]) for known in undecided if known in shown])
         report = self._publisher.report(self.items)
-        pages = self._publisher.review
         pages.write_page(report, order, self.decided, self._questions.place(number), self._seconds)
         self._questions.note(number, asked)
         self._logger.warning(

@@ -5,11 +5,9 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from prefect.context import FlowRunContext
-
 from prefect_nanobanana._common.naming import slug
 from prefect_nanobanana._common.references import is_private, split_hash
-from prefect_nanobanana._common.runs_above import entered
+from prefect_nanobanana.flows._caller import outermost_flow
 from prefect_nanobanana.models import MAX_QUANTITY, Credits, ImagePrompt
 from prefect_nanobanana.picks import ImageId, Pick
 from prefect_nanobanana.report import GalleryItem
@@ -78,8 +76,9 @@ def variants_of(
 
 def own_variants(items: Sequence[GalleryItem], run_id: str) -> list[GalleryItem]:
     """The variants that a run has asked for."""
-    outermost = next((c.flow_run.id for c in entered(FlowRunContext) if c.flow_run), None)
-    runs = {run_id, str(outermost)}
+    outermost = outermost_flow()
+    above = outermost.flow_run if outermost is not None else None
+    runs = {run_id, str(above.id) if above is not None else run_id}
     return [
         item
         for item in items

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 
 from prefect_nanobanana.errors import StorageError
 from prefect_nanobanana.manifest import _jsonl, _parquet
@@ -15,7 +16,6 @@ MANIFEST = "manifest.jsonl"
 IMAGES = "images.jsonl"
 KEPT_ROWS = 2_000
 """Of more the rows are made for each file anew, as they would take much memory."""
-TABLES = ("prompts.parquet", "images.parquet")
 
 
 class ManifestFiles:
@@ -40,6 +40,10 @@ class ManifestFiles:
         self._entries = entries
         self._besides = besides
         self._rows: list[Row] | None = None
+        self._tables = {
+            "prompts.parquet": (self._prompts, PROMPT_COLUMNS),
+            "images.parquet": (self._images, IMAGE_COLUMNS),
+        }
 
     @staticmethod
     def prepare() -> None:
@@ -50,13 +54,9 @@ class ManifestFiles:
         """Yield the name of each file, and what writes it: each raises `StorageError` if it cannot."""
         yield MANIFEST, lambda: self._put(MANIFEST, _jsonl.jsonl(self._prompts()), _jsonl.CONTENT_TYPE)
         yield IMAGES, lambda: self._put(IMAGES, _jsonl.jsonl(self._images()), _jsonl.CONTENT_TYPE)
-        prompts, images = TABLES
-        if _parquet.can_write():
-            yield prompts, lambda: self._put_table(prompts)
-            yield images, lambda: self._put_table(images)
-        else:
-            yield prompts, lambda: self._remove(prompts)
-            yield images, lambda: self._remove(images)
+        write = self._put_table if _parquet.can_write() else self._remove
+        for name in self._tables:
+            yield name, partial(write, name)
 
     def _prompts(self) -> Iterator[Row]:
         if len(self._entries) > KEPT_ROWS:
@@ -69,10 +69,9 @@ class ManifestFiles:
         return image_rows(self._prompts())
 
     def _put_table(self, name: str) -> None:
-        images = name == TABLES[1]
-        rows, columns = (self._images(), IMAGE_COLUMNS) if images else (self._prompts(), PROMPT_COLUMNS)
+        rows, columns = self._tables[name]
         try:
-            self._put(name, _parquet.parquet(rows, columns), _parquet.CONTENT_TYPE)
+            self._put(name, _parquet.parquet(rows(), columns), _parquet.CONTENT_TYPE)
         except Exception:
             with suppress(StorageError):
                 self._remove(name)  # what an earlier run has written is out of date

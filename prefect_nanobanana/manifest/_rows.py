@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from prefect_nanobanana._common.similar import near_duplicates
+from prefect_nanobanana._common.similar import lookalikes
 from prefect_nanobanana._common.text import well_formed
 from prefect_nanobanana.manifest._columns import (
     IMAGE_COLUMNS,
@@ -40,9 +40,8 @@ class Entry(Protocol):
 class Picked(Protocol):
     """What people decided on an image."""
 
-    @property
-    def sha256(self) -> str:
-        """The hash of the image that they saw."""
+    def is_on(self, image: StoredImage) -> bool:
+        """Whether it is on the bytes of this image."""
 
     @property
     def picked(self) -> bool:
@@ -95,8 +94,7 @@ def prompt_rows(batch: str, entries: Sequence[Entry], besides: Besides | None = 
         entries: One per prompt, in the order of the list.
         besides: What is known of its images besides.
     """
-    images = (image for entry in entries for image in entry.outcome.images)
-    alike = near_duplicates({image.key: image.perceptual_hash or "" for image in images})
+    alike = lookalikes(image for entry in entries for image in entry.outcome.images)
     for entry in entries:
         row = _prompt(batch, entry.outcome, entry.provenance, besides or Besides(), alike)
         yield whole(row, PROMPT_COLUMNS)
@@ -202,7 +200,7 @@ def _provenance(provenance: Provenance) -> Row:
 def _image(image: StoredImage, origin: Origin, pick: Picked | None, similar_to: str | None) -> Row:
     row = image.model_dump(mode="json")
     row |= {"digital_source_type": DIGITAL_SOURCE_TYPE, "similar_to": similar_to}
-    if pick is not None and pick.sha256 == image.sha256:
+    if pick is not None and pick.is_on(image):
         row |= {"picked": pick.picked, "pick_note": pick.note, "picked_at": pick.decided_at}
     size = {} if image.checked else {"width": None, "height": None}
     return (

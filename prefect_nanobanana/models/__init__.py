@@ -20,6 +20,7 @@ from prefect_nanobanana.models.generations import (
     StoredImage,
     Submission,
 )
+from prefect_nanobanana.models.lines import Line, parse_json, read_lines, to_lines
 from prefect_nanobanana.models.outcomes import (
     BUDGET_SPENT,
     CEILING_REACHED,
@@ -67,6 +68,7 @@ __all__ = [
     "ImageModel",
     "ImagePrompt",
     "ImageRequest",
+    "Line",
     "Mode",
     "ModelTotal",
     "Moment",
@@ -91,8 +93,11 @@ __all__ = [
     "exact_credits",
     "json_number",
     "not_negative",
+    "parse_json",
     "prompt_problems",
+    "read_lines",
     "refuse_half_characters",
     "sum_credits",
+    "to_lines",
     "unsigned_prompt",
 ]

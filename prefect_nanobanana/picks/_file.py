@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import ValidationError
-
-from prefect_nanobanana.errors import InvalidInput, StorageError
-from prefect_nanobanana.models import describe_errors
+from prefect_nanobanana.errors import StorageError
+from prefect_nanobanana.models import read_lines, to_lines
 from prefect_nanobanana.picks._pick import ImageId, Pick
 from prefect_nanobanana.s3 import ObjectStore, PreconditionFailed
 
@@ -63,12 +61,11 @@ class Picks:
             whole = {**known, **new}
             if whole == known:
                 return known
-            lines = (pick.model_dump_json() + "\n" for pick in whole.values())
             condition: dict[str, Any] = {"IfMatch": version} if version else {}
             if version is None:
                 condition = {"IfNoneMatch": "*"}
             try:
-                content = "".join(lines).encode()
+                content = to_lines(whole.values())
                 self._store.put(self._key, content, "application/x-ndjson", **condition)
                 return whole
             except PreconditionFailed:
@@ -81,22 +78,5 @@ class Picks:
         if found is None:
             return {}, None
         content, version = found
-        picks = {}
-        for number, line in enumerate(content.split(b"\n"), 1):
-            if line.strip():
-                pick = self._parse(number, line)
-                picks[pick.image] = pick
-        return picks, version
-
-    def _parse(self, number: int, line: bytes) -> Pick:
-        place = f"{self.uri}, line {number}"
-        try:
-            pick = Pick.model_validate_json(line)
-        except ValidationError as error:
-            problems = "; ".join(describe_errors(error)[:3])
-            raise InvalidInput(f"{place}: {problems}: correct it, or remove the line") from None
-        except RecursionError:
-            raise InvalidInput(f"{place}: too deep: remove the line") from None
-        if pick.schema_version != 1:
-            raise InvalidInput(f"{place}: was written by a newer version: update the package")
-        return pick
+        picks = read_lines(Pick, content, self.uri, "correct it, or remove the line")
+        return {pick.image: pick for _, pick in picks}, version

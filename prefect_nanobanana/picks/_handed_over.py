@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_nanobanana.errors import InvalidInput
-from prefect_nanobanana.models import Text, describe_errors
+from prefect_nanobanana.models import Text, parse_json
 from prefect_nanobanana.picks._pick import MOST_NOTE_CHARACTERS, ImageId
 
 MOST_BYTES = 16 * 1024 * 1024
@@ -64,13 +64,7 @@ def read_decisions(
         raise InvalidInput(
             f"{name}: is larger than {MOST_BYTES:,} bytes: give the file that the page saved"
         )
-    try:
-        found = _Picks.model_validate_json(content)
-    except ValidationError as error:
-        problems = "; ".join(describe_errors(error)[:3])
-        raise InvalidInput(f"{name}: {problems}: give the file that the review page saved") from None
-    except RecursionError:
-        raise InvalidInput(f"{name}: too deep: give the file that the review page saved") from None
+    found = parse_json(_Picks, content, name, "give the file that the review page saved")
     if found.batch != batch:
         raise InvalidInput(
             f"{name}: is about batch {found.batch[:200]!r}, and not about {batch!r}: give the file that "

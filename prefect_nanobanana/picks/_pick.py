@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from prefect_nanobanana.models import Moment, Text
+from prefect_nanobanana.models import Line, Moment, StoredImage, Text
 
 ImageId = tuple[str, int]
 """A prompt's key, and which of its images it is: what an image is known by in all runs."""
 MOST_NOTE_CHARACTERS = 2_000
 
 
-class Pick(BaseModel):
+class Pick(Line):
     """What was decided on an image, and by which review.
 
     Attributes:
-        schema_version: Of this format.
         batch: The batch's name.
         prompt_key: The prompt's key.
         place: Which of the prompt's images it is, from 1.
@@ -29,9 +28,6 @@ class Pick(BaseModel):
         review: The flow run that asked.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    schema_version: int = 1
     batch: str
     prompt_key: Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
     place: Annotated[int, Field(ge=1, lt=10**6)]
@@ -41,6 +37,10 @@ class Pick(BaseModel):
     note: Annotated[Text, Field(max_length=MOST_NOTE_CHARACTERS)] | None = None
     decided_at: Moment
     review: str | None = None
+
+    def is_on(self, image: StoredImage) -> bool:
+        """Whether it is on the bytes of this image, and not on others that were in its place."""
+        return self.sha256 == image.sha256
 
     @property
     def image(self) -> ImageId:

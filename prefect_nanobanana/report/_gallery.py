@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from jinja2 import Environment, Template
 
-from prefect_nanobanana._common.similar import near_duplicates
+from prefect_nanobanana._common.similar import lookalikes
 from prefect_nanobanana._common.text import counted, in_credits, number, shortened
 from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.models import OutcomeStatus, RunReport, StoredImage
@@ -206,8 +206,7 @@ def _pictures(
             if preview and len(preview) <= room:
                 room -= len(preview)
                 kept[n, place] = preview
-    images = (image for item in items for image in item.outcome.images)
-    alike = near_duplicates({image.key: image.perceptual_hash or "" for image in images})
+    alike = lookalikes(image for item in items for image in item.outcome.images)
     return [
         [
             _Picture(
@@ -218,7 +217,7 @@ def _pictures(
                 else None,
                 kept.get((n, place)),
                 f"{known[0]}-{known[1]}" if known else None,
-                _of_these_bytes(picks.get(known) if known else None, image),
+                pick if (pick := picks.get(known) if known else None) and pick.is_on(image) else None,
                 alike.get(image.key, "").rpartition("/")[2] or None,
             )
             for place, (image, known) in enumerate(zip(item.outcome.images, item.image_ids, strict=True))
@@ -255,10 +254,6 @@ def _notices(
             "folder or an open bucket, and not behind a presigned link."
         )
     return notices
-
-
-def _of_these_bytes(pick: Pick | None, image: StoredImage) -> Pick | None:
-    return pick if pick is not None and pick.sha256 == image.sha256 else None
 
 
 def _origin(address: str) -> str:

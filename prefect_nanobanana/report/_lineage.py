@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import ValidationError
 
 from prefect_nanobanana._common.addresses import without_signature
-from prefect_nanobanana._common.references import split_hash
+from prefect_nanobanana._common.references import absolute_path, split_hash
 from prefect_nanobanana.models import Caller, RunReport
 from prefect_nanobanana.report._events import numbers
 from prefect_nanobanana.report._item import GalleryItem
@@ -104,12 +104,7 @@ def _address(place: str) -> str:
     place = split_hash(place)[0]
     if "://" in place and not place.lower().startswith("file:"):
         return without_signature(place).partition("?")[0]
-    path = place[len("file://") :] if place.lower().startswith("file://") else place
-    try:
-        path = str(Path(path).expanduser())
-    except RuntimeError:  # there is nobody of that name
-        pass
-    return Path(path).absolute().as_uri().replace("%20", " ")
+    return Path(absolute_path(place)).absolute().as_uri().replace("%20", " ")
 
 
 def _key(address: str) -> str:

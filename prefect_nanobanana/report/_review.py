@@ -13,7 +13,7 @@ from prefect_nanobanana.models import RunReport
 from prefect_nanobanana.picks import ImageId, Pick
 from prefect_nanobanana.report._artifacts import artifact_key, strip
 from prefect_nanobanana.report._events import batch_resource
-from prefect_nanobanana.report._gallery import Review, gallery_page
+from prefect_nanobanana.report._gallery import PAGE_CARDS, Review, gallery_page
 from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.s3 import ObjectStore
 
@@ -34,9 +34,17 @@ class ReviewPages:
         self._store = store
         self._batch = batch
 
-    def key(self, name: str) -> str:
-        """The key of one of the review's objects."""
-        return self._store.key(self._batch, name)
+    MOST_PROMPTS = PAGE_CARDS
+    """On the page."""
+
+    @property
+    def uri(self) -> str:
+        """Where the page is."""
+        return self._store.uri(self._key)
+
+    @property
+    def _key(self) -> str:
+        return self._store.key(self._batch, PAGE)
 
     def write_page(
         self,
@@ -72,15 +80,15 @@ class ReviewPages:
             links={key: link for key in images if (link := store.link(key))},
         )
         page = gallery_page(report, items, store, picks, review)
-        store.marks.write_unlogged(self.key(PAGE), page, "text/html; charset=utf-8")
+        with store.marks.unlogged():  # the page holds a signed address
+            store.put(self._key, page, "text/html; charset=utf-8")
         self._show(report, items)
 
     def _show(self, report: RunReport, items: Sequence[GalleryItem]) -> None:
-        key = self.key(PAGE)
-        link = self._store.link(key)
+        link = self._store.link(self._key)
         page = f'<a href="{plain(link, None)}">Review page</a>' if link else "Review page"
         create_markdown_artifact(
-            f"# Review of {plain(report.batch)}\n\n{page}: `{self._store.uri(key)}`\n\nDecide there, "
+            f"# Review of {plain(report.batch)}\n\n{page}: `{self.uri}`\n\nDecide there, "
             "hand over, and then choose Resume on the run's page.\n",
             key=artifact_key(report.batch, "review"),
             description=strip(report, items),

@@ -23,6 +23,9 @@ class Marks:
         self._bucket = bucket
         self._options = options
 
+    unlogged = staticmethod(unlogged)
+    """In a `with` statement boto3 tells nothing of what this thread sends."""
+
     def copy(self, key: str, to: str) -> None:
         """Have the store copy an image, with its content type, metadata and tags.
 
@@ -59,21 +62,6 @@ class Marks:
                 return
             listed = [{"Key": n, "Value": v} for n, v in {**tags, name: value}.items()]
             self._connection.call("put_object_tagging", Key=key, Tagging={"TagSet": listed})
-        except FAILURES as error:
-            raise self._connection.problem(error, key) from None
-
-    def write_unlogged(self, key: str, content: bytes, content_type: str) -> None:
-        """Write a record that holds a signed address, of which boto3's log must not tell.
-
-        Raises:
-            StorageError: If it cannot be written.
-        """
-        options = self._options.for_put("record")
-        try:
-            with unlogged():
-                self._connection.call(
-                    "put_object", Key=key, Body=content, ContentType=content_type, **options
-                )
         except FAILURES as error:
             raise self._connection.problem(error, key) from None
 
