@@ -7,7 +7,6 @@ import functools
 import io
 import mmap
 import re
-import struct
 import threading
 import zlib
 from collections.abc import Callable
@@ -36,6 +35,7 @@ from prefect_nanobanana.images._structure import (
     Structure,
     read_structure,
 )
+from prefect_nanobanana.images._turning import orientation, upright
 
 __all__ = ["MAX_PIXELS", "THUMBNAIL_PIXELS", "NotAPicture", "Picture", "inspect"]
 
@@ -76,16 +76,6 @@ _ADAM7 = (
     (0, 1, 1, 2),
 )
 """The passes of an interlaced PNG: where each begins, and how far its pixels are apart."""
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What EXIF's orientation asks for."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +133,7 @@ def inspect(file: IO[bytes], *, thumbnail: bool = True, length_told: bool = Fals
         data = _viewed(file)
         if not data:
             raise NotAPicture("the body is empty")
-        picture = _inspected(data, thumbnail, length_told)
-        kind = kind_of(bytes(data[:HEAD_BYTES]))
-        return replace(picture, marks=marks_of(kind, data)) if kind else picture
+        return _inspected(data, thumbnail, length_told)
     finally:
         file.seek(0)
 
@@ -166,7 +154,13 @@ def _inspected(data: memoryview, thumbnail: bool, length_told: bool) -> Picture:
     if kind is None:
         raise NotAPicture(no_kind(head))
     with _mapped if isinstance(data.obj, mmap.mmap) else nullcontext():
-        structure = read_structure(kind, data)
+        structure, marks = read_structure(kind, data), marks_of(kind, data)
+    return replace(_checked(kind, head, structure, len(data), thumbnail, length_told), marks=marks)
+
+
+def _checked(
+    kind: Kind, head: bytes, structure: Structure, size: int, thumbnail: bool, length_told: bool
+) -> Picture:
     width, height, turned = structure.width, structure.height, orientation(structure.exif)
     needed = width * height * _BYTES_PER_PIXEL.get(kind, 8)
     if not kind.checked or (needed > MAX_DECODED_BYTES and width * height <= MAX_PIXELS):
@@ -179,7 +173,7 @@ def _inspected(data: memoryview, thumbnail: bool, length_told: bool) -> Picture:
         if not thumbnail:
             return _upright(kind, width, height, turned)
     try:
-        with budget.take(needed + len(data)):
+        with budget.take(needed + size):
             return apart(functools.partial(_decoded, kind, structure, thumbnail))
     except NotDecodable:
         return _unchecked(kind, structure, length_told)
@@ -233,7 +227,7 @@ def _small(image: Image.Image, turned: int) -> tuple[str, str]:
     out = io.BytesIO()
     try:
         image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-        small = image.transpose(UPRIGHT[turned]) if turned in UPRIGHT else image
+        small = upright(image, turned)
         small.convert("RGBA" if "A" in small.getbands() else "RGB").save(out, "WEBP", quality=60)
         looks = difference_hash(small)
     except Exception:  # as for a mode that cannot be converted: it is a whole picture all the same
@@ -280,21 +274,3 @@ def _count_png(structure: Structure, expected: int) -> None:
         raise NotAPicture(f"the picture is broken ({error})") from None
     if size < expected:
         raise NotAPicture(_ROWS_MISSING)
-
-
-def orientation(exif: bytes) -> int:
-    """How a picture is turned, by EXIF; 1, upright, if that does not say so."""
-    tiff = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None:
-        return 1
-    try:
-        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (count,) = struct.unpack_from(f"{order}H", tiff, start)
-        for at in range(start + 2, start + 2 + 12 * count, 12):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, at)
-            if tag == 0x0112:
-                return value if value in UPRIGHT else 1
-    except struct.error:
-        pass
-    return 1

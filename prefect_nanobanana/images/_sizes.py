@@ -13,9 +13,10 @@ from PIL import Image
 
 from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.images._kinds import HEAD_BYTES, kind_of
-from prefect_nanobanana.images._picture import READERS, UPRIGHT, inspect, orientation
+from prefect_nanobanana.images._picture import READERS, inspect
 from prefect_nanobanana.images._pixels import apart, budget
 from prefect_nanobanana.images._structure import NotAPicture, read_structure
+from prefect_nanobanana.images._turning import orientation, upright
 
 Format = Literal["webp", "jpeg", "avif"]
 Wish = tuple[int, Format]
@@ -77,23 +78,23 @@ def smaller_copies(content: bytes, wishes: Sequence[Wish], quality: int) -> list
 
 def _made(content: bytes, wishes: Sequence[Wish], quality: int) -> list[SmallerCopy]:
     try:
-        upright, resized = _upright(content), dict[int, Image.Image]()
+        whole, resized = _pixels(content), dict[int, Image.Image]()
         made = []
         for asked, name in wishes:
-            width = min(asked, upright.width)
+            width = min(asked, whole.width)
             if width not in resized:
-                resized[width] = _resized(upright, width)
+                resized[width] = _resized(whole, width)
             made.append(_saved(resized[width], name, quality))
         return made
     except Exception as error:  # decoders and encoders raise what they like
         raise NotAPicture(f"the picture cannot be decoded ({str(error)[:100]})") from None
 
 
-def _resized(upright: Image.Image, width: int) -> Image.Image:
-    if width == upright.width:
-        return upright
-    height = max(1, round(upright.height * width / upright.width))
-    return upright.resize((width, height), Image.Resampling.LANCZOS)
+def _resized(whole: Image.Image, width: int) -> Image.Image:
+    if width == whole.width:
+        return whole
+    height = max(1, round(whole.height * width / whole.width))
+    return whole.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _saved(picture: Image.Image, name: Format, quality: int) -> SmallerCopy:
@@ -106,7 +107,7 @@ def _saved(picture: Image.Image, name: Format, quality: int) -> SmallerCopy:
     return SmallerCopy(out.getvalue(), name, picture.width, picture.height)
 
 
-def _upright(content: bytes) -> Image.Image:
+def _pixels(content: bytes) -> Image.Image:
     """The picture's pixels, turned as its camera or editor says."""
     kind = kind_of(content[:HEAD_BYTES])
     assert kind is not None  # it was inspected
@@ -114,7 +115,7 @@ def _upright(content: bytes) -> Image.Image:
     with READERS[kind](io.BytesIO(b"".join(structure.parts))) as image:
         image.load()
         turned = orientation(structure.exif or image.info.get("exif") or b"")
-        whole = image.transpose(UPRIGHT[turned]) if turned in UPRIGHT else image
+        whole = upright(image, turned)
         return whole.convert(
             "RGBA" if "A" in whole.getbands() or "transparency" in whole.info else "RGB"
         )
