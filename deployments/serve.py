@@ -19,6 +19,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron
 
 from prefect_nanobanana.flows import (
+    apply_retention,
     copy_pending,
     generate_images,
     generate_in_parts,
@@ -114,6 +115,16 @@ def deployments(options: argparse.Namespace) -> list[RunnerDeployment]:
             description="Writes galleries and manifests anew, of batches that an earlier version or a "
             "killed run left.",
             parameters={"bucket": blocks["bucket"]},
+            concurrency_limit=ONE_WAITS,
+            tags=["nanobanana"],
+        ),
+        apply_retention.to_deployment(
+            "retention",
+            description="Lists what batches hold, and says which images a policy would move away.",
+            parameters={
+                "bucket": blocks["bucket"],
+                "policies": [{"images": ["rejected"], "after_days": 30}],
+            },
             concurrency_limit=ONE_WAITS,
             tags=["nanobanana"],
         ),

@@ -94,3 +94,12 @@ def pictures_note(came: int, asked: int) -> str | None:
 def in_credits(amount: int | float | Decimal) -> str:
     """An amount, as `1 credit`."""
     return counted(amount, "credit")
+
+
+def in_bytes(size: int) -> str:
+    """A size, as `1.2 MB`."""
+    if size < 1000:
+        return counted(size, "byte")
+    if size < 1_000_000:
+        return f"{size / 1000:.0f} kB"
+    return f"{size / 1_000_000:.1f} MB" if size < 1_000_000_000 else f"{size / 1_000_000_000:.1f} GB"

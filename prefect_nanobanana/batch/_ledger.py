@@ -24,7 +24,7 @@ from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.batch._timing import TIMING, Timing
 from prefect_nanobanana.errors import BucketNotUsable, LedgerError, StorageError
 from prefect_nanobanana.models import Caller
-from prefect_nanobanana.s3 import POOL_CONNECTIONS, ObjectStore, PreconditionFailed
+from prefect_nanobanana.s3 import ObjectStore, PreconditionFailed
 
 Known = tuple[str | None, str | None]
 """Version and attempt of what is stored."""
@@ -57,7 +57,7 @@ class Ledger:
         self._timing = timing or TIMING.get()
         self._versions, self._attempts = dict[str, str | None](), dict[str, str | None]()
         self._patience = PatientWriter(self.write_once, self._timing.write_again_for)
-        self._parser = RecordParser(store, self.key("images"))
+        self._parser = RecordParser(store, batch)
         self.index = RecordIndex(store, self.key("records.jsonl"), self._parser)
 
     @classmethod
@@ -260,7 +260,7 @@ class Ledger:
         indexed = self.index.current(tags)
         for key, record in indexed.items():
             self._versions[key], self._attempts[key] = tags[key], record.attempt
-        with ThreadPoolExecutor(POOL_CONNECTIONS // 2) as pool:
+        with ThreadPoolExecutor(ObjectStore.POOL_CONNECTIONS // 2) as pool:
             others = pool.map(self._read, [key for key in tags if key not in indexed])
             return indexed | {record.key: record for record in others}
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import cached_property
 
 from prefect_nanobanana._common.text import shortened, visible
 from prefect_nanobanana._common.untrusted import is_below, is_preview
 from prefect_nanobanana.batch._record import Record
-from prefect_nanobanana.errors import BucketNotUsable, LedgerError, StorageError
+from prefect_nanobanana.errors import BucketNotUsable, InvalidInput, LedgerError, StorageError
+from prefect_nanobanana.retention import RemovedImage, RemovedImages, is_removed
 from prefect_nanobanana.s3 import ObjectStore
 
 _NO_SIZE = 2**53
@@ -19,12 +22,13 @@ class RecordParser:
 
     Args:
         store: Where the batch is.
-        images: The folder of its images.
+        batch: Its name.
     """
 
-    def __init__(self, store: ObjectStore, images: str) -> None:
+    def __init__(self, store: ObjectStore, batch: str) -> None:
         self._store = store
-        self._images = images
+        self._batch = batch
+        self._images = store.key(batch, "images")
 
     def find(self, key: str, path: str) -> tuple[Record | None, str]:
         """Read a record from the store.
@@ -89,19 +93,26 @@ class RecordParser:
             is_ours = _IMAGE.fullmatch(image.uri) and image.uri.endswith(f"/{image.key}")
             if image.uri == uri or not is_ours or not is_below(key, self._images):
                 continue
+            here = image.model_copy(update={"key": key, "uri": uri})
             try:
                 found = self._store.head(key)
-            except StorageError as error:
+                gone = found is None and is_removed(here, self._removed)
+            except (StorageError, InvalidInput) as error:
                 raise LedgerError(f"a record could not be read, so nothing is spent: {error}") from None
-            if found is None or found.size != image.size_bytes:
+            if not gone and (found is None or found.size != image.size_bytes):
                 was = visible(shortened(image.uri))
                 raise LedgerError(
                     f"the record {path} names an image outside of the batch's folder, {was}, and {uri} "
                     "is not the same, so nothing is spent: copy the images, too, if the batch was "
                     "copied here"
                 )
-            images[place] = image.model_copy(update={"key": key, "uri": uri})
+            images[place] = here
         return record.model_copy(update={"images": images})
+
+    @cached_property
+    def _removed(self) -> Mapping[str, RemovedImage]:
+        """What of the batch was moved away or deleted, and need not be here."""
+        return RemovedImages(self._store, self._batch).read()
 
 
 def _unusable(path: str, why: str) -> LedgerError:

@@ -16,11 +16,11 @@ from prefect_nanobanana.batch._plan import BatchPlan
 from prefect_nanobanana.batch._planned import Action, Planned
 from prefect_nanobanana.batch._prices import Prices
 from prefect_nanobanana.batch._record import Record
-from prefect_nanobanana.s3 import POOL_CONNECTIONS, ObjectStore
+from prefect_nanobanana.s3 import ObjectStore
 
 WINDOW = 500
 """Records of one plan at most: so many, with what becomes of them, are in memory at once."""
-READERS = POOL_CONNECTIONS // 2
+READERS = ObjectStore.POOL_CONNECTIONS // 2
 READ_AHEAD = 4 * READERS
 """Records that are read and not looked at yet, at most."""
 

@@ -45,7 +45,7 @@ from prefect_nanobanana.errors import InvalidInput
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
 from prefect_nanobanana.models import ImagePrompt, ImageRequest
-from prefect_nanobanana.s3 import POOL_CONNECTIONS
+from prefect_nanobanana.s3 import ObjectStore
 
 MAX_REFERENCE_BYTES = Adjustable(20 * 1024 * 1024)
 """Our own bound, to catch what is no reference; the API documents none."""
@@ -143,7 +143,7 @@ class References:
         self._before = self._memory.read()
         # Whether a worker has started the run, and may read few files alone, stands in the context.
         jobs = [partial(copy_context().run, self._look_up, url) for url in private]
-        with ThreadPoolExecutor(POOL_CONNECTIONS // 2) as pool:
+        with ThreadPoolExecutor(ObjectStore.POOL_CONNECTIONS // 2) as pool:
             self._found = dict(zip(private, pool.map(lambda job: job(), jobs), strict=True))
         for url in filter(is_path, private):
             uri, found = self.shown(url), self._found[url]
@@ -199,7 +199,7 @@ class References:
         split = (split_hash(identity) for identity in dict.fromkeys(identities))
         local = [(uri, self._paths[uri], digest) for uri, digest in split if uri in self._paths]
         jobs = [partial(copy_context().run, self._upload, *each) for each in local]
-        with ThreadPoolExecutor(POOL_CONNECTIONS // 2) as pool:
+        with ThreadPoolExecutor(ObjectStore.POOL_CONNECTIONS // 2) as pool:
             for _ in pool.map(lambda job: job(), jobs):
                 pass
         known = {remembered_name(url): f.known for url, f in self._found.items() if f.known is not None}

@@ -20,6 +20,7 @@ from prefect_nanobanana.flows._publish import publish_recorded, recorded_items
 from prefect_nanobanana.images import Format, smaller_copies
 from prefect_nanobanana.models import DIGITAL_SOURCE_TYPE, StoredImage
 from prefect_nanobanana.picks import Picks
+from prefect_nanobanana.retention import RemovedImages, is_removed
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
 
@@ -90,13 +91,13 @@ def derive_sizes(
 
 
 def _images(ledger: Ledger, logger: Logger, only_picked: bool) -> Iterator[StoredImage]:
-    items = recorded_items(ledger, logger)
+    items, removed = recorded_items(ledger, logger), RemovedImages(ledger.store, ledger.batch).read()
     picks = Picks(ledger.store, ledger.batch).read() if only_picked else {}
     for item in items:
         for known, image in zip(item.image_ids, item.outcome.images, strict=True):
             pick = picks.get(known) if known is not None else None
             kept = pick is not None and pick.picked and pick.is_on(image)
-            if image.checked and (kept or not only_picked):
+            if image.checked and not is_removed(image, removed) and (kept or not only_picked):
                 yield image
 
 

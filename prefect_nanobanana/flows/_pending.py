@@ -19,7 +19,7 @@ from prefect_nanobanana.flows._publish import publish_recorded
 from prefect_nanobanana.generator import NanoBananaGenerator
 from prefect_nanobanana.images import Copier
 from prefect_nanobanana.models import URL_LIFETIME_DAYS, Charge, Credits, PendingReport
-from prefect_nanobanana.report import publish_pending, summary
+from prefect_nanobanana.report import FolderPublisher, summary
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
 
@@ -72,7 +72,7 @@ def copy_pending(
         recorded = recorded_outcomes(Ledger(store, batch), logger)
         return None if recorded is None else recorded.charges
 
-    publish_pending(report, store, generator.credentials, newest, charges_of, logger)
+    FolderPublisher(store, logger).pending(report, generator.credentials, newest, charges_of)
     return cast(PendingReport, _final_state(report))
 
 

@@ -21,9 +21,11 @@ from prefect_nanobanana.flows._publish import recorded_items
 from prefect_nanobanana.flows._review_form import Asked, Picture, hashes_of, pictures_of
 from prefect_nanobanana.flows._review_state import Questions, question_key
 from prefect_nanobanana.flows._variants import own_variants, variants_of
+from prefect_nanobanana.manifest import Besides
 from prefect_nanobanana.models import ImagePrompt, ReviewReport
 from prefect_nanobanana.picks import MOST_BYTES, Decision, ImageId, Pick, Picks, read_decisions
 from prefect_nanobanana.report import GalleryItem, Publisher
+from prefect_nanobanana.retention import RemovedImages, is_removed
 from prefect_nanobanana.s3 import ObjectStore
 
 KeepAs = Literal["copy", "tag", "record"]
@@ -87,7 +89,12 @@ class ReviewSteps:
     def reload(self) -> None:
         """Read what the batch's records say now."""
         self.items = recorded_items(self._ledger, self._logger)
-        self._pictures = pictures_of(self.items)
+        self._removed = RemovedImages(self._store, self.batch).read()
+        self._pictures = {
+            known: picture
+            for known, picture in pictures_of(self.items).items()
+            if not is_removed(picture.image, self._removed)
+        }
 
     def read(self, picks: str) -> dict[ImageId, Decision]:
         """Read a `picks.json`.
@@ -237,7 +244,8 @@ class ReviewSteps:
         hashes = hashes_of(self._pictures)
         asked = Asked(images=[(*known, hashes[known]) for known in undecided if known in shown])
         report = self._publisher.report(self.items)
-        pages.write_page(report, order, self.decided, self._questions.place(number), self._seconds)
+        besides = Besides(picks=self.decided, removed=self._removed)
+        pages.write_page(report, order, besides, self._questions.place(number), self._seconds)
         self._questions.note(number, asked)
         self._logger.warning(
             "%s to decide on until %s UTC: on the run's page in Prefect's UI, choose Resume",

@@ -22,7 +22,7 @@ from prefect_nanobanana.images._picture import NotAPicture, Picture, inspect
 from prefect_nanobanana.images._upload import Uploader
 from prefect_nanobanana.images._urls import shown
 from prefect_nanobanana.models import StoredImage
-from prefect_nanobanana.s3 import POOL_CONNECTIONS, ObjectStore, StoreUnavailable
+from prefect_nanobanana.s3 import ObjectStore, StoreUnavailable
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Copier:
         retry_for_seconds: How long a failure that may pass is tried again.
     """
 
-    THREADS = min(8 * (os.cpu_count() or 1), POOL_CONNECTIONS * 3 // 4)
+    THREADS = min(8 * (os.cpu_count() or 1), ObjectStore.POOL_CONNECTIONS * 3 // 4)
     """On two cores, more copied no faster; and records need connections, too."""
 
     def __init__(self, fetcher: Fetcher, uploader: Uploader, retry_for_seconds: float) -> None:

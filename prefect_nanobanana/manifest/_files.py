@@ -8,8 +8,9 @@ from functools import partial
 
 from prefect_nanobanana.errors import StorageError
 from prefect_nanobanana.manifest import _jsonl, _parquet
+from prefect_nanobanana.manifest._besides import Besides
 from prefect_nanobanana.manifest._columns import IMAGE_COLUMNS, PROMPT_COLUMNS
-from prefect_nanobanana.manifest._rows import Besides, Entry, Row, image_rows, prompt_rows
+from prefect_nanobanana.manifest._rows import Entry, Row, image_rows, prompt_rows
 from prefect_nanobanana.s3 import ObjectStore
 
 MANIFEST = "manifest.jsonl"
@@ -52,11 +53,12 @@ class ManifestFiles:
 
     def writers(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """Yield the name of each file, and what writes it: each raises `StorageError` if it cannot."""
-        yield MANIFEST, lambda: self._put(MANIFEST, _jsonl.jsonl(self._prompts()), _jsonl.CONTENT_TYPE)
         yield IMAGES, lambda: self._put(IMAGES, _jsonl.jsonl(self._images()), _jsonl.CONTENT_TYPE)
         write = self._put_table if _parquet.can_write() else self._remove
         for name in self._tables:
             yield name, partial(write, name)
+        # Last, as what it says shows that all of them are written.
+        yield MANIFEST, lambda: self._put(MANIFEST, _jsonl.jsonl(self._prompts()), _jsonl.CONTENT_TYPE)
 
     def _prompts(self) -> Iterator[Row]:
         if len(self._entries) > KEPT_ROWS:

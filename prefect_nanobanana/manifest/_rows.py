@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any, Protocol
 
 from prefect_nanobanana._common.similar import lookalikes
 from prefect_nanobanana._common.text import well_formed
+from prefect_nanobanana.manifest._besides import Besides
 from prefect_nanobanana.manifest._columns import (
     IMAGE_COLUMNS,
     PROMPT_COLUMNS,
@@ -19,6 +19,7 @@ from prefect_nanobanana.manifest._columns import (
     Type,
 )
 from prefect_nanobanana.models import DIGITAL_SOURCE_TYPE, Origin, Outcome, Provenance, StoredImage
+from prefect_nanobanana.picks import Pick
 
 MOST_INT64 = 2**63 - 1
 Row = dict[str, Any]
@@ -35,55 +36,6 @@ class Entry(Protocol):
     @property
     def provenance(self) -> Provenance | None:
         """Where that comes from, if it is known."""
-
-
-class Picked(Protocol):
-    """What people decided on an image."""
-
-    def is_on(self, image: StoredImage) -> bool:
-        """Whether it is on the bytes of this image."""
-
-    @property
-    def picked(self) -> bool:
-        """Whether it is kept."""
-
-    @property
-    def note(self) -> str | None:
-        """What they noted."""
-
-    @property
-    def decided_at(self) -> datetime:
-        """When that was taken over."""
-
-
-PickedImages = Mapping[tuple[str, int], Picked]
-"""By prompt's key and image's place."""
-
-
-class Derived(Protocol):
-    """A smaller copy of an image."""
-
-    @property
-    def source_sha256(self) -> str:
-        """The hash of the image that it was made of."""
-
-    def model_dump(self, *, mode: str, include: set[str]) -> dict[str, Any]:
-        """What is known of it."""
-
-
-@dataclass(frozen=True)
-class Besides:
-    """What is known of images besides their records.
-
-    Attributes:
-        bucket: The address of the bucket, as `s3://bucket/`.
-        picks: What people have decided.
-        derived: Smaller copies, by the image's key.
-    """
-
-    bucket: str = "s3:///"
-    picks: PickedImages = field(default_factory=dict)
-    derived: Mapping[str, Sequence[Derived]] = field(default_factory=dict)
 
 
 def prompt_rows(batch: str, entries: Sequence[Entry], besides: Besides | None = None) -> Iterator[Row]:
@@ -170,6 +122,8 @@ def _prompt(
         "images": [
             {
                 **_image(image, origin, besides.picks.get((key, origin.place)), alike.get(image.key)),
+                **_described(image, besides),
+                **_removed(image, besides),
                 "derived": _derived(image, besides),
             }
             for image, origin in zip(outcome.images, origins, strict=True)
@@ -197,7 +151,7 @@ def _provenance(provenance: Provenance) -> Row:
     }
 
 
-def _image(image: StoredImage, origin: Origin, pick: Picked | None, similar_to: str | None) -> Row:
+def _image(image: StoredImage, origin: Origin, pick: Pick | None, similar_to: str | None) -> Row:
     row = image.model_dump(mode="json")
     row |= {"digital_source_type": DIGITAL_SOURCE_TYPE, "similar_to": similar_to}
     if pick is not None and pick.is_on(image):
@@ -213,6 +167,18 @@ def _image(image: StoredImage, origin: Origin, pick: Picked | None, similar_to: 
             "stored_at": origin.stored_at,
         }
     )
+
+
+def _described(image: StoredImage, besides: Besides) -> Row:
+    said = besides.descriptions.get(image.sha256)
+    return {} if said is None else {"alt_text": said.alt_text, "caption": said.caption}
+
+
+def _removed(image: StoredImage, besides: Besides) -> Row:
+    removed = besides.removed.get(image.key)
+    if removed is None or not removed.is_of(image):
+        return {}
+    return {"removed_at": removed.at, "moved_to": removed.moved_to}
 
 
 def _derived(image: StoredImage, besides: Besides) -> list[Row]:

@@ -46,6 +46,7 @@ from prefect_nanobanana.models.prompts import (
     unsigned_prompt,
 )
 from prefect_nanobanana.models.provenance import Origin, Provenance
+from prefect_nanobanana.models.retention import BatchUsage, PickStatus, RetentionPolicy, RetentionReport
 from prefect_nanobanana.models.reviews import ReviewReport
 from prefect_nanobanana.models.templates import PromptTemplate
 
@@ -59,6 +60,7 @@ __all__ = [
     "MAX_QUANTITY",
     "URL_LIFETIME_DAYS",
     "AskAgain",
+    "BatchUsage",
     "Caller",
     "Charge",
     "ChargeStatus",
@@ -77,11 +79,14 @@ __all__ = [
     "OutcomeStatus",
     "Part",
     "PendingReport",
+    "PickStatus",
     "Plan",
     "PlannedPrompt",
     "PlannedStep",
     "PromptTemplate",
     "Provenance",
+    "RetentionPolicy",
+    "RetentionReport",
     "ReviewReport",
     "RunReport",
     "StoredImage",

@@ -16,12 +16,15 @@ from urllib.parse import quote, urlsplit
 from jinja2 import Environment, Template
 
 from prefect_nanobanana._common.similar import lookalikes
-from prefect_nanobanana._common.text import counted, in_credits, number, shortened
+from prefect_nanobanana._common.text import counted, in_bytes, in_credits, number, shortened
 from prefect_nanobanana._common.untrusted import is_below
+from prefect_nanobanana.descriptions import DescribedImage
+from prefect_nanobanana.manifest import Besides
 from prefect_nanobanana.models import OutcomeStatus, RunReport, StoredImage
 from prefect_nanobanana.picks import ImageId, Pick
 from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._summary import NAMES, balance_note, summary
+from prefect_nanobanana.retention import RemovedImage
 from prefect_nanobanana.s3 import ObjectStore
 
 PAGE_CARDS = 2_000
@@ -53,6 +56,8 @@ class _Picture:
         id: What it is known by.
         picked: What people decided on it.
         similar_to: The file's name of an earlier picture that looks the same.
+        removed: What became of it, if it is not where it was stored any more.
+        said: What it shows, in words.
     """
 
     image: StoredImage
@@ -61,6 +66,8 @@ class _Picture:
     id: str | None = None
     picked: Pick | None = None
     similar_to: str | None = None
+    removed: RemovedImage | None = None
+    said: DescribedImage | None = None
 
     @property
     def pick(self) -> str:
@@ -125,7 +132,7 @@ def gallery_page(
     report: RunReport,
     items: Sequence[GalleryItem],
     bucket: ObjectStore,
-    picks: Mapping[ImageId, Pick] | None = None,
+    besides: Besides | None = None,
     review: Review | None = None,
 ) -> bytes:
     """The gallery page `index.html`, which lies beside `images/` and links to it by relative paths.
@@ -134,16 +141,15 @@ def gallery_page(
         report: The run's report.
         items: What to show: the run's outcomes, and after them those of earlier lists of the batch.
         bucket: Where the page will lie.
-        picks: What people have decided on the images.
+        besides: What is known of the images besides, as what people have decided.
         review: What the page needs if it is for people to decide; by default it is not.
 
     Returns:
         The page; it is bounded, and says what it leaves out.
     """
-    parts = _parts()
-    pictures = _pictures(
-        items[:PAGE_CARDS], bucket.key(report.batch) + "/", picks or {}, review.links if review else {}
-    )
+    parts, besides = _parts(), besides or Besides()
+    links = review.links if review else {}
+    pictures = _pictures(items[:PAGE_CARDS], bucket.key(report.batch) + "/", besides, links)
     cards: list[str] = []
     room = PAGE_TEXT_BYTES
     for item, its in zip(items, pictures, strict=False):
@@ -181,7 +187,7 @@ def gallery_page(
         style_hash=_hash(parts.style),
         script=parts.script,
         script_hash=_hash(parts.script),
-        picks=decided if picks or review else None,
+        picks=decided if besides.picks or review else None,
         similar=sum(any(picture.similar_to for picture in its) for its in pictures[: len(cards)]),
         review=review,
         review_script=parts.review_script,
@@ -194,7 +200,7 @@ def gallery_page(
 def _pictures(
     items: Sequence[GalleryItem],
     base: str,
-    picks: Mapping[ImageId, Pick],
+    besides: Besides,
     links: Mapping[str, str],
 ) -> list[list[_Picture]]:
     """The pictures of each card. First pictures get the room first, so that few cards lack all."""
@@ -207,19 +213,27 @@ def _pictures(
                 room -= len(preview)
                 kept[n, place] = preview
     alike = lookalikes(image for item in items for image in item.outcome.images)
+
+    def picture(image: StoredImage, known: ImageId | None, preview: str | None) -> _Picture:
+        pick = besides.picks.get(known) if known else None
+        removed = besides.removed.get(image.key)
+        gone = removed if removed is not None and removed.is_of(image) else None
+        # A link leads to what lies beside the page, whatever a record claims.
+        beside = gone is None and is_below(image.key, base + IMAGES)
+        return _Picture(
+            image,
+            links.get(image.key) or quote(image.key.removeprefix(base)) if beside else None,
+            preview,
+            id=f"{known[0]}-{known[1]}" if known else None,
+            picked=pick if pick is not None and pick.is_on(image) else None,
+            similar_to=alike.get(image.key, "").rpartition("/")[2] or None,
+            removed=gone,
+            said=besides.descriptions.get(image.sha256),
+        )
+
     return [
         [
-            _Picture(
-                image,
-                # A link leads to what lies beside the page, whatever a record claims.
-                links.get(image.key) or quote(image.key.removeprefix(base))
-                if is_below(image.key, base + IMAGES)
-                else None,
-                kept.get((n, place)),
-                f"{known[0]}-{known[1]}" if known else None,
-                pick if (pick := picks.get(known) if known else None) and pick.is_on(image) else None,
-                alike.get(image.key, "").rpartition("/")[2] or None,
-            )
+            picture(image, known, kept.get((n, place)))
             for place, (image, known) in enumerate(zip(item.outcome.images, item.image_ids, strict=True))
         ]
         for n, item in enumerate(items)
@@ -265,12 +279,6 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _in_bytes(size: int) -> str:
-    if size < 1000:
-        return counted(size, "byte")
-    return f"{size / 1000:.0f} kB" if size < 1_000_000 else f"{size / 1_000_000:.1f} MB"
-
-
 def _known(value: Any) -> str:
     return "not known" if value is None else number(value)
 
@@ -279,7 +287,7 @@ def _known(value: Any) -> str:
 def _parts() -> _Parts:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        credits=in_credits, counted=counted, bytes=_in_bytes, known=_known, number=number
+        credits=in_credits, counted=counted, bytes=in_bytes, known=_known, number=number
     )
     card, page, style, script, review = (
         files("prefect_nanobanana.report").joinpath("templates", name).read_text("utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -17,6 +18,7 @@ from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.credentials import NanoBananaCredentials
 from prefect_nanobanana.derived import DERIVED, DerivedImage, DerivedImages
+from prefect_nanobanana.descriptions import DESCRIPTIONS, DescribedImage, Descriptions
 from prefect_nanobanana.manifest import MANIFEST, Besides, ManifestFiles
 from prefect_nanobanana.models import Caller, Charge, Credits, Part, Plan, RunReport
 from prefect_nanobanana.picks import PICKS, ImageId, Pick, Picks
@@ -38,6 +40,7 @@ from prefect_nanobanana.report._published import ACCOUNT, Logger, published
 from prefect_nanobanana.report._report import build_report
 from prefect_nanobanana.report._review import ReviewPages
 from prefect_nanobanana.report._summary import summary
+from prefect_nanobanana.retention import REMOVED, RemovedImage, RemovedImages
 from prefect_nanobanana.s3 import ObjectStore
 
 GALLERY = "index.html"
@@ -196,18 +199,17 @@ class Publisher:
             The report, without the address of what could not be written.
         """
 
-        picks = self.picks()
+        besides = self._besides()
 
         def write_gallery() -> None:
-            public = self._store.options.is_public
-            shown = (
-                {k: p.model_copy(update={"note": None}) for k, p in picks.items()} if public else picks
-            )
-            page = gallery_page(report, items, self._store, shown)
+            picks = besides.picks
+            if self._store.options.is_public:
+                picks = {k: p.model_copy(update={"note": None}) for k, p in picks.items()}
+            page = gallery_page(report, items, self._store, replace(besides, picks=picks))
             self._store.put(self._key(GALLERY), page, "text/html; charset=utf-8", "page")
 
         fields = {GALLERY: "gallery_uri", MANIFEST: "manifest_uri"}
-        files = ManifestFiles(self._store, self._batch, items, self._besides(picks)).writers()
+        files = ManifestFiles(self._store, self._batch, items, besides).writers()
         writers = chain([(GALLERY, write_gallery)], files)
         failed = [name for name, write in writers if not self._tried(name, write)]
         changes: dict[str, Any] = {fields[name]: None for name in failed if name in fields}
@@ -219,17 +221,20 @@ class Publisher:
         self._tried("event batch.published", lambda: emit_batch_published(report))
         return report
 
-    def _besides(self, picks: dict[ImageId, Pick]) -> Besides:
+    def _besides(self) -> Besides:
+        picks: dict[ImageId, Pick] = {}
         derived: dict[str, list[DerivedImage]] = {}
-        copies = DerivedImages(self._store, self._batch)
-        self._tried(DERIVED, lambda: derived.update(copies.by_source()))
-        return Besides(self._store.uri(""), picks, derived)
-
-    def picks(self) -> dict[ImageId, Pick]:
-        """What people have decided on the images; nothing if that cannot be read, which is said."""
-        found: dict[ImageId, Pick] = {}
-        self._tried(PICKS, lambda: found.update(Picks(self._store, self._batch).read()))
-        return found
+        removed: dict[str, RemovedImage] = {}
+        descriptions: dict[str, DescribedImage] = {}
+        where = self._store, self._batch
+        for name, read in (
+            (PICKS, lambda: picks.update(Picks(*where).read())),
+            (DERIVED, lambda: derived.update(DerivedImages(*where).by_source())),
+            (REMOVED, lambda: removed.update(RemovedImages(*where).read())),
+            (DESCRIPTIONS, lambda: descriptions.update(Descriptions(*where).read())),
+        ):
+            self._tried(name, read)  # nothing if that cannot be read, which is said
+        return Besides(self._store.uri(""), picks, derived, removed, descriptions)
 
     def _key(self, *parts: str) -> str:
         return self._store.key(self._batch, *parts)

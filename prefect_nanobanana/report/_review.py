@@ -9,8 +9,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
 from prefect_nanobanana._common.text import plain, shortened
+from prefect_nanobanana.manifest import Besides
 from prefect_nanobanana.models import RunReport
-from prefect_nanobanana.picks import ImageId, Pick
+from prefect_nanobanana.picks import Pick
 from prefect_nanobanana.report._artifacts import artifact_key, strip
 from prefect_nanobanana.report._events import batch_resource
 from prefect_nanobanana.report._gallery import PAGE_CARDS, Review, gallery_page
@@ -50,7 +51,7 @@ class ReviewPages:
         self,
         report: RunReport,
         items: Sequence[GalleryItem],
-        picks: dict[ImageId, Pick],
+        besides: Besides,
         handed_over: str,
         seconds: float,
     ) -> None:
@@ -61,7 +62,7 @@ class ReviewPages:
         Args:
             report: What the batch's records say.
             items: Its outcomes.
-            picks: What is decided already.
+            besides: What is known of the images besides, as what is decided already.
             handed_over: The key of the object that the page may write: what people decide.
             seconds: For how long it may.
 
@@ -79,7 +80,7 @@ class ReviewPages:
             until=datetime.now(UTC) + timedelta(seconds=seconds),
             links={key: link for key in images if (link := store.link(key))},
         )
-        page = gallery_page(report, items, store, picks, review)
+        page = gallery_page(report, items, store, besides, review)
         with store.marks.unlogged():  # the page holds a signed address
             store.put(self._key, page, "text/html; charset=utf-8")
         self._show(report, items)

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prefect_nanobanana._common.text import counted, in_credits, number
-from prefect_nanobanana.models import OutcomeStatus, PendingReport, Plan, PlannedStep, RunReport
+from prefect_nanobanana._common.text import counted, in_bytes, in_credits, number
+from prefect_nanobanana.models import (
+    OutcomeStatus,
+    PendingReport,
+    Plan,
+    PlannedStep,
+    RetentionReport,
+    RunReport,
+)
 
 NAMES: dict[OutcomeStatus, tuple[str, str]] = {
     "stored": ("stored", "stored"),
@@ -24,16 +31,19 @@ STEPS: dict[PlannedStep, str] = {
 }
 
 
-def summary(report: RunReport | PendingReport | Plan) -> str:
+def summary(report: RunReport | PendingReport | Plan | RetentionReport) -> str:
     """The run in one line, as `18 stored, 2 warnings; 40 credits used, 960 left`.
 
     For `copy_pending`: `3 images copied, 1 generation waiting`. For a plan: `13 prompts: 12 new, 1 done
-    before; 12 credits; 100 in the account, 88 after`.
+    before; 12 credits; 100 in the account, 88 after`. For `apply_retention`: `3 batches, 40 images;
+    2 images would be moved or deleted`.
     """
     if isinstance(report, Plan):
         return _plan(report)
     if isinstance(report, PendingReport):
         return _pending(report)
+    if isinstance(report, RetentionReport):
+        return _retention(report)
     counts: dict[OutcomeStatus, int] = {
         "stored": report.stored,
         "warning": report.warnings,
@@ -52,6 +62,18 @@ def summary(report: RunReport | PendingReport | Plan) -> str:
         line += f"; {balance_note(report)}"
     if report.unpublished:
         line += f"; could not be published: {', '.join(report.unpublished)}"
+    return line
+
+
+def _retention(report: RetentionReport) -> str:
+    images = sum(each.images for each in report.batches)
+    line = f"{len(report.batches)} batch{'es' * (len(report.batches) != 1)}, {counted(images, 'image')}"
+    if report.dry_run:
+        line += f"; {counted(report.due, 'image')} would be moved or deleted"
+    else:
+        line += f"; {report.moved} moved, {report.deleted} deleted, {in_bytes(report.freed_bytes)} freed"
+    if problems := report.problems:
+        line += f"; {counted(len(problems), 'problem')}, first {problems[0]}"
     return line
 
 

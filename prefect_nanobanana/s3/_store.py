@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError, FlexibleChecksumError
 
 from prefect_nanobanana.errors import StorageError
+from prefect_nanobanana.s3._boto import POOL_CONNECTIONS
 from prefect_nanobanana.s3._capabilities import Capabilities, condition_failed
 from prefect_nanobanana.s3._connection import FAILURES, Connection
 from prefect_nanobanana.s3._errors import (
@@ -49,6 +50,9 @@ class ObjectStore:
         options: How objects are stored, beyond what the bucket does by itself.
         capabilities: What is known of the store already.
     """
+
+    POOL_CONNECTIONS = POOL_CONNECTIONS
+    """Requests that run at once: more wait for a connection."""
 
     def __init__(
         self,

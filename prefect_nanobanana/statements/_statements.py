@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefect_nanobanana._common.naming import slug
 from prefect_nanobanana.errors import StorageError
-from prefect_nanobanana.models import Charge
-from prefect_nanobanana.s3 import POOL_CONNECTIONS, ObjectStore
+from prefect_nanobanana.models import Charge, Credits
+from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.statements._rows import StatementRow, rows_of
 
 FOLDER = "nanobanana-credits"
@@ -130,21 +130,53 @@ class Statements:
         first = datetime.combine(since, time(), UTC) - timedelta(days=1)
         listed = {name: each for name, each in self._listed().items() if each.written >= first}
         overview = self._overview()
-        known = overview | self._own
+        current = self._current(listed, overview)
+        if current != overview:
+            self._save(current)
+        return [row for each in current.values() for row in each.rows if row.day >= since]
+
+    @classmethod
+    def credits_by_batch(cls, store: ObjectStore, batches: Iterable[str]) -> dict[str, Credits]:
+        """What batches have cost, by the statements of all accounts.
+
+        Args:
+            store: Where the batches are.
+            batches: Their names.
+
+        Returns:
+            Credits by the batch's name, warnings and failures included; without batches that have no
+            statement, as earlier versions made them.
+
+        Raises:
+            StorageError: If the statements cannot be listed.
+        """
+        prefix = store.key(FOLDER) + "/"
+        folders = {each.key.removeprefix(prefix).partition("/")[0] for each in store.keys(prefix)}
+        spent: dict[str, Credits] = {}
+        for account in sorted(filter(_ACCOUNT.fullmatch, folders)):
+            its = cls(store, account)
+            for name, statement in its._current(its._listed(), its._overview()).items():
+                cost = sum(row.credits for row in statement.rows)
+                spent[name] = spent.get(name, 0) + cost
+        return {batch: spent[name] for batch in batches if (name := _name(batch)) in spent}
+
+    def _current(
+        self, listed: Mapping[str, _Listed], overview: Mapping[str, _Known]
+    ) -> dict[str, _Known]:
+        """What listed statements say; those that are not in the overview are read one by one."""
+        known = {**overview, **self._own}
         current = {
             name: known[name]
             for name, each in listed.items()
             if name in known and known[name].tag == each.tag
         }
         changed = [name for name in listed if name not in current]
-        with ThreadPoolExecutor(POOL_CONNECTIONS // 2) as pool:
+        with ThreadPoolExecutor(ObjectStore.POOL_CONNECTIONS // 2) as pool:
             read = zip(changed, pool.map(self._read, changed), strict=True)
             current |= {
                 name: _Known(tag=listed[name].tag, rows=rows) for name, rows in read if rows is not None
             }
-        if current != overview:
-            self._save(current)
-        return [row for each in current.values() for row in each.rows if row.day >= since]
+        return current
 
     def _key(self, *parts: str) -> str:
         *folders, name = parts

@@ -12,11 +12,15 @@ from prefect_aws import S3Bucket
 from prefect_nanobanana import NanoBananaGenerator
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.budgets._grants import TIMES
-from prefect_nanobanana.flows import generate_images
+from prefect_nanobanana.flows import apply_retention, generate_images
 
 
 def run(settings: dict[str, Any]) -> None:
-    """Run a batch, with a budget if one is given."""
+    """Run a batch, with a budget if one is given; or apply policies, if there are any."""
+    if "policies" in settings:
+        bucket = S3Bucket.model_validate(settings["bucket"])
+        apply_retention(bucket=bucket, policies=settings["policies"], dry_run=False)
+        return
     budget = settings.get("budget")
     with TIMES.use(replace(TIMES.get(), **settings.get("times", {}))):
         generate_images(

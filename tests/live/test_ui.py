@@ -22,6 +22,7 @@ from prefect_server_process import NO_WEB
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 NAMES = {"prompt-list", "daily", "copy-pending", "in-parts", "part", "publish-batches", "review"}
+NAMES |= {"retention"}
 
 
 @contextmanager

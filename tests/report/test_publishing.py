@@ -23,10 +23,10 @@ from prefect_nanobanana.flows import generate_images
 from prefect_nanobanana.models import PendingReport
 from prefect_nanobanana.progress import Progress
 from prefect_nanobanana.report import (
+    FolderPublisher,
     Publisher,
     emit_image_missing,
     emit_image_stored,
-    publish_pending,
     summary,
 )
 from prefect_nanobanana.report._live import LiveArtifact
@@ -81,7 +81,7 @@ def _stored(store: ObjectStore) -> set[str]:
     return {key.rpartition("/")[2] for key, *_ in store.keys(store.key("b") + "/")}
 
 
-ALL = ("index.html", "manifest.jsonl", "images.jsonl", "prompts.parquet", "images.parquet")
+ALL = ("index.html", "images.jsonl", "prompts.parquet", "images.parquet", "manifest.jsonl")
 ARTIFACTS = ("artifact results", "artifact credits", "artifact gallery")
 
 
@@ -229,7 +229,8 @@ def test_what_is_still_owed_is_shown_where_it_can_be(
     @flow(name="pending")
     def pending() -> None:
         store = ObjectStore(bucket)
-        publish_pending(report, store, credentials, {}, lambda _: None, get_run_logger())
+        publisher = FolderPublisher(store, get_run_logger())
+        publisher.pending(report, credentials, {}, lambda _: None)
 
     with prefect_in_front(fault):
         pending()

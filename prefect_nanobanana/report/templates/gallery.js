@@ -124,7 +124,7 @@
       note.append((link ?? file.querySelector(".uri")).cloneNode(true));
       return;
     }
-    large.alt = prompt.length > 250 ? prompt.slice(0, 250) + "…" : prompt;
+    large.alt = small.getAttribute("alt") || (prompt.length > 250 ? prompt.slice(0, 250) + "…" : prompt);
     large.width = small.getAttribute("width");
     large.height = small.getAttribute("height");
     if (small.src.startsWith("data:")) large.src = small.src;
