@@ -21,7 +21,15 @@ NAME = "prefect_nanobanana"
 PACKAGE = Path(prefect_nanobanana.__file__).parent
 DOORS = {
     **{"client": 5, "slots": 2, "s3": 6, "images": 5, "batch": 6, "budgets": 5, "report": 6},
-    **{"manifest": 9, "statements": 2, "picks": 7, "derived": 3, "retention": 8, "descriptions": 7},
+    **{
+        "manifest": 9,
+        "statements": 2,
+        "picks": 7,
+        "derived": 3,
+        "retention": 8,
+        "descriptions": 7,
+        "cli": 1,
+    },
 }
 """How many names each folder may export at most."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
