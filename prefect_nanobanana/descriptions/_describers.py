@@ -30,7 +30,7 @@ class Description(BaseModel):
         caption: What stands below it; None for nothing.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", revalidate_instances="always")
 
     alt_text: Annotated[Text, Field(min_length=1, max_length=_MOST_ALT_TEXT)] | None = None
     caption: Annotated[Text, Field(min_length=1, max_length=5_000)] | None = None

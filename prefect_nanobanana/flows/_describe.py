@@ -79,10 +79,13 @@ def describe_images(
             # Whatever the function does: what it returns must be a description.
             said = Description.model_validate(describe(wanted))
         except Exception as error:  # one that fails prevents no other
-            why = without_signatures(str(error))[:300]
-            logger.warning("%s is not described: %s: %s", image.uri, type(error).__name__, why)
-            failed.append(f"{image.uri}: {type(error).__name__}: {why}")
+            why = f"{image.uri}: {type(error).__name__}: {_text(error)}"
+            logger.warning("Not described: %s", why)
+            failed.append(why)
             continue
+        except BaseException:  # it ends the run, and what it has cost so far is kept
+            descriptions.add(new)
+            raise
         new.append(
             DescribedImage(
                 key=image.key,
@@ -116,6 +119,13 @@ def _images(ledger: Ledger, logger: Logger) -> Iterator[ImageToDescribe]:
                 yield ImageToDescribe(
                     image, outcome.prompt.prompt, outcome.prompt.name, _Reader(ledger.store, image)
                 )
+
+
+def _text(error: Exception) -> str:
+    try:
+        return without_signatures(str(error))[:300]
+    except Exception:  # it is somebody else's
+        return "it cannot say why"
 
 
 class _Reader:

@@ -2,19 +2,18 @@
 
 # No `from __future__ import annotations` here, as in every module of the flows.
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 
 from prefect_nanobanana._common.text import counted
 from prefect_nanobanana.batch import Ledger
-from prefect_nanobanana.derived import DerivedImage, DerivedImages
 from prefect_nanobanana.errors import StorageError
 from prefect_nanobanana.flows._call import Logger
 from prefect_nanobanana.flows._publish import recorded_items
 from prefect_nanobanana.manifest import ListedBatch
 from prefect_nanobanana.models import RetentionPolicy, StoredImage
-from prefect_nanobanana.picks import ImageId, Picks
+from prefect_nanobanana.picks import ImageId, Pick, Picks
 from prefect_nanobanana.report import GalleryItem
 from prefect_nanobanana.retention import (
     DueImage,
@@ -27,6 +26,8 @@ from prefect_nanobanana.s3 import ObjectStore, StoredObject
 
 AT_ONCE = 200
 """So many images are written down, and then removed."""
+MOVED = "moved"
+"""The folder for what is moved, below that of the policy and the batch's name."""
 
 
 class BatchRetention:
@@ -59,70 +60,53 @@ class BatchRetention:
         self._logger = logger
         self._folder = store.key(batch.name, "images")
         self._file = RemovedImages(store, batch.name)
-        self._copies = DerivedImages(store, batch.name)
-        self._listed: dict[str, int] | None = None
+        self._sizes: dict[str, int] = {}
         self.gone = self._file.read()
         self.failed: list[str] = []
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """What lies in its folder `images/`: sizes in bytes, by key."""
-        if self._listed is None:
-            self._listed = {each.key: each.size for each in self._store.keys(self._folder + "/")}
-        return self._listed
-
-    @property
-    def removed(self) -> int:
-        """How many of its images are gone."""
-        return sum(not line.is_smaller_copy for line in self.gone.values())
-
-    def note_found(self) -> None:
-        """Note of what is there again that it is."""
-        back = [line for key, line in self.gone.items() if key in self.sizes]
-        self._add(line.model_copy(update=self._stamp("found")) for line in back)
 
     def due(self, policies: Sequence[RetentionPolicy]) -> tuple[list[DueImage], str | None]:
         """What policies name now, and what is odd about the rest."""
         soonest = timedelta(days=min(policy.after_days for policy in policies))
         if self._now - self._batch.written < soonest:
             return [], None
-        picks = Picks(self._store, self._batch.name).read()
+        # Listed anew: batches are many, and a run may have begun since.
+        listed = list(self._store.keys(self._folder + "/"))
+        records = self._store.keys(self._store.key(self._batch.name, "records") + "/")
+        written = max((each.written for each in (*listed, *records)), default=self._now)
+        self._sizes = {each.key: each.size for each in listed}
         items = recorded_items(Ledger(self._store, self._batch.name), self._logger)
-        recorded = [
-            RecordedImage(*known, image, pick if pick is not None and pick.is_on(image) else None)
-            for known, image in _images(items)
-            for pick in [picks.get(known)]
-        ]
+        picks = Picks(self._store, self._batch.name).read()
         due, odd = due_images(
             self._batch.name,
-            recorded,
-            self.sizes,
+            [
+                RecordedImage(*known, image, _on(image, picks.get(known)))
+                for known, image in _images(items)
+            ],
+            self._sizes,
             self._folder,
             policies,
-            self._batch.written,
+            written,
             self._now,
         )
-        what = "are not what their records say, and stay"
-        return due, f"{counted(len(odd), 'image')} {what}: {odd[0]}" if odd else None
+        what = "stay, as they are not what their records say: first"
+        return due, f"{len(odd)} of {counted(len(listed), 'image')} {what} {odd[0]}" if odd else None
 
     def remove(self, due: Sequence[DueImage]) -> Iterator[list[RemovedImage]]:
         """Remove images; yields what has gone, some at a time."""
-        smaller = self._copies.by_source()
         for start in range(0, len(due), AT_ONCE):
+            picks = Picks(self._store, self._batch.name).read()
             lines: list[RemovedImage] = []
             for each in due[start : start + AT_ONCE]:
+                recorded = each.recorded
+                known = recorded.prompt_key, recorded.place
+                if _on(recorded.image, picks.get(known)) != recorded.pick:
+                    continue  # somebody has just decided on it
                 try:
                     lines.append(self._prepared(each))
                 except StorageError as error:
                     self.failed.append(str(error))
-                    continue
-                if each.policy.action == "delete" and each.policy.smaller_copies == "delete":
-                    copies = smaller.pop(each.recorded.image.key, [])
-                    lines += [self._line_of_copy(lines[-1], copy) for copy in copies]
             # First the lines, then the objects: nothing is gone that no line names.
-            self._add(lines)
-            if any(line.key not in self.sizes for line in lines):
-                self._copies.write(copy for its in smaller.values() for copy in its)
+            self._file.add(lines)
             yield self._removed(lines)
 
     def _prepared(self, due: DueImage) -> RemovedImage:
@@ -134,48 +118,43 @@ class BatchRetention:
         recorded, policy = due.recorded, due.policy
         image, line = recorded.image, self._line(recorded, policy)
         there = self._store.head(image.key)
-        if there is None or there.size != image.size_bytes or self._hash(image, there) != image.sha256:
+        if (
+            there is None
+            or there.size != image.size_bytes
+            or self._hash(image.key, there) != image.sha256
+        ):
             raise StorageError(f"{image.uri}: is not what its record says")
         if policy.action == "move":
-            to = self._store.key(policy.to, self._batch.name, "images", image.key.rpartition("/")[2])
-            before = self._store.head(to)
-            if before is None:
+            # No batch has objects there, whatever its name is.
+            to = self._store.key(policy.to, self._batch.name, MOVED, image.key.rpartition("/")[2])
+            copy = self._store.head(to)
+            if copy is None:
                 self._store.marks.copy(image.key, to)
-                before = self._store.head(to)
-            if before is None or (before.size, before.tag) != (there.size, there.tag):
+                copy = self._store.head(to)
+            if copy is None or copy.size != there.size or self._hash(to, copy) != image.sha256:
                 raise StorageError(f"{image.uri}: {self._store.uri(to)} is there, and is not the same")
             line = line.model_copy(update={"moved_to": self._store.uri(to)})
         return line
 
-    def _hash(self, image: StoredImage, there: StoredObject) -> str:
+    def _hash(self, key: str, there: StoredObject) -> str:
         """The hash of an image's bytes, as its object says it; else they are read."""
         if said := there.metadata.get("sha256"):
             return said
         found = sha256()
-        for piece in self._store.read(image.key):
+        for piece in self._store.read(key):
             found.update(piece)
         return found.hexdigest()
 
     def _removed(self, lines: Sequence[RemovedImage]) -> list[RemovedImage]:
-        gone, stayed = [], []
+        gone = []
         for line in lines:
             try:
                 self._store.remove(line.key)
-            except StorageError as error:
+            except StorageError as error:  # the line stays: who knows whether the store has done it
                 self.failed.append(str(error))
-                stayed.append(line.model_copy(update=self._stamp("found")))
             else:
                 gone.append(line)
-        self._add(stayed)
         return gone
-
-    def _add(self, lines: Iterable[RemovedImage]) -> None:
-        self._file.add(new := list(lines))
-        for line in new:
-            if line.action == "found":
-                self.gone.pop(line.key, None)
-            else:
-                self.gone[line.key] = line
 
     def _line(self, recorded: RecordedImage, policy: RetentionPolicy) -> RemovedImage:
         image = recorded.image
@@ -193,12 +172,10 @@ class BatchRetention:
             run=self._run,
         )
 
-    def _line_of_copy(self, line: RemovedImage, copy: DerivedImage) -> RemovedImage:
-        its = {"key": copy.key, "sha256": copy.sha256, "size_bytes": copy.size_bytes}
-        return line.model_copy(update=its)
 
-    def _stamp(self, action: str) -> dict[str, object]:
-        return {"action": action, "at": self._now, "run": self._run, "moved_to": None}
+def _on(image: StoredImage, pick: Pick | None) -> Pick | None:
+    """What was decided on the bytes of an image, if anything was."""
+    return pick if pick is not None and pick.is_on(image) else None
 
 
 def _images(items: Sequence[GalleryItem]) -> Iterator[tuple[ImageId, StoredImage]]:

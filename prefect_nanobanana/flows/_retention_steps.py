@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from prefect_nanobanana._common.text import counted
+from prefect_nanobanana._common.text import counted, presentable
 from prefect_nanobanana.errors import InvalidInput, LedgerError, StorageError
 from prefect_nanobanana.flows._call import Logger
 from prefect_nanobanana.flows._publish import publish_recorded
@@ -14,7 +14,7 @@ from prefect_nanobanana.flows._retention_batch import BatchRetention
 from prefect_nanobanana.manifest import ListedBatch
 from prefect_nanobanana.models import BatchUsage, RetentionPolicy, RetentionReport
 from prefect_nanobanana.picks import Picks
-from prefect_nanobanana.retention import RemovedImage, names_batch
+from prefect_nanobanana.retention import RemovedImages, names_batch
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.statements import Statements
 
@@ -79,39 +79,49 @@ class RetentionSteps:
 
     def _apply_to(self, batch: ListedBatch) -> dict[str, object]:
         """Remove what policies name of a batch; returns what is known of it besides."""
+        found: dict[str, object] = {}
         try:
-            picks = Picks(self._store, batch.name).read().values()
-            kept = sum(pick.picked for pick in picks)
-            found: dict[str, object] = {"kept": kept, "rejected": len(picks) - kept}
-            one = BatchRetention(self._store, batch, self._now, self._run, self._logger)
-            found["removed"] = one.removed
+            found |= self._listed(batch)
             named = [policy for policy in self._policies if names_batch(policy, batch.name)]
-            if not named:
-                return found
-            if not self._dry_run:
-                one.note_found()
-            due, problem = one.due(named)
-            found |= {"due": len(due), "due_bytes": sum(each.recorded.image.size_bytes for each in due)}
-            if problem:
-                found["problem"] = problem
-            if batch.is_outdated and not due and not self._dry_run:
-                publish_recorded(self._store, batch.name, self._logger)  # a run was killed before that
-            if due and not self._dry_run:
-                try:
-                    for lines in one.remove(due):
-                        self._count(lines)
-                        found["removed"] = one.removed
-                finally:
-                    publish_recorded(self._store, batch.name, self._logger)
-                if one.failed:
-                    found["problem"] = f"{counted(len(one.failed), 'image')} stayed: {one.failed[0]}"
+            if named:
+                problems = self._apply_policies(batch, named, found)
+                if problems:
+                    found["problem"] = presentable("; ".join(problems))
         except (InvalidInput, LedgerError, StorageError) as error:
-            self._logger.warning("Batch %r: %s", batch.name, error)
-            found = {"problem": str(error)}
+            found["problem"] = presentable(str(error))
+        if problem := found.get("problem"):
+            self._logger.warning("Batch %r: %s", batch.name, problem)
         return found
 
-    def _count(self, lines: Sequence[RemovedImage]) -> None:
-        for line in lines:
-            self._removed[line.action] += not line.is_smaller_copy
-            if line.action == "deleted":
-                self._removed["bytes"] += line.size_bytes
+    def _listed(self, batch: ListedBatch) -> dict[str, object]:
+        picks = Picks(self._store, batch.name).read().values()
+        kept = sum(pick.picked for pick in picks)
+        gone = RemovedImages(self._store, batch.name).read()
+        return {"kept": kept, "rejected": len(picks) - kept, "removed": len(gone)}
+
+    def _apply_policies(
+        self, batch: ListedBatch, policies: Sequence[RetentionPolicy], found: dict[str, object]
+    ) -> list[str]:
+        """Remove what these policies name, and note how much that is; returns what went wrong."""
+        one = BatchRetention(self._store, batch, self._now, self._run, self._logger)
+        due, odd = one.due(policies)
+        found |= {"due": len(due), "due_bytes": sum(each.recorded.image.size_bytes for each in due)}
+        problems = [odd] if odd else []
+        if self._dry_run or not (due or batch.is_outdated):  # outdated by a run that was killed
+            return problems
+        removed = len(one.gone)
+        try:
+            for lines in one.remove(due):
+                self._removed.update(line.action for line in lines)
+                self._removed["bytes"] += sum(
+                    line.size_bytes for line in lines if line.action == "deleted"
+                )
+                removed += len(lines)
+                found["removed"] = removed
+        finally:
+            written = publish_recorded(self._store, batch.name, self._logger)
+        if not written:
+            problems.append("gallery or manifest could not be written: see the log")
+        if one.failed:
+            problems.append(f"{counted(len(one.failed), 'image')} stayed: {one.failed[0]}")
+        return problems

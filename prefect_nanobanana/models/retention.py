@@ -22,7 +22,6 @@ class RetentionPolicy(BaseModel):
         after_days: For so many days nothing was written into the batch, nor decided on the image.
         action: `move` to another folder of the bucket, or `delete`.
         to: That folder, beside the batches. A lifecycle rule of the bucket can do more with it.
-        smaller_copies: What becomes of the smaller copies of an image that is deleted.
     """
 
     model_config = ConfigDict(
@@ -30,8 +29,8 @@ class RetentionPolicy(BaseModel):
         extra="forbid",
         # Prefect's form shows this, else all of the docstring.
         json_schema_extra={
-            "description": "Which images are moved away or deleted, and when. Of several policies that "
-            "concern an image the first one counts."
+            "description": "Which images are moved away or deleted, and when. The first policy whose "
+            "batches and images fit counts, whatever its age."
         },
     )
 
@@ -59,11 +58,6 @@ class RetentionPolicy(BaseModel):
         default="archive",
         title="Move to",
         description="A folder beside the batches. Give the bucket a lifecycle rule for it.",
-    )
-    smaller_copies: Literal["keep", "delete"] = Field(
-        default="keep",
-        title="Smaller copies",
-        description="Of images that are deleted: what derive_sizes has made of them.",
     )
 
     @field_validator("to")
@@ -118,7 +112,7 @@ class RetentionReport(Frozen):
         dry_run: Whether nothing was changed.
         moved: Images that were moved.
         deleted: Images that were deleted.
-        freed_bytes: What the deleted images held, their smaller copies included.
+        freed_bytes: What the deleted images held.
         batches: What each batch holds; of one that has changed, as it was before.
     """
 

@@ -56,7 +56,7 @@ def create_retention(report: RetentionReport, place: str) -> None:
     create_markdown_artifact(
         retention_markdown(report, place),
         key=f"nanobanana-batches-{slug(place.removeprefix('s3://'), 60)}",
-        description=f"{summary(report)}.",
+        description=plain(f"{summary(report)}.", None),
     )
 
 

@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple, Protocol
 from unicodedata import normalize
 
-from prefect_nanobanana._common.untrusted import is_below
 from prefect_nanobanana.models import PickStatus, RetentionPolicy, StoredImage
 
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -67,7 +66,8 @@ class DueImage:
 
 def names_batch(policy: RetentionPolicy, batch: str) -> bool:
     """Whether a policy concerns a batch, by its name."""
-    return fnmatchcase(normalize("NFC", batch), normalize("NFC", policy.batches))
+    pattern = normalize("NFC", policy.batches).replace("[", "[[]")
+    return fnmatchcase(normalize("NFC", batch), pattern)
 
 
 def due_images(
@@ -79,7 +79,7 @@ def due_images(
     written_at: datetime,
     now: datetime,
 ) -> tuple[list[DueImage], list[str]]:
-    """Find the images that policies name: of several that name one, the first counts.
+    """Find the images that policies name: the first whose batches and images fit counts.
 
     An image that is not there is not named, nor one that is not what its record says. One that several
     records claim is named only if policies name it for all of them.
@@ -97,10 +97,11 @@ def due_images(
         What is named, and what would be if it were what its record says.
     """
     claims: dict[str, list[tuple[RecordedImage, RetentionPolicy | None]]] = {}
+    mine = [policy for policy in policies if names_batch(policy, batch)]
     for each in recorded:
-        named = (policy for policy in policies if names_batch(policy, batch))
-        policy = next((p for p in named if _names(p, each, written_at, now)), None)
-        claims.setdefault(each.image.key, []).append((each, policy))
+        policy = next((policy for policy in mine if each.status in policy.images), None)
+        named = policy if policy and _is_old(policy, each, written_at, now) else None
+        claims.setdefault(each.image.key, []).append((each, named))
     due, odd = [], []
     for key, claimed in claims.items():
         first, policy = claimed[0]
@@ -113,11 +114,12 @@ def due_images(
     return due, odd
 
 
-def _names(policy: RetentionPolicy, each: RecordedImage, written_at: datetime, now: datetime) -> bool:
+def _is_old(policy: RetentionPolicy, each: RecordedImage, written_at: datetime, now: datetime) -> bool:
     last = max(written_at, each.pick.decided_at) if each.pick is not None else written_at
-    return each.status in policy.images and now - last >= timedelta(days=policy.after_days)
+    return now - last >= timedelta(days=policy.after_days)
 
 
 def _is_what_it_says(each: RecordedImage, size: int, folder: str) -> bool:
-    known = _KEY.fullmatch(each.prompt_key) and _HASH.fullmatch(each.image.sha256)
-    return bool(known) and is_below(each.image.key, folder) and size == each.image.size_bytes
+    image = each.image
+    known = _KEY.fullmatch(each.prompt_key) and _HASH.fullmatch(image.sha256) and 1 <= each.place < 10**6
+    return bool(known) and image.key.rpartition("/")[0] == folder and size == image.size_bytes

@@ -1,6 +1,7 @@
 """What became of images that are no longer where they were stored: `removed.jsonl`, a line for each.
 
 A line is written before its object is touched: whatever dies when, nothing is gone that no line names.
+So an image that is there has not gone, whatever a line says.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ REMOVED = "removed.jsonl"
 
 
 class RemovedImage(Line):
-    """One image, or one smaller copy of it, that was moved or deleted.
+    """One image that was moved or deleted.
 
     Attributes:
         batch: The batch's name.
@@ -26,8 +27,7 @@ class RemovedImage(Line):
         key: The object's key, where it was.
         sha256: The hash of its bytes, in hexadecimal.
         size_bytes: Its size in bytes.
-        action: `moved` or `deleted`; `found` if it is there after all: somebody has brought it back, or
-            a run was killed before it had removed it.
+        action: `moved` or `deleted`.
         moved_to: `s3://` address of where it was moved.
         picked: What people had decided on it; None if nobody had.
         policy: The policy that named it, as JSON.
@@ -41,17 +41,12 @@ class RemovedImage(Line):
     key: Text
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     size_bytes: Annotated[int, Field(ge=0, lt=2**53)]
-    action: Literal["moved", "deleted", "found"]
+    action: Literal["moved", "deleted"]
     moved_to: Annotated[Text, Field(pattern=r"^s3://")] | None = None
     picked: bool | None = None
     policy: Text | None = None
     at: Moment
     run: str | None = None
-
-    @property
-    def is_smaller_copy(self) -> bool:
-        """Whether it is not the image that went, but a smaller copy of it."""
-        return self.key.split("/")[-2:-1] == ["derived"]
 
     def is_of(self, image: StoredImage) -> bool:
         """Whether it is about the bytes of this image."""
@@ -67,7 +62,8 @@ class RemovedImages:
     """
 
     def __init__(self, store: ObjectStore, batch: str) -> None:
-        self._folder = store.key(batch)
+        self._store = store
+        self._folder = store.key(batch, "images")
         key, cure = store.key(batch, REMOVED), "correct it, or remove the line"
         self._file = LineFile(store, key, RemovedImage, cure)
 
@@ -77,17 +73,18 @@ class RemovedImages:
         return self._file.uri
 
     def read(self) -> dict[str, RemovedImage]:
-        """Read what is not where it was, by the key that it would have here if the batch was copied.
+        """Read what has gone, by the key that it would have here if the batch was copied.
 
         Raises:
             InvalidInput: If the file cannot be read; names the line.
             StorageError: If the store cannot be used.
         """
-        last = {self._here(line.key): line for line in self._file.read()}
+        lines = {self._here(line.key): line for line in self._file.read()}
+        if not lines:
+            return {}
+        there = {each.key for each in self._store.keys(self._folder + "/")}
         return {
-            key: line.model_copy(update={"key": key})
-            for key, line in last.items()
-            if line.action != "found"
+            key: line.model_copy(update={"key": key}) for key, line in lines.items() if key not in there
         }
 
     def add(self, removed: Iterable[RemovedImage]) -> None:
@@ -102,7 +99,7 @@ class RemovedImages:
             self._file.update(lambda known: [*known, *new])
 
     def _here(self, key: str) -> str:
-        return "/".join((self._folder, *key.split("/")[-2:]))
+        return f"{self._folder}/{key.rpartition('/')[2]}"
 
 
 def is_removed(image: StoredImage, removed: Mapping[str, RemovedImage]) -> bool:

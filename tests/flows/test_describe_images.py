@@ -110,6 +110,31 @@ def test_what_is_described_is_kept_as_it_goes(
     assert len(rows(folder / "b", "descriptions.jsonl")) == 2
 
 
+def test_what_a_function_does_wrong_loses_no_other_description(
+    run: Run, bucket: S3Bucket, folder: Path
+) -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise ZeroDivisionError
+
+    run("a", "b", "c", "d")
+
+    @describer("wild")
+    def describe(image: ImageToDescribe) -> Any:
+        match image.prompt:
+            case "b":
+                return Description.model_construct(**{"alt_text": 5})
+            case "c":
+                raise Odd
+            case "d":
+                raise SystemExit
+        return Description(alt_text=image.prompt)
+
+    with pytest.raises((SystemExit, Exception)):
+        describe_images(batch="b", bucket=bucket, describer="wild")
+    assert [row["alt_text"] for row in rows(folder / "b", "descriptions.jsonl")] == ["a"]
+
+
 def test_packages_name_their_functions(
     run: Run, bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

