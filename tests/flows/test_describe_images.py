@@ -118,12 +118,13 @@ def test_what_a_function_does_wrong_loses_no_other_description(
             raise ZeroDivisionError
 
     run("a", "b", "c", "d")
+    wrong: Any = {"alt_text": 5}
 
     @describer("wild")
     def describe(image: ImageToDescribe) -> Any:
         match image.prompt:
             case "b":
-                return Description.model_construct(**{"alt_text": 5})
+                return Description.model_construct(**wrong)
             case "c":
                 raise Odd
             case "d":
