@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -124,11 +123,6 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     for warning in plan.warnings:
         out.print(Text(visible(warning), "yellow"))
     out.print(Text(summary(plan), "bold"))
-
-
-def print_error(message: str) -> None:
-    """Print why a run failed, to standard error; whatever it quotes, the terminal obeys none of it."""
-    print(visible(message), file=sys.stderr)
 
 
 def _prompts_table(batch: str) -> Table:

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from prefect_nanobanana._common.references import absolute_path, is_path
 from prefect_nanobanana.s3 import ObjectStore, PreconditionFailed
 
-"""Of a batch: local files that were offered, and what is remembered."""
 _NAME = "known.json"
 _TRIES = 5
 

@@ -10,7 +10,7 @@ from prefect_nanobanana._common.text import shortened, visible
 from prefect_nanobanana._common.untrusted import is_below, is_preview
 from prefect_nanobanana.batch._record import Record
 from prefect_nanobanana.errors import BucketNotUsable, InvalidInput, LedgerError, StorageError
-from prefect_nanobanana.retention import RemovedImage, RemovedImages, is_removed
+from prefect_nanobanana.retention import RemovedImage, RemovedImages, removal_of
 from prefect_nanobanana.s3 import ObjectStore
 
 _NO_SIZE = 2**53
@@ -96,7 +96,7 @@ class RecordParser:
             here = image.model_copy(update={"key": key, "uri": uri})
             try:
                 found = self._store.head(key)
-                gone = found is None and is_removed(here, self._removed)
+                gone = found is None and removal_of(here, self._removed) is not None
             except (StorageError, InvalidInput) as error:
                 raise LedgerError(f"a record could not be read, so nothing is spent: {error}") from None
             if not gone and (found is None or found.size != image.size_bytes):

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
 from prefect_nanobanana import NanoBananaCredentials
 from prefect_nanobanana._common.text import number, visible
-from prefect_nanobanana.cli._outcome import print_json
-
-Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
+from prefect_nanobanana.cli._outcome import Json, print_json
 
 
 def models(*, as_json: Json = False) -> int:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from prefect_nanobanana._common.text import visible
+
+Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
+"""Whether a command prints one line for programs."""
 
 
 def print_error(message: str) -> None:

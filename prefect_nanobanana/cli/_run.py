@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
-from cyclopts import Parameter
 from rich.console import Console
 
 from prefect_nanobanana.batch import Ledger
 from prefect_nanobanana.budget import NanoBananaBudget
 from prefect_nanobanana.cli._options import Asked, Bucket, Template, Work
-from prefect_nanobanana.cli._outcome import print_error, print_json
+from prefect_nanobanana.cli._outcome import Json, print_error, print_json
 from prefect_nanobanana.cli._prefect import quiet_prefect
 from prefect_nanobanana.console import live_progress, print_plan, print_report
 from prefect_nanobanana.errors import InvalidInput, RunFailed
@@ -21,7 +20,6 @@ from prefect_nanobanana.report import summary
 from prefect_nanobanana.s3 import ObjectStore
 
 FAILED = 1
-Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
 FailOn = Literal["error", "warning", "never"]
 
 

@@ -9,6 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from prefect_nanobanana.cli._outcome import Json
+
 
 def sandbox(*words: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]) -> int:
     """Start a local server that keeps the contract of the Nano Banana API.
@@ -46,7 +48,7 @@ def ui(
     home: Path = Path("nanobanana-ui"),
     no_blocks: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     credits: int = 200,
-    as_json: Annotated[bool, Parameter(name="--json", negative=(), show_default=False)] = False,
+    as_json: Json = False,
 ) -> int:
     """Start Prefect's UI with everything deployed, against local servers. Ctrl-C ends it.
 

@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations` here: a single `flow.serve()` would then fail every run.
 
-import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, cast
@@ -17,10 +16,11 @@ from prefect_nanobanana.derived import DerivedImage, DerivedImages
 from prefect_nanobanana.errors import ImageNotCopied, InvalidInput
 from prefect_nanobanana.flows._call import Logger
 from prefect_nanobanana.flows._publish import publish_recorded, recorded_items
+from prefect_nanobanana.flows._stored import read_image
 from prefect_nanobanana.images import Format, smaller_copies
 from prefect_nanobanana.models import DIGITAL_SOURCE_TYPE, StoredImage
 from prefect_nanobanana.picks import Picks
-from prefect_nanobanana.retention import RemovedImages, is_removed
+from prefect_nanobanana.retention import RemovedImages, removal_of
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
 
@@ -97,7 +97,7 @@ def _images(ledger: Ledger, logger: Logger, only_picked: bool) -> Iterator[Store
         for known, image in zip(item.image_ids, item.outcome.images, strict=True):
             pick = picks.get(known) if known is not None else None
             kept = pick is not None and pick.picked and pick.is_on(image)
-            if image.checked and not is_removed(image, removed) and (kept or not only_picked):
+            if image.checked and removal_of(image, removed) is None and (kept or not only_picked):
                 yield image
 
 
@@ -115,9 +115,7 @@ def _derive(
     """Make the copies of one image that are missing, one image in memory at a time."""
     if not wishes:
         return []
-    content = b"".join(store.read(image.key))
-    if hashlib.sha256(content).hexdigest() != image.sha256:
-        raise InvalidInput("is not what was stored: its hash is another")
+    content = read_image(store, image)
     made, stem = [], image.key.rpartition("/")[2].rpartition(".")[0]
     copies = smaller_copies(content, wishes, quality)
     for (width, name), copy in zip(wishes, copies, strict=True):

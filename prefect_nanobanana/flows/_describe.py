@@ -2,9 +2,9 @@
 
 # No `from __future__ import annotations` here: a single `flow.serve()` would then fail every run.
 
-import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, cast
 
 from prefect import flow, get_run_logger
@@ -21,11 +21,11 @@ from prefect_nanobanana.descriptions import (
     ImageToDescribe,
     find_describer,
 )
-from prefect_nanobanana.errors import InvalidInput, NanoBananaError
+from prefect_nanobanana.errors import NanoBananaError
 from prefect_nanobanana.flows._call import Logger
 from prefect_nanobanana.flows._publish import publish_recorded, recorded_items
-from prefect_nanobanana.models import StoredImage
-from prefect_nanobanana.retention import RemovedImages, is_removed
+from prefect_nanobanana.flows._stored import read_image
+from prefect_nanobanana.retention import RemovedImages, removal_of
 from prefect_nanobanana.s3 import ObjectStore
 from prefect_nanobanana.storage_options import StorageOptions
 
@@ -115,9 +115,12 @@ def _images(ledger: Ledger, logger: Logger) -> Iterator[ImageToDescribe]:
     for item in recorded_items(ledger, logger):
         outcome = item.outcome
         for image in outcome.images:
-            if not is_removed(image, removed):
+            if removal_of(image, removed) is None:
                 yield ImageToDescribe(
-                    image, outcome.prompt.prompt, outcome.prompt.name, _Reader(ledger.store, image)
+                    image,
+                    outcome.prompt.prompt,
+                    outcome.prompt.name,
+                    partial(read_image, ledger.store, image),
                 )
 
 
@@ -126,17 +129,3 @@ def _text(error: Exception) -> str:
         return without_signatures(str(error))[:300]
     except Exception:  # it is somebody else's
         return "it cannot say why"
-
-
-class _Reader:
-    """Reads an image, and sees that it is what its record says."""
-
-    def __init__(self, store: ObjectStore, image: StoredImage) -> None:
-        self._store = store
-        self._image = image
-
-    def __call__(self) -> bytes:
-        content = b"".join(self._store.read(self._image.key))
-        if hashlib.sha256(content).hexdigest() != self._image.sha256:
-            raise InvalidInput(f"{self._image.uri}: is not what was stored: its hash is another")
-        return content

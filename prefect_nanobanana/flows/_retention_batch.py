@@ -39,10 +39,6 @@ class BatchRetention:
         now: The time that ages are counted to.
         run: The flow run's id.
         logger: The flow run's.
-
-    Raises:
-        InvalidInput: If what was removed before cannot be read.
-        StorageError: If the bucket cannot be used.
     """
 
     def __init__(
@@ -60,8 +56,6 @@ class BatchRetention:
         self._logger = logger
         self._folder = store.key(batch.name, "images")
         self._file = RemovedImages(store, batch.name)
-        self._sizes: dict[str, int] = {}
-        self.gone = self._file.read()
         self.failed: list[str] = []
 
     def due(self, policies: Sequence[RetentionPolicy]) -> tuple[list[DueImage], str | None]:
@@ -73,7 +67,6 @@ class BatchRetention:
         listed = list(self._store.keys(self._folder + "/"))
         records = self._store.keys(self._store.key(self._batch.name, "records") + "/")
         written = max((each.written for each in (*listed, *records)), default=self._now)
-        self._sizes = {each.key: each.size for each in listed}
         items = recorded_items(Ledger(self._store, self._batch.name), self._logger)
         picks = Picks(self._store, self._batch.name).read()
         due, odd = due_images(
@@ -82,7 +75,7 @@ class BatchRetention:
                 RecordedImage(*known, image, _on(image, picks.get(known)))
                 for known, image in _images(items)
             ],
-            self._sizes,
+            {each.key: each.size for each in listed},
             self._folder,
             policies,
             written,

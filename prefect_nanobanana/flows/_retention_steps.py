@@ -5,6 +5,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from prefect_nanobanana._common.text import counted, presentable
 from prefect_nanobanana.errors import InvalidInput, LedgerError, StorageError
@@ -77,9 +78,9 @@ class RetentionSteps:
             batches=tuple(usages),
         )
 
-    def _apply_to(self, batch: ListedBatch) -> dict[str, object]:
+    def _apply_to(self, batch: ListedBatch) -> dict[str, Any]:
         """Remove what policies name of a batch; returns what is known of it besides."""
-        found: dict[str, object] = {}
+        found: dict[str, Any] = {}
         try:
             found |= self._listed(batch)
             named = [policy for policy in self._policies if names_batch(policy, batch.name)]
@@ -100,7 +101,7 @@ class RetentionSteps:
         return {"kept": kept, "rejected": len(picks) - kept, "removed": len(gone)}
 
     def _apply_policies(
-        self, batch: ListedBatch, policies: Sequence[RetentionPolicy], found: dict[str, object]
+        self, batch: ListedBatch, policies: Sequence[RetentionPolicy], found: dict[str, Any]
     ) -> list[str]:
         """Remove what these policies name, and note how much that is; returns what went wrong."""
         one = BatchRetention(self._store, batch, self._now, self._run, self._logger)
@@ -109,15 +110,13 @@ class RetentionSteps:
         problems = [odd] if odd else []
         if self._dry_run or not (due or batch.is_outdated):  # outdated by a run that was killed
             return problems
-        removed = len(one.gone)
         try:
             for lines in one.remove(due):
                 self._removed.update(line.action for line in lines)
                 self._removed["bytes"] += sum(
                     line.size_bytes for line in lines if line.action == "deleted"
                 )
-                removed += len(lines)
-                found["removed"] = removed
+                found["removed"] += len(lines)
         finally:
             written = publish_recorded(self._store, batch.name, self._logger)
         if not written:

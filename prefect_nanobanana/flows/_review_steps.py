@@ -25,7 +25,7 @@ from prefect_nanobanana.manifest import Besides
 from prefect_nanobanana.models import ImagePrompt, ReviewReport
 from prefect_nanobanana.picks import MOST_BYTES, Decision, ImageId, Pick, Picks, read_decisions
 from prefect_nanobanana.report import GalleryItem, Publisher
-from prefect_nanobanana.retention import RemovedImages, is_removed
+from prefect_nanobanana.retention import RemovedImages, removal_of
 from prefect_nanobanana.s3 import ObjectStore
 
 KeepAs = Literal["copy", "tag", "record"]
@@ -93,7 +93,7 @@ class ReviewSteps:
         self._pictures = {
             known: picture
             for known, picture in pictures_of(self.items).items()
-            if not is_removed(picture.image, self._removed)
+            if removal_of(picture.image, self._removed) is None
         }
 
     def read(self, picks: str) -> dict[ImageId, Decision]:

@@ -20,6 +20,7 @@ from prefect_nanobanana.manifest._columns import (
 )
 from prefect_nanobanana.models import DIGITAL_SOURCE_TYPE, Origin, Outcome, Provenance, StoredImage
 from prefect_nanobanana.picks import Pick
+from prefect_nanobanana.retention import removal_of
 
 MOST_INT64 = 2**63 - 1
 Row = dict[str, Any]
@@ -175,10 +176,8 @@ def _described(image: StoredImage, besides: Besides) -> Row:
 
 
 def _removed(image: StoredImage, besides: Besides) -> Row:
-    removed = besides.removed.get(image.key)
-    if removed is None or not removed.is_of(image):
-        return {}
-    return {"removed_at": removed.at, "moved_to": removed.moved_to}
+    removed = removal_of(image, besides.removed)
+    return {} if removed is None else {"removed_at": removed.at, "moved_to": removed.moved_to}
 
 
 def _derived(image: StoredImage, besides: Besides) -> list[Row]:

@@ -95,6 +95,11 @@ def create_pending(report: PendingReport) -> None:
     )
 
 
+def table_row(*cells: str) -> str:
+    """A row of a table in markdown."""
+    return "| " + " | ".join(cells) + " |"
+
+
 def gallery_markdown(
     report: RunReport, items: Sequence[GalleryItem], link: Link = lambda _: None
 ) -> str:

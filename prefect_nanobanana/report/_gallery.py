@@ -24,7 +24,7 @@ from prefect_nanobanana.models import OutcomeStatus, RunReport, StoredImage
 from prefect_nanobanana.picks import ImageId, Pick
 from prefect_nanobanana.report._item import GalleryItem
 from prefect_nanobanana.report._summary import NAMES, balance_note, summary
-from prefect_nanobanana.retention import RemovedImage
+from prefect_nanobanana.retention import RemovedImage, removal_of
 from prefect_nanobanana.s3 import ObjectStore
 
 PAGE_CARDS = 2_000
@@ -216,8 +216,7 @@ def _pictures(
 
     def picture(image: StoredImage, known: ImageId | None, preview: str | None) -> _Picture:
         pick = besides.picks.get(known) if known else None
-        removed = besides.removed.get(image.key)
-        gone = removed if removed is not None and removed.is_of(image) else None
+        gone = removal_of(image, besides.removed)
         # A link leads to what lies beside the page, whatever a record claims.
         beside = gone is None and is_below(image.key, base + IMAGES)
         return _Picture(

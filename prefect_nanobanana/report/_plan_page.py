@@ -6,7 +6,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from prefect_nanobanana._common.text import number, plain, shortened, visible
 from prefect_nanobanana.models import Credits, Plan, PlannedPrompt
-from prefect_nanobanana.report._artifacts import ARTIFACT_BYTES, SHOWN_LINES, artifact_key
+from prefect_nanobanana.report._artifacts import ARTIFACT_BYTES, SHOWN_LINES, artifact_key, table_row
 from prefect_nanobanana.report._summary import STEPS, summary
 
 
@@ -23,7 +23,9 @@ def plan_markdown(plan: Plan) -> str:
         left = len(plan.warnings) - len(lines)
         more = [f"- and {left} more"] if left else []
         parts += ["## What may not work", "\n".join(lines + more)]
-    head = "\n\n".join([*parts, "## Prompts", _row("#", "prompt", "", "model", "images", "credits")])
+    head = "\n\n".join(
+        [*parts, "## Prompts", table_row("#", "prompt", "", "model", "images", "credits")]
+    )
     rows, size = [head, "| ---: | --- | --- | --- | ---: | ---: |"], len(head.encode())
     for planned in plan.prompts:
         row = _prompt(planned)
@@ -45,15 +47,15 @@ def create_plan(plan: Plan) -> None:
 
 
 def _models(plan: Plan) -> str:
-    rows = [_row("model", "prompts", "images", "credits"), "| --- | ---: | ---: | ---: |"]
+    rows = [table_row("model", "prompts", "images", "credits"), "| --- | ---: | ---: | ---: |"]
     models = plan.by_model
     for total in models[:SHOWN_LINES]:
         its = str(total.prompts), str(total.images), _cell(total.price)
-        rows.append(_row(plain(total.model), *its))
+        rows.append(table_row(plain(total.model), *its))
     if len(models) > SHOWN_LINES:
-        rows.append(_row(f"and {len(models) - SHOWN_LINES} more models", "", "", ""))
+        rows.append(table_row(f"and {len(models) - SHOWN_LINES} more models", "", "", ""))
     asked = plan.count("new") + plan.count("again")
-    rows.append(_row("**all**", str(asked), str(plan.images), f"**{_cell(plan.price)}**"))
+    rows.append(table_row("**all**", str(asked), str(plan.images), f"**{_cell(plan.price)}**"))
     return "\n".join(rows)
 
 
@@ -65,11 +67,7 @@ def _prompt(planned: PlannedPrompt) -> str:
     models = " / ".join((planned.model, *planned.fallbacks))
     if planned.fallbacks:
         price += f" (at worst {_cell(planned.worst_price)})"
-    return _row(str(planned.position), plain(text), step, plain(models), images, price)
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return table_row(str(planned.position), plain(text), step, plain(models), images, price)
 
 
 def _cell(price: Credits | None) -> str:

@@ -7,7 +7,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect_nanobanana._common.naming import slug
 from prefect_nanobanana._common.text import in_bytes, number, plain
 from prefect_nanobanana.models import BatchUsage, RetentionReport
-from prefect_nanobanana.report._artifacts import ARTIFACT_BYTES
+from prefect_nanobanana.report._artifacts import ARTIFACT_BYTES, table_row
 from prefect_nanobanana.report._summary import summary
 
 _HEAD = (
@@ -63,7 +63,7 @@ def create_retention(report: RetentionReport, place: str) -> None:
 def _row(each: BatchUsage) -> str:
     undecided = max(0, each.images - each.kept - each.rejected)
     due = f"{each.due} ({in_bytes(each.due_bytes)})" if each.due else ""
-    cells = (
+    return table_row(
         plain(each.batch),
         f"{each.written_at:%Y-%m-%d}",
         str(each.prompts),
@@ -77,4 +77,3 @@ def _row(each: BatchUsage) -> str:
         str(each.removed or ""),
         due,
     )
-    return "| " + " | ".join(cells) + " |"

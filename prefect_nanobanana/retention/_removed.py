@@ -102,7 +102,7 @@ class RemovedImages:
         return f"{self._folder}/{key.rpartition('/')[2]}"
 
 
-def is_removed(image: StoredImage, removed: Mapping[str, RemovedImage]) -> bool:
-    """Whether an image is among what is not where it was, by its key."""
+def removal_of(image: StoredImage, removed: Mapping[str, RemovedImage]) -> RemovedImage | None:
+    """What became of an image, if it is among what is not where it was, by its key."""
     line = removed.get(image.key)
-    return line is not None and line.is_of(image)
+    return line if line is not None and line.is_of(image) else None
